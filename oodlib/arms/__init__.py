@@ -1,0 +1,51 @@
+"""Arms: what may be done to an SFT checkpoint. Each is one module here with `make_trainer(setup) -> Trainer`.
+
+All arms of a preset make the same number of updates with the same number of samples an update, the same
+learning rate and the same schedule; only what they learn from differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from oodlib.presets import ARMS, Preset
+from oodlib.tasks import Task, check_choice
+
+TITLES = {
+    "rl": "RL",
+    "sft_continued": "control: SFT continued",
+    "rejection_sampling": "control: rejection sampling",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an arm starts from: the model to train in place, the task, and where checkpoints go."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    preset: Preset
+    seed: int
+    folder: Path
+
+    @property
+    def batch(self) -> int:
+        """Samples an update."""
+        return self.preset.rl_prompts * self.preset.rl_samples
+
+    @property
+    def batches(self) -> int:
+        """How many batches of samples RL draws; each serves `rl_updates_per_batch` updates."""
+        return self.preset.rl_steps // self.preset.rl_updates_per_batch
+
+
+def make_trainer(arm: str, setup: Setup) -> Trainer:
+    """The trainer of an arm. Raises ValueError for an unknown one."""
+    check_choice("arm", arm, ARMS)
+    return import_module(f"oodlib.arms.{arm}").make_trainer(setup)

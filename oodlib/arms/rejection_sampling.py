@@ -1,0 +1,64 @@
+"""Control: rejection-sampling fine-tuning (Yuan et al. 2023), SFT on the model's own correct answers.
+
+As many answers as RL draws are sampled once from the starting checkpoint, to the same prompts, and the
+correct ones are learnt by SFT. It has RL's data source and selects by the same checker, but has no
+negative examples, and its samples are not drawn anew as the model moves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Trainer
+
+from oodlib.arms import Setup
+from oodlib.evaluate import as_text, generate
+from oodlib.training import sft_trainer
+
+
+def make_trainer(setup: Setup) -> Trainer:
+    preset = setup.preset
+    return sft_trainer(
+        setup.model,
+        setup.tokenizer,
+        correct_answers(setup),
+        setup.folder,
+        setup.seed,
+        preset.rl_steps,
+        preset.rl_learning_rate,
+        per_device_train_batch_size=setup.batch,
+        lr_scheduler_type="constant",
+        dataloader_drop_last=False,
+    )
+
+
+def correct_answers(setup: Setup) -> Dataset:
+    """The starting checkpoint's correct answers among `rl_prompts * rl_samples` a batch: prompt, completion.
+
+    Raises RuntimeError if there is none.
+    """
+    preset, task = setup.preset, setup.task
+    problems = task.sample(np.random.default_rng(setup.seed), "id", setup.batches * preset.rl_prompts)
+    problems = [p for p in problems for _ in range(preset.rl_samples)]
+    prompts = [task.prompt(p, preset.prompt_style) for p in problems]
+    texts = [as_text(p, setup.tokenizer) for p in prompts]
+    torch.manual_seed(setup.seed)
+    answers = generate(
+        setup.model,
+        setup.tokenizer,
+        texts,
+        preset.max_new_tokens,
+        preset.eval_batch_size,
+        preset.rl_temperature,
+    )
+    right = [
+        i for i, (p, a) in enumerate(zip(problems, answers, strict=True)) if task.verify(p, a).reward > 0
+    ]
+    if not right:
+        raise RuntimeError(
+            f"none of {len(answers)} sampled answers is correct: rejection sampling has no data"
+        )
+    chat = preset.prompt_style == "chat"
+    completions = [[{"role": "assistant", "content": answers[i]}] if chat else answers[i] for i in right]
+    return Dataset.from_dict({"prompt": [prompts[i] for i in right], "completion": completions})

@@ -1,0 +1,191 @@
+"""The command `oodlib`: run a preset from end to end, and read its scorecard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from oodlib.presets import ROOT, Preset, load_preset, preset_names
+from oodlib.runs import Run, write_whole
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Reproduce *RL Fine-Tuning Heals OOD Forgetting in SFT* (arXiv:2509.12235), with controls and intervals.\n\n"
+    "Start with `oodlib reproduce`: on a laptop it fine-tunes a small language model, reinforces it, takes its "
+    "weights apart, and says which of the paper's claims hold there. Then `oodlib scorecard outputs/tiny`.\n\n"
+    "The same stages are notebooks in notebooks/, to be opened in JupyterLab or run with papermill.",
+)
+console = Console()
+NOTEBOOKS = ROOT / "notebooks"
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[
+        str, typer.Option(help="A preset in params/, or the path of a YAML file like those.")
+    ] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/PRESET.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of every random draw. Default: the preset's.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change one parameter, as NAME=VALUE, e.g. sft_steps=300. May be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Run every notebook with a preset, then print the scorecard.
+
+    What is already done in the folder, with the same parameters, seed and code, is loaded; what was cut off
+    goes on from its last checkpoint. So after an interruption just give the same command again.
+    """
+    from oodlib.provenance import Meter
+
+    with _short_errors():
+        values = {"out": str(out) if out else None, "seed": seed, **_assignments(set_ or [])}
+        chosen = load_preset(preset, **{**values, "reference": False})
+        run = Run(chosen)
+        console.print(
+            f"[bold]{chosen.preset}[/bold], seed {', '.join(map(str, chosen.seeds))} -> {run.folder}"
+        )
+        with run.lock(".reproduce.lock"), Meter() as meter, _progress(run):
+            for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+                _execute(notebook, run)
+            run.note("all", {"wall_s": round(meter.wall_s, 1), "peak_mib": round(meter.peak_mib)})
+        console.print(
+            f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory"
+        )
+        _print_scorecard(run.folder)
+
+
+@app.command()
+def scorecard(folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")]) -> None:
+    """Print which claims hold in a finished run, from its measurements alone."""
+    with _short_errors():
+        _print_scorecard(folder)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets in params/."""
+    for name in preset_names():
+        chosen = load_preset(name)
+        console.print(
+            f"[bold]{name}[/bold]: model {chosen.model}, {chosen.n_seeds} seed(s), {chosen.sft_steps} SFT steps, "
+            f"RL from {len(chosen.rl_from)} checkpoints"
+        )
+
+
+def _execute(notebook: Path, run: Run) -> None:
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    start = time.monotonic()
+    parameters = {**run.preset.model_dump(), "out": str(run.folder)}
+    try:
+        write_whole(
+            run.folder / "notebooks" / notebook.name,
+            lambda path: papermill.execute_notebook(
+                notebook, path, parameters, progress_bar=False, cwd=str(NOTEBOOKS), kernel_name="python3"
+            ),
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        raise RuntimeError(
+            f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}"
+        ) from None
+    console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
+
+
+class _progress:
+    """A bar over the work of all stages, from the jobs that are done; the unit is a sequence trained on."""
+
+    def __init__(self, run: Run):
+        from oodlib.stages import STAGES, waves
+
+        self.run = run
+        self.jobs = [job for stage in STAGES for wave in waves(run.preset, stage) for job in wave]
+        self.total = sum(job.cost for job in self.jobs)
+        self.stop = threading.Event()
+
+    def __enter__(self) -> None:
+        columns = (
+            BarColumn(),
+            "{task.percentage:>3.0f} %",
+            TimeElapsedColumn(),
+            "left",
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(TextColumn("{task.description}"), *columns, console=console)
+        self.bar.start()
+        self.task = self.bar.add_task("starting", total=self.total)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.bar.stop()
+
+    def _watch(self) -> None:
+        done: set[str] = set()
+        while True:
+            done |= {job.name for job in self.jobs if job.name not in done and self.run.done(job)}
+            left = [job for job in self.jobs if job.name not in done]
+            finished = sum(job.cost for job in self.jobs if job.name in done)
+            self.bar.update(self.task, completed=finished, description=left[0].stage if left else "reading")
+            if self.stop.wait(1.0):
+                return
+
+
+def _assignments(pairs: list[str]) -> dict[str, object]:
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in Preset.model_fields:
+            raise ValueError(f"--set {pair!r}: write NAME=VALUE with one of {', '.join(Preset.model_fields)}")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def _print_scorecard(folder: Path) -> None:
+    from oodlib.claims import Evidence, as_json, points  # noqa: F401
+    from oodlib.claims import scorecard as judge
+    from oodlib.figures import VERDICT_COLOURS, interval
+
+    if not (folder / "hands.parquet").exists():
+        raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
+    claims = judge(Evidence.of(Run(load_preset("tiny"), folder)))
+    table = Table(title=f"Scorecard of {folder}", title_justify="left", show_lines=True)
+    for head in ("claim", "what was measured", "estimate [95 %]", "paper", "verdict"):
+        table.add_column(head)
+    for c in claims:
+        paper = "" if c.paper is None else f"{c.paper:+.3f}"
+        verdict = f"[{VERDICT_COLOURS[c.verdict]}]{c.verdict}[/]"
+        table.add_row(c.claim, f"{c.title}\n[dim]{c.sentence}[/dim]", interval(c), paper, verdict)
+    console.print(table)
+
+
+class _short_errors:
+    """An expected error becomes one line and exit status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (ValueError, RuntimeError, OSError)):
+            Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+            raise typer.Exit(2)

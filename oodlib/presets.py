@@ -1,0 +1,192 @@
+"""Presets: the parameters of a run, read from a YAML file in params/, validated before any work.
+
+Names are flat, with the stage as prefix. A notebook or a command may override any of them; None means
+"as the preset says".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oodlib.tasks import STYLES, check_choice, task_names
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = ROOT / "params"
+ARMS = ("rl", "sft_continued", "rejection_sampling")
+
+Whole = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Steps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Preset(BaseModel):
+    """All parameters of a run; the comments in params/tiny.yaml say what each is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    preset: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    n_seeds: Annotated[int, Field(ge=1, le=100)]
+    out: str | None = None
+    reference: bool = True
+    jobs: Annotated[int, Field(ge=0)] = 0
+    base_train: bool = False
+
+    task: str
+    model: str
+    prompt_style: str
+    max_new_tokens: Whole
+    eval_batch_size: Whole
+
+    sft_steps: Whole
+    sft_checkpoints: Steps
+    sft_batch_size: Whole
+    sft_learning_rate: Rate
+    sft_schedule: Literal["constant_with_warmup", "cosine", "linear"]
+    sft_warmup_steps: Annotated[int, Field(ge=0)]
+
+    rl_algorithm: Literal["grpo", "rloo"]
+    rl_arms: list[str]
+    rl_from: Steps
+    rl_steps: Whole
+    rl_prompts: Whole
+    rl_samples: Annotated[int, Field(ge=2)]
+    rl_updates_per_batch: Whole
+    rl_learning_rate: Rate
+    rl_clip: Rate
+    rl_temperature: Annotated[float, Field(gt=0, le=5)]
+
+    rotation_share: Share
+    surgery_shares: list[Share]
+    surgery_tail_shares: list[Share]
+    surgery_layers: list[Whole]
+    surgery_draws: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Preset:
+        check_choice("task", self.task, tuple(task_names()))
+        check_choice("prompt_style", self.prompt_style, STYLES)
+        for arm in self.rl_arms:
+            check_choice("arm in rl_arms", arm, ARMS)
+        checkpoints = self.sft_checkpoints
+        if (
+            checkpoints != sorted(set(checkpoints))
+            or checkpoints[0] != 0
+            or checkpoints[-1] != self.sft_steps
+        ):
+            raise ValueError(
+                f"sft_checkpoints {checkpoints} must rise from 0 to sft_steps ({self.sft_steps}), none twice"
+            )
+        strangers = sorted(set(self.rl_from) - set(checkpoints))
+        if strangers:
+            raise ValueError(
+                f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}"
+            )
+        if self.rl_steps % self.rl_updates_per_batch:
+            raise ValueError(
+                f"rl_steps ({self.rl_steps}) must be a multiple of rl_updates_per_batch "
+                f"({self.rl_updates_per_batch})"
+            )
+        return self
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.n_seeds))
+
+    def folder(self) -> Path:
+        """Where the run goes: `out`, or outputs/NAME, with a mark of what differs from the preset's file."""
+        if self.out:
+            return Path(self.out).expanduser().resolve()
+        name = self.preset
+        path = PARAMS / f"{name}.yaml"
+        changed = {}
+        if path.exists():
+            filed = load_preset(name)
+            changed = {k: v for k, v in self.model_dump().items() if v != getattr(filed, k)}
+            changed = {k: v for k, v in changed.items() if k in self.parameters() or k == "n_seeds"}
+        if set(changed) == {"seed"}:
+            name += f"-seed{self.seed}"
+        elif changed:
+            name += "-" + digest(changed)[:6]
+        return ROOT / "outputs" / name
+
+    def parameters(self, *prefixes: str) -> dict[str, Any]:
+        """The parameters that change results; with prefixes, the common ones and those of these stages."""
+        plain = ("preset", "n_seeds", "out", "reference", "jobs", "base_train", "eval_batch_size")
+        stages = ("sft", "rl", "rotation", "surgery")
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name not in plain
+            and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
+        }
+
+
+def digest(value: Any) -> str:
+    """A SHA-256 of anything that JSON can write, as hexadecimal text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def preset_names() -> list[str]:
+    """The presets in params/."""
+    return sorted(p.stem for p in PARAMS.glob("*.yaml"))
+
+
+def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
+    """The preset called `name` (a file in params/, or a path to a YAML file), with changes that are not None.
+
+    Raises ValueError, in one short sentence, for an unknown preset, an unknown key, a value of the wrong
+    type, or an impossible one.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(
+            f"unknown preset {str(name)!r}; the presets are: {', '.join(preset_names())}, or a path"
+        )
+    filed = yaml.safe_load(path.read_text())
+    if not isinstance(filed, dict):
+        raise ValueError(f"{path} holds no parameters (names and values, one a line)")
+    values = {**filed, **{k: v for k, v in changes.items() if v is not None}}
+    values.setdefault("preset", path.stem)
+    try:
+        return Preset(**values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def preset_from(namespace: Mapping[str, Any], ignore_unknown: bool = False) -> Preset:
+    """The preset that a notebook's variables name and change (its `parameters` cell and papermill's).
+
+    Every public variable that holds plain data is taken for a parameter, so that a misspelt one is an
+    error; `ignore_unknown` is for a notebook that has made variables of its own since.
+    """
+    plain = (bool, int, float, str, list, dict, tuple, type(None))
+    hidden = {"In", "Out", "exit", "quit"}
+    mine = {
+        k: v
+        for k, v in namespace.items()
+        if isinstance(v, plain) and not k.startswith("_") and k not in hidden
+        if k in Preset.model_fields or not ignore_unknown
+    }
+    return load_preset(mine.pop("preset", "tiny"), **mine)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown parameter {name!r}; the parameters are: {', '.join(Preset.model_fields)}"
+    if first["type"] == "missing":
+        return f"the parameter {name!r} is missing"
+    if not name:
+        return first["msg"].removeprefix("Value error, ")
+    return f"{name} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -1,0 +1,117 @@
+"""Intervals: over seeds where there are several (Student's t), over problems where there is one (bootstrap).
+
+The problems of a split are all there are, so an accuracy has no sampling error as a description of that
+split. The interval over problems says how far it would carry to other problems of the kind; only several
+seeds show the noise of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; n counts seeds, or problems where there is one seed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str  # what n counts
+
+
+class Scores:
+    """A number for every problem in every evaluation of one seed and split.
+
+    `scores[stage, arm, from_step, step]` is the mean over the problems. `table` has a row a problem and a
+    column an evaluation.
+    """
+
+    def __init__(self, table: pd.DataFrame, rows: np.ndarray | None = None):
+        self.table = table
+        self._values = table.to_numpy() if rows is None else table.to_numpy()[rows]
+        self._rows = np.arange(len(table)) if rows is None else rows
+        self._means = dict(zip(table.columns, self._values.mean(0), strict=True)) if len(self._values) else {}
+
+    def __getitem__(self, key: tuple[str, str, int, int]) -> float:
+        return self._means[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._means
+
+    def resampled(self, picks: np.ndarray) -> Scores:
+        return Scores(self.table, self._rows[picks])
+
+    def halves(self) -> tuple[Scores, Scores]:
+        """The problems of even and of odd number, whatever was resampled: two sets without a common one."""
+        odd = self._rows % 2 == 1
+        return Scores(self.table, self._rows[~odd]), Scores(self.table, self._rows[odd])
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean over seeds with its t interval. NaN bounds for a single seed."""
+    values = np.asarray(values, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Estimate(mean, np.nan, np.nan, n, "seeds")
+    spread = stats.sem(values)
+    if spread == 0:
+        return Estimate(mean, mean, mean, n, "seeds")
+    low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=spread)
+    return Estimate(mean, float(low), float(high), n, "seeds")
+
+
+def estimate(by_seed: Sequence[Scores], statistic: Callable[[Scores], float]) -> Estimate:
+    """A statistic of the scores: over seeds if there are several, else by a bootstrap over the problems.
+
+    The bootstrap is paired: an evaluation's problems are resampled together with all others'.
+    """
+    if len(by_seed) > 1:
+        return over_seeds([statistic(scores) for scores in by_seed])
+    (scores,) = by_seed
+    n = len(scores.table)
+    return bootstrap(n, lambda picks: statistic(scores.resampled(picks)), "problems")
+
+
+def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Estimate:
+    """The percentile bootstrap interval of `statistic(indices)`, indices drawn from range(n)."""
+    everything = np.arange(n)
+    value = float(statistic(everything))
+    if not np.isfinite(value):
+        return Estimate(value, np.nan, np.nan, n, unit)
+    found = stats.bootstrap(
+        (everything,),
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value, float(found.low), float(found.high), n, unit)
+
+
+def bands(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95 % band of a metric over seeds (t), or, for one seed, of a share over its problems (Wilson).
+
+    Returns one row for each combination of the columns other than seed, value and n: mean, low, high.
+    """
+    keys = [c for c in measurements.columns if c not in ("seed", "value", "n")]
+    rows = []
+    for key, group in measurements.groupby(keys, sort=False, observed=True):
+        found = over_seeds(group["value"])
+        low, high = found.low, found.high
+        value, n = group["value"].iloc[0], int(group["n"].iloc[0])
+        if len(group) == 1 and 0 <= value <= 1 and n > 1:
+            low, high = stats.binomtest(round(value * n), n).proportion_ci(LEVEL, "wilson")
+        rows.append((*key, found.value, low, high))
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high"])

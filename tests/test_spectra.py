@@ -1,0 +1,266 @@
+"""oodlib.spectra against closed forms and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import subspace_angles
+
+from oodlib.spectra import compare, direction_angles, principal_angles, spectrum
+
+SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
+ANGLES = [0.0, 1e-9, 1e-6, 1e-3, 0.5, math.pi / 4, 1.2, math.pi / 2 - 1e-9, math.pi / 2]
+# scipy 1.17 masks by cosines in the wrong order, so that it may take a tiny angle from its cosine: the exact
+# tests are those with closed forms.
+SCIPY = 1e-7
+few = settings(max_examples=25, deadline=None)
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+seeds = st.integers(0, 10**6)
+
+
+def gaussian(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def frame(m, k, seed=0):
+    return np.linalg.qr(gaussian(m, k, seed=seed))[0]
+
+
+def plane_rotation(m, i, j, theta):
+    turn = np.eye(m)
+    turn[[i, j], [i, j]] = math.cos(theta)
+    turn[j, i], turn[i, j] = math.sin(theta), -math.sin(theta)
+    return turn
+
+
+def turned_frame(m, thetas, seed=0):
+    """Two orthonormal frames [m, k] in general position, with the given principal angles (needs m >= 2k)."""
+    k = len(thetas)
+    basis, mix_a, mix_b = frame(m, m, seed), frame(k, k, seed + 1), frame(k, k, seed + 2)
+    A, normal = basis[:, :k], basis[:, k : 2 * k]
+    return A @ mix_a, (A * np.cos(thetas) + normal * np.sin(thetas)) @ mix_b
+
+
+# spectrum
+
+
+@few
+@given(shapes, seeds)
+def test_spectrum_factors_the_matrix(shape, seed):
+    W = gaussian(*shape, seed=seed)
+    s = spectrum(W)
+    r = min(shape)
+    assert s.shape == shape and s.left.shape == (shape[0], r) and s.right.shape == (shape[1], r)
+    assert {x.dtype for x in (s.left, s.values, s.right)} == {torch.float64}
+    np.testing.assert_allclose((s.left * s.values) @ s.right.T, W, atol=1e-12)
+    np.testing.assert_allclose(s.left.T @ s.left, np.eye(r), atol=1e-12)
+    np.testing.assert_allclose(s.right.T @ s.right, np.eye(r), atol=1e-12)
+    np.testing.assert_allclose(s.values**2, np.sort(np.linalg.eigvalsh(W @ W.T))[::-1][:r], atol=1e-10)
+    assert (np.diff(s.values) <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_spectrum_loses_nothing_of_narrow_floats(dtype):
+    W = torch.tensor(gaussian(5, 3)).to(dtype).requires_grad_()
+    s = spectrum(W)
+    assert s.values.dtype == torch.float64 and not s.values.requires_grad
+    np.testing.assert_allclose((s.left * s.values) @ s.right.T, W.detach().double(), atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4"])
+def test_spectrum_takes_numpy(dtype):
+    W = gaussian(4, 6).astype(dtype)[::-1]
+    np.testing.assert_allclose(
+        spectrum(W).values, np.linalg.svd(W.astype(np.float64), compute_uv=False), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("W", "problem"),
+    [
+        (np.ones(3), "q_proj: expected a 2-D matrix, got 1-D"),
+        (np.ones((2, 2, 2)), "q_proj: expected a 2-D matrix, got 3-D"),
+        (np.ones((0, 3)), "q_proj: the matrix is empty"),
+        (torch.ones(3, 0), "q_proj: the matrix is empty"),
+        (np.array([[1.0, np.nan]]), "q_proj: 1 of 2 entries are NaN"),
+        (torch.tensor([[1.0, -math.inf]], dtype=torch.bfloat16), "q_proj: 1 of 2 entries are inf"),
+        (np.ones((2, 2), dtype=complex), "q_proj: expected real floating-point numbers"),
+        (torch.ones(2, 2, dtype=torch.int64), "q_proj: expected real floating-point numbers"),
+    ],
+)
+def test_spectrum_names_what_is_wrong(W, problem):
+    with pytest.raises(ValueError, match=problem):
+        spectrum(W, name="q_proj")
+
+
+# principal_angles
+
+
+@few
+@given(st.integers(1, 10), st.integers(1, 10), seeds)
+def test_principal_angles_agree_with_scipy(m, k, seed):
+    A, B = frame(m, min(m, k), seed), frame(m, min(m, k), seed + 1)
+    angles = principal_angles(A, torch.tensor(B))
+    assert angles.dtype == np.float64 and (np.diff(angles) >= 0).all()
+    np.testing.assert_allclose(angles, subspace_angles(A, B)[::-1], atol=SCIPY)
+    np.testing.assert_allclose(angles, principal_angles(B, A), atol=1e-12)
+
+
+@pytest.mark.parametrize("theta", ANGLES)
+def test_principal_angle_of_one_plane_is_exact(theta):
+    A, B = turned_frame(9, [0.0, 0.0, theta])
+    np.testing.assert_allclose(principal_angles(A, B), [0.0, 0.0, theta], rtol=0, atol=3e-15)
+
+
+def test_principal_angles_of_all_sizes_at_once():
+    A, B = turned_frame(24, ANGLES)
+    np.testing.assert_allclose(principal_angles(A, B), ANGLES, rtol=0, atol=1e-14)
+
+
+@few
+@given(st.lists(st.floats(0, math.pi / 2), min_size=1, max_size=5), seeds)
+def test_principal_angles_to_1e_12(thetas, seed):
+    A, B = turned_frame(12, thetas, seed)
+    np.testing.assert_allclose(principal_angles(A, B), np.sort(thetas), rtol=0, atol=1e-12)
+
+
+def test_principal_angles_do_not_see_the_basis_and_the_whole_space_is_not_turned():
+    A = frame(6, 3)
+    np.testing.assert_allclose(principal_angles(A, -A[:, [2, 0, 1]]), 0, atol=1e-15)
+    np.testing.assert_allclose(principal_angles(frame(6, 6, 1), frame(6, 6, 2)), 0, atol=1e-14)
+
+
+def test_principal_angles_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"A and B: shapes differ, \(4, 2\) and \(4, 3\)"):
+        principal_angles(frame(4, 2), frame(4, 3))
+
+
+# compare
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compare_of_identical_matrices_is_zero(shape):
+    W = gaussian(*shape)
+    c = compare(W, W.copy())
+    assert c.k == min(shape)
+    np.testing.assert_array_equal(c.relative_change, np.zeros(min(shape)))
+    np.testing.assert_allclose(np.r_[c.angles_left, c.angles_right], 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("theta", ANGLES)
+@pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
+def test_compare_sees_a_known_rotation_on_its_side_only(shape, theta):
+    values = np.arange(5, 0, -1.0)
+    U, V = frame(shape[0], shape[0], 1), frame(shape[1], shape[1], 2)
+    W0 = (U[:, :5] * values) @ V[:, :5].T
+    turned = U @ plane_rotation(shape[0], 1, 3, theta)  # a leading and a later left vector; k = 2 parts them
+    c = compare(W0, (turned[:, :5] * values) @ V[:, :5].T, k=2)
+    np.testing.assert_allclose(c.values0, c.values1, atol=1e-13)
+    assert len(c.values0) == min(shape) and c.k == 2
+    np.testing.assert_allclose(c.angles_left, [0, theta], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(c.angles_right, [0, 0], rtol=0, atol=1e-13)
+
+
+@few
+@given(shapes, seeds, st.data())
+def test_compare_agrees_with_scipy(shape, seed, data):
+    W0, W1 = gaussian(*shape, seed=seed), gaussian(*shape, seed=seed + 1)
+    k = data.draw(st.integers(1, min(shape)))
+    c = compare(W0, torch.tensor(W1), k=np.int64(k))
+    (u0, s0, v0), (u1, s1, v1) = np.linalg.svd(W0), np.linalg.svd(W1)
+    np.testing.assert_allclose(c.values0, s0, rtol=1e-10)
+    np.testing.assert_allclose(c.values1, s1, rtol=1e-10)
+    np.testing.assert_allclose(c.relative_change, np.abs(s1 - s0) / s0, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(c.angles_left, subspace_angles(u0[:, :k], u1[:, :k])[::-1], atol=SCIPY)
+    np.testing.assert_allclose(c.angles_right, subspace_angles(v0[:k].T, v1[:k].T)[::-1], atol=SCIPY)
+
+
+def test_compare_takes_a_spectrum_for_either_matrix():
+    W0, W1 = gaussian(5, 3, seed=1), gaussian(5, 3, seed=2)
+    expected, got = compare(W0, W1, k=2), [compare(spectrum(W0), W1, 2), compare(W0, spectrum(W1), 2)]
+    for c in got:
+        np.testing.assert_array_equal(c.angles_left, expected.angles_left)
+        np.testing.assert_array_equal(c.values1, expected.values1)
+
+
+def test_permuting_rows_permutes_left_vectors_only():
+    W0 = np.diag([4.0, 3.0, 2.0, 1.0])
+    c = compare(W0, W0[[0, 2, 1, 3]], k=2)  # the left space of the first two: e1, e2 becomes e1, e3
+    np.testing.assert_allclose(c.angles_left, [0, math.pi / 2], atol=1e-15)
+    np.testing.assert_allclose(c.angles_right, [0, 0], atol=1e-15)
+    np.testing.assert_array_equal(c.relative_change, np.zeros(4))
+
+
+def test_a_cluster_of_equal_values_keeps_its_subspace():
+    U, V, mix = frame(8, 8, 1), frame(7, 7, 2), np.eye(7)
+    mix[1:4, 1:4] = frame(3, 3, 3)  # another basis of the cluster on both sides: the same matrix
+    values = np.array([5.0, 3.0, 3.0, 3.0, 1.0, 0.5, 0.1])
+    c = compare((U[:, :7] * values) @ V.T, ((U[:, :7] @ mix) * values) @ (V @ mix).T, k=4)
+    np.testing.assert_allclose(np.r_[c.angles_left, c.angles_right], 0, atol=1e-13)
+
+
+def test_relative_change_by_hand_and_at_zero():
+    c = compare(np.diag([4.0, 2.0, 0.0, 0.0]), np.diag([5.0, 1.0, 0.5, 0.0]))
+    np.testing.assert_array_equal(c.relative_change, [0.25, 0.5, math.inf, 0.0])
+    np.testing.assert_array_equal(compare(np.zeros((3, 2)), np.zeros((3, 2))).relative_change, [0.0, 0.0])
+    with np.errstate(all="raise"):
+        assert compare(np.zeros((1, 4)), np.ones((1, 4))).relative_change == math.inf
+
+
+def test_rank_deficient_subspace_of_its_rank():
+    A, B = turned_frame(9, [0.2, 1e-8])
+    right = frame(6, 2)
+    c = compare((A * [2, 1]) @ right.T, (B * [2, 1]) @ right.T, k=2)
+    np.testing.assert_allclose(c.angles_left, [1e-8, 0.2], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(c.values0[2:], 0, atol=1e-14)
+
+
+def test_compare_names_what_is_wrong():
+    W = gaussian(4, 3)
+    with pytest.raises(ValueError, match=r"v_proj: shapes differ, \(4, 3\) and \(3, 4\)"):
+        compare(W, W.T, name="v_proj")
+    with pytest.raises(ValueError, match=r"v_proj: shapes differ, \(4, 3\) and \(5, 3\)"):
+        compare(spectrum(W), gaussian(5, 3), name="v_proj")
+    for k in (0, -1, 4, 2.0, "2", True):
+        with pytest.raises(ValueError, match=rf"v_proj: k must be an integer in 1..3, got {k!r}"):
+            compare(W, W, k=k, name="v_proj")
+    with pytest.raises(ValueError, match=r"v_proj \(first\): 12 of 12 entries are NaN"):
+        compare(W * np.nan, W, name="v_proj")
+    with pytest.raises(ValueError, match=r"v_proj \(second\): 12 of 12 entries are inf"):
+        compare(W, torch.full((4, 3), math.inf), name="v_proj")
+
+
+# direction_angles
+
+
+@pytest.mark.parametrize("theta", ANGLES)
+def test_direction_angles_say_which_vectors_turned(theta):
+    U, V, values = frame(6, 6, 1), frame(4, 4, 2), np.array([4.0, 3.0, 2.0, 1.0])
+    turned = U @ plane_rotation(6, 2, 5, theta)  # towards a direction outside, so that only the third turns
+    W0, W1 = (U[:, :4] * values) @ V.T, (turned[:, :4] * values) @ V.T
+    left, right = direction_angles(spectrum(W0), spectrum(W1))
+    np.testing.assert_allclose(left, [0, 0, theta, 0], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(right, np.zeros(4), rtol=0, atol=1e-14)
+    assert left.max() <= math.pi / 2 and left.dtype == np.float64
+
+
+@few
+@given(shapes, seeds)
+def test_direction_angles_agree_with_subspace_angles_of_each_column(shape, seed):
+    s0, s1 = spectrum(gaussian(*shape, seed=seed)), spectrum(gaussian(*shape, seed=seed + 1))
+    for angles, A, B in zip(direction_angles(s0, s1), (s0.left, s0.right), (s1.left, s1.right), strict=True):
+        expected = [
+            subspace_angles(a[:, None], b[:, None])[0] for a, b in zip(A.T.numpy(), B.T.numpy(), strict=True)
+        ]
+        np.testing.assert_allclose(angles, expected, atol=SCIPY)
+
+
+def test_direction_angles_ignore_signs_and_refuse_other_shapes():
+    W = gaussian(5, 3)
+    left, right = direction_angles(spectrum(W), spectrum(-W))
+    np.testing.assert_allclose(np.r_[left, right], 0, atol=1e-15)
+    with pytest.raises(ValueError, match=r"spectra: shapes differ, \(5, 3\) and \(3, 5\)"):
+        direction_angles(spectrum(W), spectrum(W.T))

@@ -1,0 +1,313 @@
+"""oodlib.surgery against closed forms and a term-by-term sum in numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oodlib.spectra import spectrum
+from oodlib.surgery import _random_frame, random_rotation, random_turn, restore, restore_model
+
+SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
+few = settings(max_examples=25, deadline=None)
+
+
+def gaussian(*shape, seed=0):
+    return torch.tensor(np.random.default_rng(seed).standard_normal(shape))
+
+
+def frame(m, k, seed=0):
+    return np.linalg.qr(gaussian(m, k, seed=seed).numpy())[0]
+
+
+def pair(shape, seed=0):
+    return gaussian(*shape, seed=seed), gaussian(*shape, seed=seed + 1)
+
+
+def rebuilt(s_vectors, s_values):
+    return (s_vectors.left * s_values.values) @ s_vectors.right.T
+
+
+def values_of(W):
+    return np.linalg.svd(np.asarray(W, dtype=np.float64), compute_uv=False)
+
+
+def cosines_and_sines(U, A):
+    """Of the principal angles between span(U) and span(A) [m, k]; together they fix each to rounding."""
+    return values_of(U.T @ A), values_of(A - U @ (U.T @ A))
+
+
+def term_by_term(recipient, donor, part, chosen):
+    """The definition of restore as a sum of rank-one terms, by numpy's SVD."""
+    (u, s, vt), (a, t, bt) = (np.linalg.svd(W.numpy(), full_matrices=False) for W in (recipient, donor))
+    total = np.zeros(recipient.shape)
+    for i in range(len(s)):
+        value = t[i] if i in chosen and part == "values" else s[i]
+        left, right = (a[:, i], bt[i]) if i in chosen and part == "vectors" else (u[:, i], vt[i])
+        total += value * np.outer(left, right)
+    return total
+
+
+# restore
+
+
+@few
+@given(st.sampled_from(SHAPES), st.sampled_from(["vectors", "values"]), st.integers(0, 10**6), st.data())
+def test_restore_is_the_sum_of_its_terms(shape, part, seed, data):
+    r = min(shape)
+    k_top = data.draw(st.integers(0, r))
+    k_tail = data.draw(st.integers(0, r - k_top))
+    recipient, donor = pair(shape, seed)
+    chosen = set(range(k_top)) | set(range(r - k_tail, r))
+    expected = term_by_term(recipient, donor, part, chosen)
+    np.testing.assert_allclose(restore(recipient, donor, part, k_top, k_tail), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_restore_of_everything_has_closed_forms(shape):
+    recipient, donor = pair(shape)
+    own, other = spectrum(recipient), spectrum(donor)
+    vectors, values = restore(recipient, donor), restore(recipient, donor, part="values")
+    np.testing.assert_allclose(vectors, rebuilt(other, own), atol=1e-13)
+    np.testing.assert_allclose(values, rebuilt(own, other), atol=1e-13)
+    np.testing.assert_allclose(values_of(vectors), own.values, atol=1e-13)
+    np.testing.assert_allclose(values_of(values), other.values, atol=1e-13)
+    np.testing.assert_allclose(restore(vectors, donor, part="values"), donor, atol=1e-12)
+    np.testing.assert_allclose(restore(values, donor, part="vectors"), donor, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["vectors", "values"])
+def test_restore_of_nothing_or_from_itself_is_the_recipient(part):
+    recipient, donor = pair((6, 4))
+    np.testing.assert_array_equal(restore(recipient, donor, part, k_top=0), recipient)
+    np.testing.assert_allclose(restore(recipient, recipient, part, k_top=2, k_tail=1), recipient, atol=1e-14)
+
+
+def test_k_top_none_is_all_or_with_a_tail_nothing():
+    recipient, donor = pair((6, 4))
+    np.testing.assert_array_equal(restore(recipient, donor), restore(recipient, donor, k_top=4))
+    tail = restore(recipient, donor, k_tail=1)
+    np.testing.assert_array_equal(tail, restore(recipient, donor, k_top=0, k_tail=1))
+    np.testing.assert_allclose(tail, term_by_term(recipient, donor, "vectors", {3}), atol=1e-12)
+    all_by_both = restore(recipient, donor, k_top=1, k_tail=3)
+    np.testing.assert_allclose(all_by_both, restore(recipient, donor), atol=1e-13)
+
+
+def test_restore_of_diagonal_matrices_by_hand():
+    recipient, donor = torch.diag(torch.tensor([4.0, 2.0, 1.0])), torch.diag(torch.tensor([1.0, 3.0, 9.0]))
+    swapped = torch.diag(torch.tensor([1.0, 2.0, 4.0]))  # the donor's order of axes is e3, e2, e1
+    torch.testing.assert_close(restore(recipient, donor), swapped)
+    values = torch.diag(torch.tensor([9.0, 2.0, 1.0]))
+    torch.testing.assert_close(restore(recipient, donor, "values", k_top=1), values)
+    tail = torch.diag(
+        torch.tensor([5.0, 2.0, 0.0])
+    )  # e1 gets the last value of the recipient on top of its 4
+    torch.testing.assert_close(restore(recipient, donor, "vectors", k_tail=1), tail)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_result_is_like_the_recipient_and_rounded_once(dtype):
+    recipient, donor = (W.to(d) for W, d in zip(pair((6, 4)), (dtype, torch.float64), strict=True))
+    wide = restore(recipient.double(), donor, k_top=2)
+    edited = restore(recipient.requires_grad_(), donor, k_top=2)
+    assert edited.dtype == dtype and edited.shape == (6, 4) and not edited.requires_grad
+    assert torch.equal(edited, wide.to(dtype))
+    assert random_rotation(recipient, donor, k_top=2).dtype == dtype
+
+
+def test_zero_and_rank_deficient_matrices():
+    donor, zero = gaussian(5, 4, seed=1), torch.zeros(5, 4)
+    assert torch.equal(restore(zero, donor), zero)
+    assert torch.equal(random_rotation(zero, donor), zero)
+    np.testing.assert_allclose(restore(zero.double(), donor, "values").norm(), donor.norm())
+    thin = gaussian(5, 2) @ gaussian(2, 4, seed=1)
+    np.testing.assert_allclose(restore(thin, donor), rebuilt(spectrum(donor), spectrum(thin)), atol=1e-13)
+
+
+@pytest.mark.parametrize("edit", [restore, random_rotation])
+def test_given_spectra_change_nothing_and_are_used(edit, monkeypatch):
+    recipient, donor = pair((6, 4))
+    expected, spectra = edit(recipient, donor, k_top=3), (spectrum(recipient), spectrum(donor))
+    monkeypatch.setattr("oodlib.surgery.spectrum", lambda *_: pytest.fail("decomposed again"))
+    assert torch.equal(edit(recipient, donor, k_top=3, spectra=spectra), expected)
+
+
+@pytest.mark.parametrize("edit", [restore, random_rotation])
+def test_unfit_matrices_and_spectra_are_named(edit):
+    recipient, donor = pair((6, 4))
+    own, other = spectrum(recipient), spectrum(donor)
+    with pytest.raises(ValueError, match=r"recipient and donor: shapes differ, \(6, 4\) and \(4, 6\)"):
+        edit(recipient, donor.T)
+    with pytest.raises(ValueError, match="donor: 24 of 24 entries are NaN"):
+        edit(recipient, donor * math.nan)
+    with pytest.raises(ValueError, match="recipient: 24 of 24 entries are inf"):
+        edit(recipient / 0, donor, spectra=(own, other))
+    with pytest.raises(ValueError, match="recipient: expected a 2-D matrix"):
+        edit(recipient[0], donor[0])
+    with pytest.raises(ValueError, match="the spectrum given for the recipient is of another matrix"):
+        edit(recipient, donor, spectra=(other, own))
+    with pytest.raises(ValueError, match=r"donor and its spectrum: shapes differ, \(6, 4\) and \(4, 6\)"):
+        edit(recipient, donor, spectra=(own, spectrum(donor.T)))
+    for k in (-1, 5, 1.0, True):
+        with pytest.raises(ValueError, match=rf"k_top must be an integer in 0..4, got {k}"):
+            edit(recipient, donor, k_top=k)
+
+
+def test_unknown_parts_and_too_many_indices_are_named():
+    recipient, donor = pair((6, 4))
+    with pytest.raises(ValueError, match="unknown part 'vector', allowed are 'vectors', 'values'"):
+        restore(recipient, donor, "vector")
+    for k in (-1, 5, None):
+        with pytest.raises(ValueError, match=rf"k_tail must be an integer in 0..4, got {k}"):
+            restore(recipient, donor, k_tail=k)
+    with pytest.raises(ValueError, match=r"k_top \+ k_tail must be at most 4, got 3 \+ 2"):
+        restore(recipient, donor, k_top=3, k_tail=2)
+
+
+# random_turn and random_rotation
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_random_frames_favour_no_sign_and_stay_outside():
+    draws = generator()
+    H = torch.stack([_random_frame(torch.zeros(3, 0).double(), 3, draws) for _ in range(600)])
+    np.testing.assert_allclose(H.mean(0), 0, atol=0.12)  # 5 standard errors; QR's own signs would give -0.5
+    np.testing.assert_allclose((H**2).mean(0), 1 / 3, atol=0.06)
+    U = torch.tensor(frame(64, 63))  # little of a Gaussian vector is outside: one projection loses digits
+    assert max((U.T @ _random_frame(U, 1, draws)).abs().max() for _ in range(200)) < 5e-15
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 8])
+@pytest.mark.parametrize("scale", [1e-6, 0.1, 10.0])
+def test_random_turn_keeps_every_angle_in_other_directions(m, scale):
+    for k in range(1, m + 1):
+        U = frame(m, m, seed=k)[:, :k]
+        A = np.linalg.qr(U + scale * gaussian(m, k, seed=k + 1).numpy())[0]
+        A *= np.sign((U * A).sum(0))
+        turned = random_turn(torch.tensor(U), torch.tensor(A), generator()).numpy()
+        np.testing.assert_allclose(turned.T @ turned, np.eye(k), atol=1e-13)
+        np.testing.assert_allclose(cosines_and_sines(U, turned), cosines_and_sines(U, A), atol=1e-13)
+        np.testing.assert_allclose(np.linalg.norm(turned - U), np.linalg.norm(A - U), atol=1e-12)
+        # The invariants of U^T A under conjugation: with k = m these are the angles of the rotation itself.
+        for power in (1, 2, 3):
+            got, expected = (np.trace(np.linalg.matrix_power(U.T @ X, power)) for X in (turned, A))
+            assert got == pytest.approx(expected, abs=1e-12)
+        if m >= 5 and scale == 0.1:
+            assert np.linalg.norm(turned - A) > 0.1 * np.linalg.norm(A - U)
+
+
+def test_random_turn_of_no_rotation_is_none():
+    U = torch.tensor(frame(6, 3))
+    np.testing.assert_allclose(random_turn(U, U, generator()), U, atol=1e-14)
+
+
+def test_random_turn_spreads_evenly():
+    """A turn of one vector towards one axis becomes, on average, one of all vectors towards all outside."""
+    U, A = torch.eye(6, 3, dtype=torch.float64), torch.eye(6, 3, dtype=torch.float64)
+    A[[0, 3], 0] = torch.tensor([math.cos(1.0), math.sin(1.0)], dtype=torch.float64)
+    draws = generator()
+    outside = torch.stack([random_turn(U, A, draws)[3:] for _ in range(600)])
+    share = (
+        math.sin(1.0) ** 2 / 9
+    )  # of the squared sine to each of 3 x 3 entries; each mean errs by about 6 %
+    np.testing.assert_allclose((outside**2).mean(0), share, rtol=0.3)
+    np.testing.assert_allclose(outside.mean(0), 0, atol=0.06)
+
+
+@pytest.mark.parametrize("shape", SHAPES + [(12, 5), (5, 12)])
+def test_random_rotation_has_the_donor_s_principal_angles_for_every_k(shape):
+    r = min(shape)
+    _, donor = pair(shape)
+    b = spectrum(donor)
+    for k in range(1, r + 1):
+        # A recipient of rank k is edited to U' S V'^T, whose leading singular vectors are U' and V'.
+        U, V = frame(shape[0], k, seed=2), frame(shape[1], k, seed=3)
+        recipient = torch.tensor((U * np.arange(k, 0, -1.0)) @ V.T)
+        left, values, right_t = np.linalg.svd(random_rotation(recipient, donor, k).numpy())
+        np.testing.assert_allclose(values[:k], np.arange(k, 0, -1.0), atol=1e-10)
+        np.testing.assert_allclose(values[k:], 0, atol=1e-10)
+        for base, turned, other in ((U, left, b.left), (V, right_t.T, b.right)):
+            expected = cosines_and_sines(base, other[:, :k].numpy())
+            np.testing.assert_allclose(cosines_and_sines(base, turned[:, :k]), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_rotation_of_everything_keeps_the_singular_values(shape):
+    recipient, donor = pair(shape)
+    np.testing.assert_allclose(values_of(random_rotation(recipient, donor)), values_of(recipient), atol=1e-12)
+
+
+def test_random_rotation_leaves_the_terms_after_k_top():
+    recipient, donor = pair((6, 5))
+    own = spectrum(recipient)
+    tail = (own.left[:, 2:] * own.values[2:]) @ own.right[:, 2:].T
+    turned = random_rotation(recipient, donor, k_top=2) - tail
+    np.testing.assert_allclose(values_of(turned), [*own.values[:2], 0, 0, 0], atol=1e-12)
+    assert torch.equal(random_rotation(recipient, donor, k_top=0), recipient)
+
+
+def test_a_donor_equal_to_the_recipient_up_to_signs_turns_nothing():
+    recipient = gaussian(6, 5)
+    own = spectrum(recipient)
+    flipped = own.left * torch.tensor([-1.0, 1, -1, 1, -1]), own.right * torch.tensor([-1.0, 1, -1, 1, -1])
+    other = type(own)(flipped[0], own.values, flipped[1])
+    edited = random_rotation(recipient, recipient, spectra=(own, other))
+    np.testing.assert_allclose(edited, recipient, atol=1e-13)
+
+
+def test_a_small_rotation_stays_small():
+    recipient = gaussian(6, 5)
+    edited = random_rotation(recipient, recipient + 1e-9 * gaussian(6, 5, seed=1))
+    assert 1e-10 < (edited - recipient).norm() < 1e-7
+
+
+def test_seeds_draw_and_left_and_right_are_independent():
+    recipient, donor = pair((6, 6))
+    first = random_rotation(recipient, donor, seed=1)
+    assert torch.equal(first, random_rotation(recipient, donor, seed=1))
+    assert (first - random_rotation(recipient, donor, seed=2)).norm() > 0.1
+    # Symmetric positive matrices have equal left and right vectors; equal draws would keep the symmetry.
+    turned = random_rotation(recipient @ recipient.T, donor @ donor.T, seed=1)
+    assert (turned - turned.T).norm() > 0.1
+
+
+# restore_model
+
+
+def test_restore_model_replaces_the_named_matrices_only():
+    names = ("a", "b", "c")
+    recipient = {name: gaussian(4, 3, seed=i) for i, name in enumerate(names)} | {"bias": torch.ones(3)}
+    donor = {name: gaussian(4, 3, seed=9 + i) for i, name in enumerate(names)}
+    before = {name: W.clone() for name, W in recipient.items()}
+    seen = []
+
+    def edit(name, own, other):
+        seen.append(name)
+        return restore(own, other, k_top=2)
+
+    edited = restore_model(recipient, donor, (name for name in ["a", "c"]), edit)
+    assert seen == ["a", "c"] and list(edited) == list(recipient)
+    for name in ("a", "c"):
+        assert torch.equal(edited[name], restore(recipient[name], donor[name], k_top=2))
+    assert edited["b"] is recipient["b"] and edited["bias"] is recipient["bias"]
+    assert all(torch.equal(recipient[name], W) for name, W in before.items())
+
+
+def test_restore_model_names_the_matrix_that_does_not_fit():
+    recipient, donor = (
+        {"a": torch.ones(2, 3), "b": torch.ones(2)},
+        {"a": torch.ones(3, 2), "c": torch.ones(2)},
+    )
+    for name, problem in {
+        "a": r"a: shapes differ, \(2, 3\) and \(3, 2\)",
+        "b": "b: missing in the donor",
+        "c": "c: missing in the recipient",
+    }.items():
+        with pytest.raises(ValueError, match=problem):
+            restore_model(recipient, donor, [name], lambda *_: pytest.fail("edited"))

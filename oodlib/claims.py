@@ -105,7 +105,7 @@ class Evidence:
         return [a for a in arms if a.startswith(start)]
 
 
-def SFT(step: int) -> tuple[str, str, int, int]:  # noqa: N802
+def SFT(step: int) -> tuple[str, str, int, int]:
     """The key of an SFT checkpoint's evaluation."""
     return ("sft", "sft", 0, step)
 
@@ -139,9 +139,7 @@ def c1(e: Evidence) -> Claim:
         f"OOD accuracy is highest at step {steps} of {e.end} and falls by {points(found)} points to the end, "
         f"while ID accuracy changes by {points(rise)} points."
     )
-    return _claim(
-        "C1", verdict, found, (paper["sft_peak"] - paper["sft_end"]) / 100, "OOD(peak) - OOD(end)", text
-    )
+    return _claim("C1", verdict, found, (paper["sft_peak"] - paper["sft_end"]) / 100, "OOD(peak) - OOD(end)", text)
 
 
 def c2(e: Evidence) -> Claim:
@@ -150,25 +148,17 @@ def c2(e: Evidence) -> Claim:
     Estimate: the larger of the relative rises of the ID and the OOD test loss from the peak to the end.
     Supported: both below 5 %. Not supported: either above 5 %.
     """
-    rises = {
-        split: e.measure(lambda s, p: s[SFT(e.end)] / s[SFT(p)] - 1, split, "loss") for split in ("id", "ood")
-    }
+    rises = {split: e.measure(lambda s, p: s[SFT(e.end)] / s[SFT(p)] - 1, split, "loss") for split in ("id", "ood")}
     split = max(rises, key=lambda s: rises[s].value)
     verdict = decide(all(r.high < FLAT for r in rises.values()), any(r.low > FLAT for r in rises.values()))
     text = (
         f"From the OOD peak to the end the ID test loss changes by {percent(rises['id'])} and the OOD test loss "
         f"by {percent(rises['ood'])}: "
-        + (
-            "neither shows the peak."
-            if verdict == "supported"
-            else f"the {split.upper()} loss rises after it."
-        )
+        + ("neither shows the peak." if verdict == "supported" else f"the {split.upper()} loss rises after it.")
         if verdict != "inconclusive"
         else "The test losses change too little, or too unevenly, after the OOD peak to tell."
     )
-    return _claim(
-        "C2", verdict, rises[split], None, "largest relative rise of a test loss after the peak", text
-    )
+    return _claim("C2", verdict, rises[split], None, "largest relative rise of a test loss after the peak", text)
 
 
 def c3(e: Evidence) -> Claim:
@@ -219,9 +209,7 @@ def c4(e: Evidence) -> Claim:
         + " and ".join(f"{names[c]} it is {points(g)}" for c, g in gaps.items())
         + f"; against the SFT peak {points(over_peak)}."
     )
-    return _claim(
-        "C4", verdict, gaps[best], None, "OOD(RL) - OOD(better control), starts after the peak", text
-    )
+    return _claim("C4", verdict, gaps[best], None, "OOD(RL) - OOD(better control), starts after the peak", text)
 
 
 def c5(e: Evidence) -> Claim:
@@ -245,7 +233,7 @@ def c5(e: Evidence) -> Claim:
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
     low, high = PAPER["rl_window_llama_steps"]
     gains = [
-        (low <= t <= high, r - s) for t, s, r in zip(*(curve[k] for k in ("step", "sft", "rl_from_step")))
+        (low <= t <= high, r - s) for t, s, r in zip(*(curve[k] for k in ("step", "sft", "rl_from_step")), strict=True)
     ]
     paper = [np.mean([g for i, g in gains if i is within]) / 100 for within in (True, False)]
     text = (
@@ -296,7 +284,7 @@ def c7(e: Evidence) -> Claim:
     mine = e.rotation[(e.rotation["metric"] == "value_change") & (e.rotation["arm"].astype(str) == "sft")]
     moved = float(mine[(mine["from_step"] == 0) & (mine["step"] == e.end)]["value"].mean())
     verdict = decide(
-        -SMALL < found.low and found.high < SMALL and moved < FLAT, found.low > SMALL or found.high < -SMALL
+        found.low > -SMALL and found.high < SMALL and moved < FLAT, found.low > SMALL or found.high < -SMALL
     )
     llama, stage = (
         PAPER["restore_singular_values_ood"]["llama-3.2-11b"],
@@ -327,7 +315,7 @@ def c8(e: Evidence) -> Claim:
 
     gap = e.measure(beyond)
     verdict = decide(found.low > MOST and gap.low > 0, found.high < MOST or gap.high < 0)
-    quarter = [n for n in e.edit_names("vectors top 0.25")]
+    quarter = e.edit_names("vectors top 0.25")
     part = f" (the leading quarter {percent(e.measure(_recovered(e, quarter[0])))})" if quarter else ""
     text = (
         f"Putting the peak's singular vectors back recovers {percent(found)} of the lost OOD accuracy{part}; that "

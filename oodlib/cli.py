@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -34,18 +32,12 @@ NOTEBOOKS = ROOT / "notebooks"
 
 @app.command()
 def reproduce(
-    preset: Annotated[
-        str, typer.Option(help="A preset in params/, or the path of a YAML file like those.")
-    ] = "tiny",
+    preset: Annotated[str, typer.Option(help="A preset in params/, or the path of a YAML file like those.")] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/PRESET.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of every random draw. Default: the preset's.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw. Default: the preset's.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="Change one parameter, as NAME=VALUE, e.g. sft_steps=300. May be repeated."
-        ),
+        typer.Option("--set", help="Change one parameter, as NAME=VALUE, e.g. sft_steps=300. May be repeated."),
     ] = None,
 ) -> None:
     """Run every notebook with a preset, then print the scorecard.
@@ -59,16 +51,12 @@ def reproduce(
         values = {"out": str(out) if out else None, "seed": seed, **_assignments(set_ or [])}
         chosen = load_preset(preset, **{**values, "reference": False})
         run = Run(chosen)
-        console.print(
-            f"[bold]{chosen.preset}[/bold], seed {', '.join(map(str, chosen.seeds))} -> {run.folder}"
-        )
+        console.print(f"[bold]{chosen.preset}[/bold], seed {', '.join(map(str, chosen.seeds))} -> {run.folder}")
         with run.lock(".reproduce.lock"), Meter() as meter, _progress(run):
             for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
                 _execute(notebook, run)
             run.note("all", {"wall_s": round(meter.wall_s, 1), "peak_mib": round(meter.peak_mib)})
-        console.print(
-            f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory"
-        )
+        console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
         _print_scorecard(run.folder)
 
 
@@ -104,9 +92,7 @@ def _execute(notebook: Path, run: Run) -> None:
             ),
         )
     except papermill.exceptions.PapermillExecutionError as error:
-        raise RuntimeError(
-            f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}"
-        ) from None
+        raise RuntimeError(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
     console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
 
 

@@ -10,9 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from oodlib.tasks import OUTCOMES, Task
 
 
-def as_text(
-    messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, answer: bool = False
-) -> str:
+def as_text(messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, answer: bool = False) -> str:
     """Plain text of a prompt or an answer: text as it is, chat messages through the chat template."""
     if isinstance(messages, str):
         return messages
@@ -35,17 +33,13 @@ def generate(
     Prompts of like length share a batch; the order of the results is that of the prompts.
     """
     model.eval()
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    )
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
     order = np.argsort(lengths, kind="stable")
     completions = [""] * len(prompts)
     for start in range(0, len(prompts), batch_size):
         picked = order[start : start + batch_size]
-        batch = tokenizer(
-            [prompts[i] for i in picked], return_tensors="pt", padding=True, padding_side="left"
-        )
+        batch = tokenizer([prompts[i] for i in picked], return_tensors="pt", padding=True, padding_side="left")
         batch = batch.to(model.device)
         output = model.generate(
             input_ids=batch["input_ids"],

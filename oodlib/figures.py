@@ -67,9 +67,7 @@ def style() -> None:
 def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     """ID and OOD accuracy against SFT step, the OOD peak marked; the paper's LLaMA beside it."""
     data = bands(_sft(measurements, "accuracy"))
-    figure, (ours, theirs) = plt.subplots(
-        1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1), layout="constrained"
-    )
+    figure, (ours, theirs) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1), layout="constrained")
     for split in ("id", "ood"):
         _line(ours, data[data["split"] == split], split)
     ood = data[data["split"] == "ood"].sort_values("step")
@@ -119,9 +117,7 @@ def outcomes(measurements: pd.DataFrame) -> Figure:
     data = measurements[(measurements["stage"] == "sft") & measurements["metric"].isin(metrics)]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("id", "ood"), strict=True):
-        table = data[data["split"] == split].pivot_table(index="step", columns="metric", values="value")[
-            metrics
-        ]
+        table = data[data["split"] == split].pivot_table(index="step", columns="metric", values="value")[metrics]
         axis.stackplot(
             table.index,
             table.T.to_numpy(),
@@ -185,9 +181,7 @@ def recovery(measurements: pd.DataFrame) -> Figure:
 def advantages(rollouts: pd.DataFrame) -> Figure:
     """How the advantages spread in RL from each SFT checkpoint (C6)."""
     starts = sorted(rollouts["from_step"].unique())
-    figure, axes = plt.subplots(
-        1, len(starts), figsize=(3.4 * len(starts), 3.6), sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(starts), figsize=(3.4 * len(starts), 3.6), sharey=True, layout="constrained")
     edge = float(np.abs(rollouts["advantage"]).max()) + 1e-6
     bins = np.linspace(-edge, edge, 26)
     for axis, start in zip(np.atleast_1d(axes), starts, strict=True):
@@ -202,9 +196,7 @@ def advantages(rollouts: pd.DataFrame) -> Figure:
         skewness = mine.groupby("seed", observed=True)["advantage"].skew().mean()
         right = (mine["outcome"] == "correct").mean()
         axis.set(title=f"from step {start}", xlabel="advantage")
-        axis.text(
-            0.04, 0.96, f"correct {right:.0%}\nskewness {skewness:+.2f}", transform=axis.transAxes, va="top"
-        )
+        axis.text(0.04, 0.96, f"correct {right:.0%}\nskewness {skewness:+.2f}", transform=axis.transAxes, va="top")
         axis.axvline(0, color="#555555", linewidth=0.8)
     first = np.atleast_1d(axes)[0]
     first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.25))
@@ -263,14 +255,10 @@ def value_change(rotation: pd.DataFrame) -> Figure:
 
 def rotation_map(rotation: pd.DataFrame) -> Figure:
     """The mean principal angle of the leading directions by layer and module, for each step of the story."""
-    data = rotation[
-        rotation["metric"].isin(["angle_left", "angle_right"]) & rotation["arm"].isin(["sft", "rl"])
-    ]
+    data = rotation[rotation["metric"].isin(["angle_left", "angle_right"]) & rotation["arm"].isin(["sft", "rl"])]
     data = data.assign(value=np.degrees(data["value"]))
     pairs = list(_pairs(data, ends_only=True))
-    figure, axes = plt.subplots(
-        1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained")
     order = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     tables = []
     for (arm, a, b), _, _, _ in pairs:
@@ -305,9 +293,7 @@ def turning(rotation: pd.DataFrame) -> Figure:
             mine = means[means["arm"] == arm + ending]
             if mine.empty or (arm == "sft" and not ending):
                 continue
-            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]]).sort_values(
-                "from_step"
-            )
+            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]]).sort_values("from_step")
             axis.errorbar(
                 found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
                 fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
@@ -332,16 +318,12 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     )
     edits = pd.concat([edits, parts.astype({"share": float})], axis=1)
     end = int(edits["step"].max())
-    figure, axes = plt.subplots(
-        1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained"
-    )
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained")
     leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
     start = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] == end) & (accuracy["split"] == "ood")]
     for part, label in (("vectors", "vectors"), ("values", "values"), ("random", "random turn, same angles")):
         mine = leading[leading["part"] == part]
-        per_seed = (
-            mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
-        )
+        per_seed = mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
         origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]
         found = bands(pd.concat([origin, per_seed])).sort_values("share")
         _line(axes[0], found.rename(columns={"share": "step"}), part, label=label)
@@ -380,9 +362,7 @@ def scorecard(claims: list[Claim]) -> Figure:
         axis.text(0.035, i + 0.58, claim.quantity, va="center", fontsize=9, color="#666666")
         axis.text(0.60, i + 0.35, interval(claim), va="center")
         axis.text(0.80, i + 0.35, "" if claim.paper is None else f"{claim.paper:+.3f}", va="center")
-        axis.text(
-            0.88, i + 0.35, claim.verdict, va="center", weight="bold", color=VERDICT_COLOURS[claim.verdict]
-        )
+        axis.text(0.88, i + 0.35, claim.verdict, va="center", weight="bold", color=VERDICT_COLOURS[claim.verdict])
     return figure
 
 
@@ -454,9 +434,7 @@ def _pairs(data: pd.DataFrame, ends_only: bool = False):
 
 
 def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:
-    curve = (
-        accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
-    )
+    curve = accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
     for step, name in ((curve.idxmax(), "OOD peak"), (end, "end of SFT")):
         axis.axhline(curve[step], color="#555555", linestyle=":", linewidth=1.2)
         axis.annotate(
@@ -466,7 +444,7 @@ def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:
 
 
 def _edit_name(arm: str) -> str:
-    part, place, share, *layers = arm.split()
+    part, _, share, *layers = arm.split()
     if layers:
         return f"{part}, first {layers[1]} layer{'s' if layers[1] != '1' else ''}"
     return f"{part}, last {float(share):.0%}"

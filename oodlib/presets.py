@@ -34,6 +34,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     preset: str
+    like: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     n_seeds: Annotated[int, Field(ge=1, le=100)]
     out: str | None = None
@@ -78,23 +79,16 @@ class Preset(BaseModel):
         for arm in self.rl_arms:
             check_choice("arm in rl_arms", arm, ARMS)
         checkpoints = self.sft_checkpoints
-        if (
-            checkpoints != sorted(set(checkpoints))
-            or checkpoints[0] != 0
-            or checkpoints[-1] != self.sft_steps
-        ):
+        if checkpoints != sorted(set(checkpoints)) or checkpoints[0] != 0 or checkpoints[-1] != self.sft_steps:
             raise ValueError(
                 f"sft_checkpoints {checkpoints} must rise from 0 to sft_steps ({self.sft_steps}), none twice"
             )
         strangers = sorted(set(self.rl_from) - set(checkpoints))
         if strangers:
-            raise ValueError(
-                f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}"
-            )
+            raise ValueError(f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}")
         if self.rl_steps % self.rl_updates_per_batch:
             raise ValueError(
-                f"rl_steps ({self.rl_steps}) must be a multiple of rl_updates_per_batch "
-                f"({self.rl_updates_per_batch})"
+                f"rl_steps ({self.rl_steps}) must be a multiple of rl_updates_per_batch ({self.rl_updates_per_batch})"
             )
         return self
 
@@ -121,13 +115,12 @@ class Preset(BaseModel):
 
     def parameters(self, *prefixes: str) -> dict[str, Any]:
         """The parameters that change results; with prefixes, the common ones and those of these stages."""
-        plain = ("preset", "n_seeds", "out", "reference", "jobs", "base_train", "eval_batch_size")
+        plain = ("preset", "like", "n_seeds", "out", "reference", "jobs", "base_train", "eval_batch_size")
         stages = ("sft", "rl", "rotation", "surgery")
         return {
             name: value
             for name, value in self.model_dump().items()
-            if name not in plain
-            and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
+            if name not in plain and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
         }
 
 
@@ -147,20 +140,24 @@ def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
     Raises ValueError, in one short sentence, for an unknown preset, an unknown key, a value of the wrong
     type, or an impossible one.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
-    if not path.exists():
-        raise ValueError(
-            f"unknown preset {str(name)!r}; the presets are: {', '.join(preset_names())}, or a path"
-        )
-    filed = yaml.safe_load(path.read_text())
-    if not isinstance(filed, dict):
-        raise ValueError(f"{path} holds no parameters (names and values, one a line)")
-    values = {**filed, **{k: v for k, v in changes.items() if v is not None}}
-    values.setdefault("preset", path.stem)
+    values = _filed(name)
+    if values.get("like"):
+        values = {**_filed(values["like"]), **values}
+    values.update({k: v for k, v in changes.items() if v is not None})
     try:
         return Preset(**values)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
+
+
+def _filed(name: str | os.PathLike) -> dict[str, Any]:
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(f"unknown preset {str(name)!r}; the presets are: {', '.join(preset_names())}, or a path")
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no parameters (names and values, one a line)")
+    return {"preset": path.stem, **values}
 
 
 def preset_from(namespace: Mapping[str, Any], ignore_unknown: bool = False) -> Preset:

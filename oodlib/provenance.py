@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
@@ -35,6 +34,8 @@ def code_digest() -> str:
 
 def describe_machine() -> dict[str, Any]:
     """Git revision, package versions and hardware, for the manifest."""
+    import torch  # late: it takes seconds, and what only reads results does without
+
     memory = psutil.virtual_memory().total / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

@@ -10,31 +10,10 @@ from transformers import set_seed
 from oodlib.arms import Setup, make_trainer
 from oodlib.arms.rl import ROLLOUTS
 from oodlib.models import load_model
-from oodlib.presets import Preset
-from oodlib.runs import Job, Run
+from oodlib.runs import Run
 from oodlib.sft import as_measurements, evaluate_folder, sft_folder
-from oodlib.tasks import SPLITS, get_task
+from oodlib.tasks import get_task
 from oodlib.training import fit
-
-
-def jobs_rl(preset: Preset) -> list[list[Job]]:
-    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS)
-    trained = preset.rl_steps * preset.rl_prompts * preset.rl_samples
-    return [
-        [
-            Job(
-                f"rl/seed-{seed}/{arm}-from-{step}",
-                "rl",
-                "oodlib.rl:run_arm",
-                seed,
-                {"arm": arm, "from_step": step},
-                trained * (1 if arm == "sft_continued" else 1.3) + problems / 3,
-            )
-            for seed in preset.seeds
-            for arm in sorted(preset.rl_arms, key=("rl", "rejection_sampling", "sft_continued").index)
-            for step in preset.rl_from
-        ]
-    ]
 
 
 def arm_folder(run: Run, seed: int, arm: str, from_step: int) -> Path:
@@ -50,9 +29,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     setup = Setup(model, tokenizer, get_task(preset.task), preset, seed, folder)
     half_way = preset.rl_steps // 2 // preset.rl_updates_per_batch * preset.rl_updates_per_batch
     log = fit(make_trainer(arm, setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
-    tables = evaluate_folder(
-        run, arm_folder(run, seed, arm, from_step), "rl", arm, from_step, preset.rl_steps, seed
-    )
+    tables = evaluate_folder(run, arm_folder(run, seed, arm, from_step), "rl", arm, from_step, preset.rl_steps, seed)
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], setup.batch)
         for row in log
@@ -62,7 +39,5 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows)], ignore_index=True)
     rollouts = arm_folder(run, seed, arm, from_step) / ROLLOUTS
     if rollouts.exists():
-        tables["rollouts"] = pd.read_parquet(rollouts).assign(
-            stage="rl", arm=arm, from_step=from_step, seed=seed
-        )
+        tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
     return tables

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,10 @@ from torch import Tensor
 from oodlib.models import load_model, load_weights, matrices
 from oodlib.presets import Preset
 from oodlib.rl import arm_folder
-from oodlib.runs import Job, Run
+from oodlib.runs import Run
 from oodlib.sft import as_measurements, evaluate_model, peak_step, sft_folder
 from oodlib.spectra import Spectrum, compare, direction_angles, spectrum
 from oodlib.surgery import random_rotation, restore, restore_model
-from oodlib.tasks import SPLITS, get_task
-
-
-def jobs_rotation(preset: Preset) -> list[list[Job]]:
-    work = 1000.0 * (3 + len(preset.rl_arms) * len(preset.rl_from))
-    function = "oodlib.rotation:measure_rotation"
-    return [[Job(f"rotation/seed-{seed}", "rotation", function, seed, cost=work) for seed in preset.seeds]]
 
 
 def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
@@ -93,9 +85,7 @@ def _compare(
         numbers = {"angle_left": found.angles_left, "angle_right": found.angles_right}
         numbers["value_change"] = found.relative_change if by_index else found.relative_change[:k]
         if by_index:
-            numbers["direction_left"], numbers["direction_right"] = direction_angles(
-                before[name], after[name]
-            )
+            numbers["direction_left"], numbers["direction_right"] = direction_angles(before[name], after[name])
         for metric, values in numbers.items():
             columns = {"layer": layer, "module": module, "metric": metric, "index": range(len(values))}
             frames.append(pd.DataFrame({**columns, "value": np.float32(values)}))
@@ -108,40 +98,6 @@ def leading(share: float, rank: int) -> int:
 
 
 # ---- surgery -------------------------------------------------------------------------------------------
-
-
-def jobs_surgery(preset: Preset) -> list[list[Job]]:
-    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS)
-    return [
-        [
-            Job(
-                f"surgery/seed-{seed}/{name.replace(' ', '-')}",
-                "surgery",
-                "oodlib.rotation:operate",
-                seed,
-                {"name": name, **edit},
-                problems / 3,
-            )
-            for seed in preset.seeds
-            for name, edit in edits(preset).items()
-        ]
-    ]
-
-
-def edits(preset: Preset) -> dict[str, dict[str, Any]]:
-    """The edits of a preset by name, as arguments of `operate`; the name is the `arm` in the measurements."""
-    found = {}
-    for share in preset.surgery_shares:
-        for part in ("values", "vectors"):
-            found[f"{part} top {share:g}"] = {"part": part, "top": share}
-        for draw in range(preset.surgery_draws):
-            found[f"random top {share:g} draw {draw}"] = {"part": "random", "top": share, "draw": draw}
-    for share in preset.surgery_tail_shares:
-        for part in ("values", "vectors"):
-            found[f"{part} tail {share:g}"] = {"part": part, "tail": share}
-    for layers in preset.surgery_layers:
-        found[f"vectors top 1 layers {layers}"] = {"part": "vectors", "top": 1.0, "layers": layers}
-    return found
 
 
 def operate(
@@ -157,7 +113,8 @@ def operate(
     """Edit the last SFT checkpoint (recipient) with the OOD peak (donor), and measure the edited model.
 
     part: "vectors", "values", or "random" (the recipient's vectors turned by a random rotation of the same
-    principal angles). name: what the edit is called in the tables. top, tail: shares of the directions. layers: only the first so many.
+    principal angles). name: what the edit is called in the tables. top, tail: shares of the directions.
+    layers: only the first so many.
     """
     preset, peak = run.preset, peak_step(run.table("measurements"), seed)
     model, tokenizer = load_model(sft_folder(run, seed, preset.sft_steps))
@@ -176,9 +133,7 @@ def operate(
     return tables
 
 
-def _edit(
-    name: str, recipient: Tensor, donor: Tensor, part: str, top: float, tail: float, seed: int
-) -> Tensor:
+def _edit(name: str, recipient: Tensor, donor: Tensor, part: str, top: float, tail: float, seed: int) -> Tensor:
     rank = min(recipient.shape)
     k_top = leading(top, rank) if top else 0
     if part == "random":

@@ -19,23 +19,17 @@ import errno
 import json
 import os
 import shutil
-import threading
-import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 from filelock import FileLock, Timeout
 
-from oodlib.presets import ROOT, Preset, digest, preset_from
+from oodlib.presets import ROOT, Preset, preset_from
 from oodlib.provenance import code_digest, describe_machine
 
 KEYS = ["stage", "arm", "from_step", "step", "seed", "split"]
@@ -70,53 +64,46 @@ class Run:
     def __init__(self, preset: Preset, folder: Path | None = None):
         self.preset = preset
         self.folder = Path(folder) if folder else preset.folder()
-        self.sources: dict[str, Path] = {}
+        self.sources: dict[str, Path] = {}  # stage -> the folder whose tables are read
+        self.borrowed: set[str] = set()  # stages read from the committed reference run
 
     @classmethod
     def start(cls, namespace: Mapping[str, Any]) -> Run:
         """The run that a notebook's variables describe. Says where its results lie."""
         again = any(isinstance(value, Run) for value in namespace.values())
         run = cls(preset_from(namespace, ignore_unknown=again))
-        print(
-            f"preset {run.preset.preset}, seed {', '.join(map(str, run.preset.seeds))}; results in {run.folder}"
-        )
+        print(f"preset {run.preset.preset}, seed {', '.join(map(str, run.preset.seeds))}; results in {run.folder}")
         return run
 
     # ---- tables ------------------------------------------------------------------------------------
 
     def table(self, name: str, stage: str | None = None) -> pd.DataFrame:
         """A table of `TABLES`, of all stages or one, from this run or from the reference where that was loaded."""
-        stages = [stage] if stage else sorted(self.sources) or [""]
         frames = []
-        for one in stages:
+        for one in [stage] if stage else sorted(self.sources) or [None]:
             path = self.sources.get(one, self.folder) / TABLES[name]
             if path.exists():
-                frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+                frame = _read(path)
                 frames.append(frame[frame["stage"] == one] if one else frame)
-        if not frames:
-            return pd.DataFrame(columns=COLUMNS)
-        return pd.concat(frames, ignore_index=True)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
-    def collect(self) -> None:
-        """Put the run's tables together from the parts of its finished jobs."""
-        parts = sorted(p.parent for p in (self.folder / "parts").rglob("key.json"))
+    def collect(self, jobs: list[Job]) -> None:
+        """Put the run's tables together from the parts of the finished ones among its jobs.
+
+        A stage of which no job is finished keeps the rows it has, if they are of the same parameters.
+        """
+        finished = [job for job in jobs if self.done(job)]
+        renewed = {job.stage for job in finished}
+        same = self._manifest().get("parameters") == self.preset.parameters()
         for name, file in TABLES.items():
-            frames = [
-                pd.read_parquet(p / f"{name}.parquet") for p in parts if (p / f"{name}.parquet").exists()
-            ]
+            parts = [self.folder / "parts" / job.name / f"{name}.parquet" for job in finished]
+            frames = [pd.read_parquet(part) for part in parts if part.exists()]
+            path = self.folder / file
+            if same and path.exists():
+                old = _read(path)
+                frames.append(old[~old["stage"].isin(renewed)])
             if frames:
-                frame = pd.concat(frames, ignore_index=True)
-                text = [c for c in frame.select_dtypes(["object", "str"]) if c != "prompt"]
-                if file.endswith(".csv"):
-                    write_whole(self.folder / file, lambda p, f=frame: f.to_csv(p, index=False))
-                else:
-                    frame = frame.astype(dict.fromkeys(text, "category"))
-                    write_whole(
-                        self.folder / file,
-                        lambda p, f=frame: f.to_parquet(
-                            p, index=False, compression="zstd", compression_level=15
-                        ),
-                    )
+                _write(path, pd.concat(frames, ignore_index=True))
 
     # ---- jobs --------------------------------------------------------------------------------------
 
@@ -165,8 +152,7 @@ class Run:
 
     def note(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Write what the manifest says of the run, with `facts` about one stage added."""
-        path = self.folder / "manifest.json"
-        old = json.loads(path.read_text()) if path.exists() else {}
+        path, old = self.folder / "manifest.json", self._manifest()
         stages = old.get("stages", {}) if old.get("parameters") == self.preset.parameters() else {}
         manifest = {
             "preset": self.preset.preset,
@@ -177,25 +163,46 @@ class Run:
         }
         write_whole(path, lambda p: p.write_text(json.dumps(manifest, indent=1) + "\n"))
 
-    def reference(self) -> Path | None:
-        """The committed reference run with the same parameters and seeds, if there is one."""
-        folder = ROOT / "outputs" / self.preset.preset
-        path = folder / "manifest.json"
-        if not path.exists():
-            return None
-        manifest = json.loads(path.read_text())
-        same = manifest["parameters"] == self.preset.parameters() and manifest["seeds"] == self.preset.seeds
-        return folder if same else None
+    def _manifest(self) -> dict[str, Any]:
+        path = self.folder / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def reference(self, stage: str) -> Path | None:
+        """The folder of the committed run with the same parameters and seeds, if it holds this stage."""
+        committed = Run(self.preset, ROOT / "outputs" / self.preset.preset)
+        manifest = committed._manifest()
+        same = manifest.get("parameters") == self.preset.parameters() and manifest["seeds"] == self.preset.seeds
+        return committed.folder if same and len(committed.table("measurements", stage)) else None
+
+    @property
+    def own(self) -> bool:
+        """Whether all that was asked for was measured in this run's folder, so that results may be written."""
+        return bool(self.sources) and not self.borrowed
 
     def figure(self, figure: Any, name: str) -> Any:
-        """Keep a matplotlib figure as PNG and SVG in the run's folder (not where the reference is shown)."""
-        if self.folder not in (s for s in self.sources.values()):
-            return figure
-        target = self.folder / "figures"
-        target.mkdir(parents=True, exist_ok=True)
-        for kind in ("png", "svg"):
-            write_whole(target / f"{name}.{kind}", lambda p, k=kind: figure.savefig(p, format=k))
+        """Keep a matplotlib figure as PNG and SVG in the run's folder, if what it shows was measured there."""
+        for kind in ("png", "svg") if self.own else ():
+            path = self.folder / "figures" / f"{name}.{kind}"
+            plain = {"Date": None} if kind == "svg" else {"Software": None}
+            write_whole(path, lambda p, k=kind, m=plain: figure.savefig(p, format=k, metadata=m))
         return figure
+
+    def text(self, name: str, text: str) -> None:
+        """Keep a small text file in the run's folder, if what it says was measured there."""
+        if self.own:
+            write_whole(self.folder / name, lambda p: p.write_text(text))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    if path.suffix == ".csv":
+        write_whole(path, lambda p: frame.to_csv(p, index=False, float_format="%.6g"))
+        return
+    frame = frame.astype(dict.fromkeys(frame.select_dtypes(["object", "string"]), "category"))
+    write_whole(path, lambda p: frame.to_parquet(p, index=False, compression="zstd", compression_level=15))
 
 
 def clear_error(error: OSError, folder: Path) -> OSError:

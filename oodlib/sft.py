@@ -8,31 +8,9 @@ import pandas as pd
 
 from oodlib.evaluate import evaluate, summarise
 from oodlib.models import load_model, model_folder
-from oodlib.presets import Preset
-from oodlib.runs import Job, Run
+from oodlib.runs import COLUMNS, Run
 from oodlib.tasks import SPLITS, get_task
 from oodlib.training import demonstrations, fit, sft_trainer
-
-
-def jobs_sft(preset: Preset) -> list[list[Job]]:
-    training = preset.sft_steps * preset.sft_batch_size
-    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS)
-    train = [
-        Job(f"sft/seed-{seed}/train", "sft", "oodlib.sft:train", seed, cost=training) for seed in preset.seeds
-    ]
-    measure = [
-        Job(
-            f"sft/seed-{seed}/step-{step}",
-            "sft",
-            "oodlib.sft:measure",
-            seed,
-            {"step": step},
-            2 * problems / 3,
-        )
-        for seed in preset.seeds
-        for step in preset.sft_checkpoints
-    ]
-    return [train, measure]
 
 
 def sft_folder(run: Run, seed: int, step: int) -> Path:
@@ -58,10 +36,7 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
         warmup_steps=preset.sft_warmup_steps,
     )
     log = fit(trainer, folder, preset.sft_checkpoints[1:])
-    rows = [
-        ("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size)
-        for row in log
-    ]
+    rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
     return {"measurements": as_measurements(rows)}
 
 
@@ -103,8 +78,6 @@ def evaluate_model(
 
 def as_measurements(rows: list[tuple]) -> pd.DataFrame:
     """Rows (stage, arm, from_step, step, seed, split, metric, value, n) as a table."""
-    from oodlib.runs import COLUMNS
-
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -122,9 +122,7 @@ def principal_angles(A: Matrix, B: Matrix) -> np.ndarray:
     return angles.sort().values.cpu().numpy()
 
 
-def compare(
-    W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int | None = None, name: str = "matrix"
-) -> Comparison:
+def compare(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int | None = None, name: str = "matrix") -> Comparison:
     """How W1's spectrum differs from W0's; each is a matrix [m, n] or its precomputed Spectrum.
 
     k is the dimension of the compared leading singular subspaces, min(m, n) by default. A subspace is well

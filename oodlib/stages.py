@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
@@ -13,22 +13,67 @@ from tqdm.auto import tqdm
 from oodlib.presets import Preset
 from oodlib.provenance import Meter
 from oodlib.runs import Job, Run
+from oodlib.tasks import SPLITS, check_choice, get_task
 
-# stage -> the module whose `jobs_<stage>(preset)` lists its waves of jobs, and the stage that it needs
-_STAGES = {
-    "sft": ("oodlib.sft", None),
-    "rl": ("oodlib.rl", "sft"),
-    "rotation": ("oodlib.rotation", "rl"),
-    "surgery": ("oodlib.rotation", "sft"),
-}
-STAGES = tuple(_STAGES)
+NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}
+STAGES = tuple(NEEDS)
 
 
 def waves(preset: Preset, stage: str) -> list[list[Job]]:
-    """The jobs of a stage; those of one wave are independent, a wave needs the ones before it."""
-    module = import_module(_STAGES[stage][0])
-    make: Callable[[Preset], list[list[Job]]] = getattr(module, f"jobs_{stage}")
-    return make(preset)
+    """The jobs of a stage; those of one wave are independent, a wave needs the ones before it.
+
+    Costs are in sequences trained on; one that is generated or scored counts as a third.
+    """
+    check_choice("stage", stage, STAGES)
+    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS)
+
+    def job(seed: int, name: str, function: str, cost: float, /, **arguments: Any) -> Job:
+        place = f"{stage}/seed-{seed}/{name.replace(' ', '-')}"
+        return Job(place, stage, f"oodlib.{function}", seed, arguments, cost)
+
+    seeds = preset.seeds
+    if stage == "sft":
+        cost = preset.sft_steps * preset.sft_batch_size
+        steps = preset.sft_checkpoints
+        return [
+            [job(seed, "train", "sft:train", cost) for seed in seeds],
+            [job(seed, f"step-{t}", "sft:measure", problems / 1.5, step=t) for seed in seeds for t in steps],
+        ]
+    if stage == "rl":
+        cost = preset.rl_steps * preset.rl_prompts * preset.rl_samples + problems / 3
+        arms = [(arm, t) for arm in preset.rl_arms for t in preset.rl_from]
+        return [
+            [
+                job(seed, f"{arm}-from-{t}", "rl:run_arm", cost, arm=arm, from_step=t)
+                for seed in seeds
+                for arm, t in arms
+            ]
+        ]
+    if stage == "rotation":
+        return [[job(seed, "angles", "rotation:measure_rotation", 10 * problems) for seed in seeds]]
+    return [
+        [
+            job(seed, name, "rotation:operate", problems / 3, name=name, **edit)
+            for seed in seeds
+            for name, edit in edits(preset).items()
+        ]
+    ]
+
+
+def edits(preset: Preset) -> dict[str, dict[str, Any]]:
+    """The surgical edits of a preset by name, as arguments of `rotation.operate`; the name is the table's `arm`."""
+    found: dict[str, dict[str, Any]] = {}
+    for share in preset.surgery_shares:
+        for part in ("values", "vectors"):
+            found[f"{part} top {share:g}"] = {"part": part, "top": share}
+        for draw in range(preset.surgery_draws):
+            found[f"random top {share:g} draw {draw}"] = {"part": "random", "top": share, "draw": draw}
+    for share in preset.surgery_tail_shares:
+        for part in ("values", "vectors"):
+            found[f"{part} tail {share:g}"] = {"part": part, "tail": share}
+    for layers in preset.surgery_layers:
+        found[f"vectors top 1 layers {layers}"] = {"part": "vectors", "top": 1.0, "layers": layers}
+    return found
 
 
 def ensure(run: Run, stage: str) -> None:
@@ -41,11 +86,10 @@ def ensure(run: Run, stage: str) -> None:
         return
     jobs = [job for wave in waves(run.preset, stage) for job in wave]
     left = [job for job in jobs if not run.done(job)]
-    if left and run.preset.reference and len(left) == len(jobs) and (reference := run.reference()):
+    if left and run.preset.reference and len(left) == len(jobs) and (reference := run.reference(stage)):
         run.sources[stage] = reference
-        print(
-            f"{stage}: loaded from the committed reference run ({reference.name}); reference=False runs it here"
-        )
+        run.borrowed.add(stage)
+        print(f"{stage}: loaded from the committed reference run ({reference.name}); reference=False runs it here")
         return
     if left:
         _run(run, stage)
@@ -55,13 +99,13 @@ def ensure(run: Run, stage: str) -> None:
 
 
 def _run(run: Run, stage: str) -> None:
-    needed = _STAGES[stage][1]
+    needed = NEEDS[stage]
     if needed and any(not run.done(job) for wave in waves(run.preset, needed) for job in wave):
         _run(run, needed)
     with run.lock(), Meter() as meter:
         for wave in waves(run.preset, stage):
             _run_wave(run, stage, wave)
-            run.collect()
+            run.collect([job for name in STAGES for wave in waves(run.preset, name) for job in wave])
         run.note(stage, {"wall_s": round(meter.wall_s, 1), "peak_mib": round(meter.peak_mib)})
     print(f"{stage}: run in {meter.wall_s:.0f} s, at most {meter.peak_mib / 1024:.1f} GiB of memory")
 
@@ -70,7 +114,7 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
     left = [job for job in wave if not run.done(job)]
     if not left:
         return
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(run.preset.jobs or cores, len(left))
     calls = (delayed(_work)(run, job, max(1, cores // workers)) for job in left)
     total = sum(job.cost for job in wave)

@@ -132,9 +132,7 @@ def _prepare(recipient: Tensor, donor: Tensor, spectra: Spectra | None) -> tuple
         check_same_shape(matrix.shape, s.shape, f"{role} and its spectrum")
         norm, expected = float(s.values.norm()), float(matrix.norm())
         if abs(norm - expected) > 1e-9 * expected:
-            raise ValueError(
-                f"the spectrum given for the {role} is of another matrix: {norm} is not {expected}"
-            )
+            raise ValueError(f"the spectrum given for the {role} is of another matrix: {norm} is not {expected}")
     return weight, *(_to(s, weight.device) for s in (own_spectrum, other_spectrum))
 
 

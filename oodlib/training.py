@@ -54,9 +54,7 @@ def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, fl
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{last}") if last else None)
         log = trainer.state.log_history
     else:
-        log = TrainerState.load_from_json(
-            str(folder / f"checkpoint-{last}" / "trainer_state.json")
-        ).log_history
+        log = TrainerState.load_from_json(str(folder / f"checkpoint-{last}" / "trainer_state.json")).log_history
     for path in folder.glob("checkpoint-*/*"):
         if path.name in LEFTOVERS:
             path.unlink()

@@ -12,7 +12,7 @@ from oodlib.tasks import OUTCOMES, get_task
 
 TASK = get_task("general_points")
 RULE = {"J": 11, "Q": 12, "K": 13}
-HAND = TASK.problem("3 3 8 8".split(), RULE)  # 8/(3-8/3) is the only way
+HAND = TASK.problem(["3", "3", "8", "8"], RULE)  # 8/(3-8/3) is the only way
 OTHERS = ("2 7 10 Q", "A 2 3 4", "6 6 6 6", "J K A 2")
 HANDS = [HAND, *(TASK.problem(cards.split(), RULE) for cards in OTHERS)]
 RIGHT = "8/(3-8/3)"
@@ -107,7 +107,7 @@ def test_the_message_says_what_the_formula_makes(formula, says):
 
 
 def test_face_cards_count_for_what_the_rule_says():
-    cards = "J K A 2".split()
+    cards = ["J", "K", "A", "2"]
     other = TASK.problem(cards, {"J": 10, "Q": 10, "K": 10})
     assert TASK.verify_formula(TASK.problem(cards, RULE), "(13-11)*(2+1)").outcome == "wrong_value"
     assert TASK.verify_formula(other, "(13-11)*(2+1)").outcome == "wrong_numbers"
@@ -115,7 +115,7 @@ def test_face_cards_count_for_what_the_rule_says():
 
 
 def test_the_target_of_the_problem_counts():
-    hand = TASK.problem("3 3 8 8".split(), RULE, target=22)
+    hand = TASK.problem(["3", "3", "8", "8"], RULE, target=22)
     assert TASK.verify_formula(hand, "8+8+3+3 = 22").outcome == "correct"
     assert TASK.verify_formula(hand, "8+8+3+3 = 24").outcome == "illegal"
     assert TASK.verify_formula(hand, RIGHT).outcome == "wrong_value"

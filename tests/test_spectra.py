@@ -73,9 +73,7 @@ def test_spectrum_loses_nothing_of_narrow_floats(dtype):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4"])
 def test_spectrum_takes_numpy(dtype):
     W = gaussian(4, 6).astype(dtype)[::-1]
-    np.testing.assert_allclose(
-        spectrum(W).values, np.linalg.svd(W.astype(np.float64), compute_uv=False), rtol=1e-12
-    )
+    np.testing.assert_allclose(spectrum(W).values, np.linalg.svd(W.astype(np.float64), compute_uv=False), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +250,7 @@ def test_direction_angles_say_which_vectors_turned(theta):
 def test_direction_angles_agree_with_subspace_angles_of_each_column(shape, seed):
     s0, s1 = spectrum(gaussian(*shape, seed=seed)), spectrum(gaussian(*shape, seed=seed + 1))
     for angles, A, B in zip(direction_angles(s0, s1), (s0.left, s0.right), (s1.left, s1.right), strict=True):
-        expected = [
-            subspace_angles(a[:, None], b[:, None])[0] for a, b in zip(A.T.numpy(), B.T.numpy(), strict=True)
-        ]
+        expected = [subspace_angles(a[:, None], b[:, None])[0] for a, b in zip(A.T.numpy(), B.T.numpy(), strict=True)]
         np.testing.assert_allclose(angles, expected, atol=SCIPY)
 
 

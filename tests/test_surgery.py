@@ -102,9 +102,7 @@ def test_restore_of_diagonal_matrices_by_hand():
     torch.testing.assert_close(restore(recipient, donor), swapped)
     values = torch.diag(torch.tensor([9.0, 2.0, 1.0]))
     torch.testing.assert_close(restore(recipient, donor, "values", k_top=1), values)
-    tail = torch.diag(
-        torch.tensor([5.0, 2.0, 0.0])
-    )  # e1 gets the last value of the recipient on top of its 4
+    tail = torch.diag(torch.tensor([5.0, 2.0, 0.0]))  # e1 gets the last value of the recipient on top of its 4
     torch.testing.assert_close(restore(recipient, donor, "vectors", k_tail=1), tail)
 
 
@@ -213,14 +211,12 @@ def test_random_turn_spreads_evenly():
     A[[0, 3], 0] = torch.tensor([math.cos(1.0), math.sin(1.0)], dtype=torch.float64)
     draws = generator()
     outside = torch.stack([random_turn(U, A, draws)[3:] for _ in range(600)])
-    share = (
-        math.sin(1.0) ** 2 / 9
-    )  # of the squared sine to each of 3 x 3 entries; each mean errs by about 6 %
+    share = math.sin(1.0) ** 2 / 9  # of the squared sine to each of 3 x 3 entries; each mean errs by about 6 %
     np.testing.assert_allclose((outside**2).mean(0), share, rtol=0.3)
     np.testing.assert_allclose(outside.mean(0), 0, atol=0.06)
 
 
-@pytest.mark.parametrize("shape", SHAPES + [(12, 5), (5, 12)])
+@pytest.mark.parametrize("shape", [*SHAPES, (12, 5), (5, 12)])
 def test_random_rotation_has_the_donor_s_principal_angles_for_every_k(shape):
     r = min(shape)
     _, donor = pair(shape)

@@ -52,13 +52,9 @@ def correct_answers(setup: Setup) -> Dataset:
         preset.eval_batch_size,
         preset.rl_temperature,
     )
-    right = [
-        i for i, (p, a) in enumerate(zip(problems, answers, strict=True)) if task.verify(p, a).reward > 0
-    ]
+    right = [i for i, (p, a) in enumerate(zip(problems, answers, strict=True)) if task.verify(p, a).reward > 0]
     if not right:
-        raise RuntimeError(
-            f"none of {len(answers)} sampled answers is correct: rejection sampling has no data"
-        )
+        raise RuntimeError(f"none of {len(answers)} sampled answers is correct: rejection sampling has no data")
     chat = preset.prompt_style == "chat"
     completions = [[{"role": "assistant", "content": answers[i]}] if chat else answers[i] for i in right]
     return Dataset.from_dict({"prompt": [prompts[i] for i in right], "completion": completions})

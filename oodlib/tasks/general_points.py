@@ -85,10 +85,7 @@ class GeneralPoints:
         """`n` hands dealt evenly from the solvable ones of a split, the cards of each shuffled."""
         hands = _hands(check_choice("split", split, SPLITS))
         picks = rng.integers(len(hands), size=n)
-        return [
-            Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule)
-            for i in picks
-        ]
+        return [Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule) for i in picks]
 
     def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
         check_choice("prompt style", style, STYLES)
@@ -187,7 +184,7 @@ def compact_answer(problem: Problem, formula: str, fmt: str) -> str:
     }
     if fmt != "json":
         return " ; ".join(parts[name] for name in fmt.split())
-    return '{"cards":" %(cards)s ","numbers":" %(numbers)s ","formula":" %(formula)s "}' % parts
+    return '{{"cards":" {cards} ","numbers":" {numbers} ","formula":" {formula} "}}'.format(**parts)
 
 
 def spaced(formula: str) -> str:
@@ -213,9 +210,7 @@ def _hands(split: str) -> tuple[Problem, ...]:
     rule = tuple(RULES[split][f] for f in FACES)
     hands = (Problem(cards, rule) for cards in combinations_with_replacement(CARDS, HAND_SIZE))
     return tuple(
-        h
-        for h in hands
-        if (split == "id" or any(f in h.cards for f in FACES)) and solutions(tuple(sorted(h.numbers)))
+        h for h in hands if (split == "id" or any(f in h.cards for f in FACES)) and solutions(tuple(sorted(h.numbers)))
     )
 
 

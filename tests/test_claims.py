@@ -1,0 +1,162 @@
+"""The rules of the claims, on made-up measurements of which the verdict is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from oodlib.claims import RULES, VERDICTS, Evidence, as_json, scorecard
+
+HANDS = 400
+STEPS = (0, 10, 20, 100, 200)  # peak at 20 of 200 unless said otherwise
+GOOD = {
+    # OOD accuracy by SFT step, and what RL and the controls make of the starts
+    "ood": {0: 0.0, 10: 0.5, 20: 0.6, 100: 0.3, 200: 0.1},
+    "id": {0: 0.0, 10: 0.5, 20: 0.5, 100: 0.7, 200: 0.9},
+    "malformed": {0: 1.0, 10: 0.1, 20: 0.0, 100: 0.0, 200: 0.0},
+    "loss_id": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.3, 200: 0.2},
+    "loss_ood": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.4, 200: 0.4},
+    "rl": {10: 0.5, 100: 0.55, 200: 0.1},
+    "sft_continued": {10: 0.5, 100: 0.3, 200: 0.02},
+    "rejection_sampling": {10: 0.5, 100: 0.35, 200: 0.02},
+    "values top 1": 0.1,
+    "vectors top 1": 0.5,
+    "random top 1 draw 0": 0.0,
+    "skewness": {10: 3.0, 100: 0.0, 200: 3.0},
+    "angle": {"rl": 0.1, "sft_continued": 0.3},
+    "value_change": 0.01,
+}
+
+
+def made_up(seeds=(1,), jitter=0.0, **changes):
+    """Evidence with these accuracies: the first share of the hands (in another order a seed) is right."""
+    facts = {**GOOD, **changes}
+    hands, rollouts, rotation = [], [], []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+
+        def evaluation(stage, arm, start, step, split, right, malformed=0.0, loss=np.nan, seed=seed, rng=rng):
+            share = np.clip(right + jitter * rng.standard_normal(), 0, 1)
+            order = np.random.default_rng(99).permutation(HANDS)  # hands of like difficulty fall together
+            outcome = np.where(order < share * HANDS, "correct", "wrong_value")
+            outcome = np.where(order >= HANDS * (1 - malformed), "malformed", outcome)
+            noise = 1 + 0.3 * rng.standard_normal(HANDS)
+            names = {"stage": stage, "arm": arm, "from_step": start, "step": step, "seed": seed, "split": split}
+            frame = pd.DataFrame({"problem": [f"h{i:03d}" for i in range(HANDS)], "outcome": outcome, "loss": loss * noise})
+            hands.append(frame.assign(**names))
+
+        for step in STEPS:
+            for split in ("id", "ood"):
+                values = facts[split][step], facts["malformed"][step], facts[f"loss_{split}"][step]
+                evaluation("sft", "sft", 0, step, split, *values)
+        for arm in ("rl", "sft_continued", "rejection_sampling"):
+            for start, right in facts[arm].items():
+                evaluation("rl", arm, start, 40, "ood", right)
+        peak = max(STEPS, key=lambda t: facts["ood"][t])
+        for name in ("values top 1", "vectors top 1", "random top 1 draw 0"):
+            evaluation("surgery", name, peak, 200, "ood", facts[name])
+        for start, skewness in facts["skewness"].items():
+            draws = rng.exponential(1, (50, 8)) ** (skewness / 2 if skewness else 0) * rng.choice([-1, 1], (50, 8)) ** (
+                skewness == 0
+            )
+            frame = pd.DataFrame({"group": np.repeat(np.arange(50), 8), "advantage": draws.ravel()})
+            rollouts.append(frame.assign(from_step=start, seed=seed))
+        for layer in range(8):
+            for arm, angle in facts["angle"].items():
+                rotation.append((seed, layer, "q_proj", "angle_left", arm, 100, 40, angle * (1 + 0.05 * layer)))
+            rotation.append((seed, layer, "q_proj", "value_change", "sft", 0, 200, facts["value_change"]))
+    columns = ["seed", "layer", "module", "metric", "arm", "from_step", "step", "value"]
+    return Evidence(pd.concat(hands), pd.concat(rollouts), pd.DataFrame(rotation, columns=columns))
+
+
+def verdict(name, **changes):
+    return RULES[name](made_up(**changes)).verdict
+
+
+def test_all_hold_where_all_is_as_the_paper_says():
+    card = scorecard(made_up())
+    assert {c.claim: c.verdict for c in card} == dict.fromkeys(RULES, "supported")
+    for claim in card:
+        assert claim.ci_low <= claim.estimate <= claim.ci_high
+        assert claim.sentence and claim.title and claim.n > 0
+
+
+def test_over_seeds_the_interval_is_over_seeds():
+    card = scorecard(made_up(seeds=(1, 2, 3, 4, 5), jitter=0.01))
+    by_name = {c.claim: c for c in card}
+    assert by_name["C1"].n == 5 and by_name["C1"].verdict == "supported"
+    assert by_name["C8"].n == 5 and by_name["C8"].verdict == "supported"
+
+
+FLAT = dict.fromkeys(STEPS, 0.3)
+RISING = {0: 0.0, 10: 0.1, 20: 0.2, 100: 0.3, 200: 0.5}
+
+REFUTED = {
+    "C1": [{"id": {0: 0.0, 10: 0.9, 20: 0.9, 100: 0.7, 200: 0.5}}],
+    "C2": [{"loss_ood": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.6, 200: 0.9}}],
+    "C3": [{"malformed": {0: 1.0, 10: 0.9, 20: 0.4, 100: 0.2, 200: 0.0}}, {"malformed": dict.fromkeys(STEPS, 0.05)}],
+    "C4": [
+        {"sft_continued": {10: 0.5, 100: 0.6, 200: 0.3}},
+        {"rejection_sampling": {10: 0.5, 100: 0.6, 200: 0.3}},
+        {"rl": {10: 0.1, 100: 0.05, 200: 0.0}},
+        {"rl": {10: 0.9, 100: 0.9, 200: 0.9}},
+    ],
+    "C5": [{"rl": {10: 0.7, 100: 0.4, 200: 0.6}}, {"rl": {10: 0.5, 100: 0.1, 200: 0.1}}],
+    "C6": [{"skewness": {10: 0.0, 100: 3.0, 200: 0.0}}],
+    "C7": [{"values top 1": 0.5}],
+    "C8": [{"vectors top 1": 0.15}, {"random top 1 draw 0": 0.6}],
+    "C9": [{"angle": {"rl": 0.3, "sft_continued": 0.1}}],
+}
+UNDECIDED = {
+    "C1": [{"ood": FLAT}],
+    "C2": [{"loss_ood": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.4, 200: 0.42}}],
+    "C3": [{"malformed": {0: 1.0, 10: 0.1, 20: 0.1, 100: 0.0, 200: 0.0}}],
+    "C4": [{"sft_continued": {10: 0.5, 100: 0.55, 200: 0.1}}],
+    "C5": [{"rl": {10: 0.5, 100: 0.3, 200: 0.1}}],
+    "C7": [{"values top 1": 0.15}, {"value_change": 0.2}],
+    "C8": [{"vectors top 1": 0.35}],
+    "C9": [{"angle": {"rl": 0.1, "sft_continued": 0.1}}],
+}
+
+
+@pytest.mark.parametrize(("name", "changes"), [(n, c) for n, cs in REFUTED.items() for c in cs])
+def test_not_supported(name, changes):
+    assert verdict(name, **changes) == "not supported"
+
+
+@pytest.mark.parametrize(("name", "changes"), [(n, c) for n, cs in UNDECIDED.items() for c in cs])
+def test_inconclusive(name, changes):
+    assert verdict(name, **changes) == "inconclusive"
+
+
+def test_c6_without_a_start_inside_the_window_is_inconclusive():
+    facts = {arm: {10: 0.5, 200: 0.1} for arm in ("rl", "sft_continued", "rejection_sampling")}
+    assert verdict("C6", skewness={10: 3.0, 200: 3.0}, **facts) == "inconclusive"
+    assert verdict("C5", skewness={10: 3.0, 200: 3.0}, **facts) == "inconclusive"
+
+
+def test_c1_is_not_fooled_by_picking_the_best_of_many_noisy_checkpoints():
+    """Accuracies that differ by chance alone: the largest is no peak. A naive difference would be above 0."""
+    rng = np.random.default_rng(3)
+    steps = list(range(0, 400, 10))
+    frames = []
+    for step in steps:
+        right = rng.random(HANDS) < 0.3
+        frame = pd.DataFrame({"problem": [f"h{i:03d}" for i in range(HANDS)], "loss": 1.0})
+        frame["outcome"] = np.where(right, "correct", "wrong_value")
+        for split in ("id", "ood"):
+            frames.append(frame.assign(stage="sft", arm="sft", from_step=0, step=step, seed=1, split=split))
+    none = pd.DataFrame({"seed": [], "from_step": []})
+    evidence = Evidence(pd.concat(frames), none, none)
+    naive = max(f["outcome"].eq("correct").mean() for f in frames) - frames[-1]["outcome"].eq("correct").mean()
+    claim = RULES["C1"](evidence)
+    assert naive > 0.04 and abs(claim.estimate) < naive and claim.verdict != "supported"
+
+
+def test_the_scorecard_as_json_has_the_agreed_fields():
+    rows = json.loads(as_json(scorecard(made_up())))
+    assert [r["claim"] for r in rows] == [f"C{i}" for i in range(1, 10)]
+    for row in rows:
+        assert {"claim", "verdict", "estimate", "ci_low", "ci_high", "n", "paper"} <= set(row)
+        assert row["verdict"] in VERDICTS

@@ -1,0 +1,118 @@
+"""Evaluation: batching changes nothing, losses are what a plain computation gives, models load and refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from oodlib.base_model import build_model, build_tokenizer
+from oodlib.evaluate import answer_loss, evaluate, generate, summarise
+from oodlib.models import load_model, load_weights, matrices, model_folder
+from oodlib.tasks import OUTCOMES, get_task
+
+TASK = get_task("general_points")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model(model_folder("tiny"))
+
+
+def prompts(n):
+    return [TASK.prompt(p, "compact") for p in TASK.split("ood")[: n * 7 : 7]]
+
+
+def test_batches_give_what_one_at_a_time_gives(tiny):
+    texts = prompts(9)
+    texts[3] = texts[3].replace("as json :", "as cards formula :")  # another length: padding is needed
+    together = generate(*tiny, texts, 32, batch_size=4)
+    assert together == [generate(*tiny, [t], 32)[0] for t in texts]
+
+
+def test_sampling_follows_torch_s_seed(tiny):
+    def draw(seed):
+        torch.manual_seed(seed)
+        return generate(*tiny, prompts(8), 32, temperature=1.0)
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_answer_loss_is_the_mean_log_likelihood_of_the_answer(tiny):
+    model, tokenizer = tiny
+    rng = np.random.default_rng(0)
+    problems = TASK.split("id")[:400:80]
+    asked = [TASK.prompt(p, "compact") for p in problems]
+    given = [TASK.answer(p, "compact", rng) for p in problems]
+    found = answer_loss(model, tokenizer, asked, given, batch_size=2)
+    for loss, a, g in zip(found, asked, given, strict=True):
+        start = tokenizer(a)["input_ids"]
+        ids = torch.tensor([[*tokenizer(a + g)["input_ids"], tokenizer.eos_token_id]])
+        with torch.no_grad():
+            log = torch.log_softmax(model.double()(ids).logits[0, :-1], -1)
+        model.float()
+        wanted = -log[torch.arange(len(log)), ids[0, 1:]][len(start) - 1 :].mean()
+        assert loss == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_every_problem_is_judged_once(tiny, few_hands):
+    judged = evaluate(*tiny, TASK, "id", "compact", 32, loss=True)
+    assert judged["problem"].tolist() == [TASK.label(p) for p in TASK.split("id")]
+    metrics = summarise(judged)
+    shares = [metrics["accuracy"], *(metrics[o] for o in OUTCOMES[1:])]
+    assert sum(shares) == pytest.approx(1) and metrics["loss"] > 0
+    assert metrics["malformed"] > 0.9, "the base model does not keep to the format"
+
+
+def test_the_base_model_reads_the_rule_and_fits_the_package():
+    folder = model_folder("tiny")
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 5e6
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen2"
+    model, tokenizer = load_model(folder)
+    right = []
+    for value in (3, 7, 12):  # a face card must be what the rule says
+        hand = TASK.problem(["K", "2", "4", "6"], {"J": 10, "Q": 10, "K": value})
+        text = generate(model, tokenizer, [TASK.prompt(hand, "compact").replace("json", "numbers formula")], 32)[0]
+        right.append(text.split()[0] == str(value))
+    assert sum(right) >= 2
+
+
+def test_unknown_words_do_not_crash(tiny):
+    assert isinstance(generate(*tiny, ["what is this ?"], 8)[0], str)
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match=r"'gpt-9'.*tiny"):
+        model_folder("gpt-9")
+
+
+def test_a_folder_without_safetensors_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}.*safetensors"):
+        load_weights(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("tiny"), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_model(folder)
+
+
+def test_sharded_weights_are_read_together(tmp_path):
+    whole = load_weights(model_folder("tiny"))
+    names = sorted(whole)
+    save_file({n: whole[n] for n in names[:10]}, tmp_path / "model-1.safetensors")
+    save_file({n: whole[n] for n in names[10:]}, tmp_path / "model-2.safetensors")
+    assert set(load_weights(tmp_path)) == set(whole)
+
+
+def test_matrices_are_the_projections():
+    model = build_model(build_tokenizer(TASK.words()))
+    found = matrices(list(model.state_dict()))
+    assert len(found) == 4 * 7
+    assert found["model.layers.3.mlp.down_proj.weight"] == (3, "down_proj")
+    assert not any("embed" in name or "lm_head" in name or "norm" in name or "bias" in name for name in found)

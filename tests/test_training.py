@@ -1,0 +1,169 @@
+"""Training: what each arm learns from, and that a run cut off in the middle ends as if it had not been."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import TrainerCallback, set_seed
+
+from oodlib import ensure
+from oodlib.arms import Setup, make_trainer
+from oodlib.arms.rejection_sampling import correct_answers
+from oodlib.arms.rl import ROLLOUTS, advantages
+from oodlib.models import load_model, load_weights, model_folder
+from oodlib.rl import arm_folder, run_arm
+from oodlib.sft import sft_folder, train
+from oodlib.tasks import get_task
+from oodlib.training import MARK, demonstrations, fit
+
+TASK = get_task("general_points")
+
+
+def setup_for(run, folder, seed=10):
+    set_seed(seed)
+    return Setup(*load_model(model_folder("tiny")), TASK, run.preset, seed, folder)
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Crash
+
+
+def same_weights(a, b):
+    a, b = load_weights(a), load_weights(b)
+    return set(a) == set(b) and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
+    preset = tiny_run().preset
+    data = demonstrations(TASK, preset, 1, 40)
+    assert data[:] == demonstrations(TASK, preset, 1, 40)[:] != demonstrations(TASK, preset, 2, 40)[:]
+    for row in data:
+        words = row["prompt"].split()
+        assert [words[2], words[5], words[8]] == ["10", "10", "10"]
+        problem = TASK.problem(words[11:15], {"J": 10, "Q": 10, "K": 10})
+        assert TASK.verify(problem, row["completion"]).outcome == "correct"
+
+
+def test_sft_keeps_the_checkpoints_that_were_asked_for(tiny_run):
+    run = tiny_run()
+    table = train(run, 10)["measurements"]
+    assert table["step"].tolist() == [1, 2, 3, 4] and table["value"].gt(0).all()
+    for step in (2, 4):
+        names = {p.name for p in sft_folder(run, 10, step).iterdir()}
+        assert {"model.safetensors", "tokenizer.json", MARK} <= names
+        assert not names & {"optimizer.pt", "training_args.bin"}
+    assert not same_weights(sft_folder(run, 10, 2), sft_folder(run, 10, 4))
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
+    a, b, c = (tiny_run(out=str(tmp_path / name)) for name in "abc")
+    for run, seed in ((a, 10), (b, 10), (c, 11)):
+        train(run, seed)
+    assert same_weights(sft_folder(a, 10, 4), sft_folder(b, 10, 4))
+    assert not same_weights(sft_folder(a, 10, 4), sft_folder(c, 11, 4))
+
+
+@pytest.mark.parametrize("arm", ["rl", "sft_continued", "rejection_sampling"])
+def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, few_hands, arm):
+    run = tiny_run(rl_steps=4, rl_from=[4], sft_steps=4)
+    train(run, 10)
+    start = sft_folder(run, 10, 4)
+
+    def trainer(folder):
+        set_seed(10)
+        return make_trainer(arm, Setup(*load_model(start), TASK, run.preset, 10, folder))
+
+    log = fit(trainer(tmp_path / "whole"), tmp_path / "whole", [2, 4])
+    broken = trainer(tmp_path / "cut")
+    broken.add_callback(CrashAt(3))
+    with pytest.raises(Crash):
+        fit(broken, tmp_path / "cut", [2, 4])
+    (tmp_path / "cut" / "checkpoint-3").mkdir()  # as if killed while saving
+    again = fit(trainer(tmp_path / "cut"), tmp_path / "cut", [2, 4])
+    assert not (tmp_path / "cut" / "checkpoint-3").exists()
+    assert [row["step"] for row in again] == [row["step"] for row in log] == [1, 2, 3, 4]
+    assert same_weights(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
+    if arm == "rl":
+        whole, cut = (pd.read_parquet(tmp_path / n / "checkpoint-4" / ROLLOUTS) for n in ("whole", "cut"))
+        pd.testing.assert_frame_equal(whole, cut)
+    third = fit(trainer(tmp_path / "cut"), tmp_path / "cut", [2, 4])
+    assert len(third) == len(log), "a finished arm is read, not trained again"
+
+
+def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
+    for algorithm in ("grpo", "rloo"):
+        run = tiny_run(rl_algorithm=algorithm, rl_steps=2)
+        setup = setup_for(run, tmp_path / algorithm)
+        trainer = make_trainer("rl", setup)
+        fit(trainer, setup.folder, [2])
+        mine = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)
+        theirs = np.array(list(trainer._logs["advantages"]))
+        assert len(mine) == setup.batch == len(theirs)
+        np.testing.assert_allclose(mine["advantage"], theirs, atol=1e-4)
+        assert np.isfinite(mine["reward"]).all() and mine["group"].nunique() == run.preset.rl_prompts
+
+
+def test_advantages_of_a_group_by_hand(tiny_run):
+    preset = tiny_run(rl_samples=4).preset
+    found = advantages(np.array([5.0, -1, -1, -3, 2, 2, 2, 2]), preset)
+    group = np.array([5.0, -1, -1, -3])
+    np.testing.assert_allclose(found[:4], (group - 0) / (np.sqrt(np.sum(group**2) / 3) + 1e-4))
+    np.testing.assert_allclose(found[4:], 0)
+    rloo = advantages(np.array([5.0, -1, -1, -3]), preset.model_copy(update={"rl_algorithm": "rloo"}))
+    np.testing.assert_allclose(rloo, [5 + 5 / 3, -1 - 1 / 3, -1 - 1 / 3, -3 - 1])
+
+
+def test_rejection_sampling_learns_from_right_answers_alone(tiny_run, tmp_path):
+    run = tiny_run()
+    train(run, 10)
+    model, tokenizer = load_model(sft_folder(run, 10, 4))
+    setup = Setup(model, tokenizer, TASK, run.preset, 10, tmp_path)
+    try:
+        data = correct_answers(setup)
+    except RuntimeError as error:
+        assert "none of" in str(error)
+        return
+    for row in data:
+        cards = row["prompt"].split()[11:15]
+        problem = TASK.problem(cards, {"J": 10, "Q": 10, "K": 10})
+        assert TASK.verify(problem, row["completion"]).outcome == "correct"
+
+
+def test_an_unknown_arm_is_named(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"'ppo'.*sft_continued"):
+        make_trainer("ppo", setup_for(tiny_run(), tmp_path))
+
+
+def test_stages_run_once_and_are_then_loaded(tiny_run, few_hands, capsys):
+    run = tiny_run(rl_arms=["rl"])
+    ensure(run, "surgery")  # needs sft, which is run first
+    assert "surgery: run in" in capsys.readouterr().out
+    table = run.table("measurements", "surgery")
+    assert set(table["metric"]) >= {"accuracy", "relative_distance"} and set(table["split"]) >= {"id", "ood"}
+    again = tiny_run(rl_arms=["rl"])
+    shutil.rmtree(run.folder / "checkpoints")
+    ensure(again, "sft")
+    ensure(again, "surgery")
+    assert capsys.readouterr().out.count("already done") == 2
+    pd.testing.assert_frame_equal(table, again.table("measurements", "surgery"))
+
+
+def test_run_arm_measures_both_splits(tiny_run, few_hands):
+    run = tiny_run()
+    train(run, 10)
+    tables = run_arm(run, 10, "rl", 4)
+    accuracy = tables["measurements"].query("metric == 'accuracy'")
+    assert set(accuracy["split"]) == {"id", "ood"} and set(accuracy["step"]) == {2}
+    assert set(tables["rollouts"]["from_step"]) == {4}
+    assert (arm_folder(run, 10, "rl", 4) / MARK).exists()

@@ -95,13 +95,14 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int = 512,
     loss: bool = False,
+    every: int = 1,
 ) -> pd.DataFrame:
-    """Greedy answers to EVERY problem of a split, judged: columns problem, outcome, reward, loss.
+    """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, reward, loss.
 
     `loss` (nats a token; NaN if not asked for) is that of one right answer a problem, the same answer
     for every model.
     """
-    problems = task.split(split)
+    problems = task.split(split)[::every]
     prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
     texts = generate(model, tokenizer, prompts, max_new_tokens, batch_size)
     verdicts = [task.verify(p, t) for p, t in zip(problems, texts, strict=True)]

@@ -29,6 +29,7 @@ COLOURS = {
     "vectors": "#D55E00",
     "values": "#0072B2",
     "random": "#7F7F7F",
+    "noise": "#CC79A7",
 }
 NAMES = {
     "id": "ID",
@@ -321,7 +322,12 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained")
     leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
     start = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] == end) & (accuracy["split"] == "ood")]
-    for part, label in (("vectors", "vectors"), ("values", "values"), ("random", "random turn, same angles")):
+    for part, label in (
+        ("vectors", "vectors"),
+        ("values", "values"),
+        ("random", "null: random turn, same angles"),
+        ("noise", "null: noise, same size"),
+    ):
         mine = leading[leading["part"] == part]
         per_seed = mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
         origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]

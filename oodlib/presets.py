@@ -47,6 +47,7 @@ class Preset(BaseModel):
     prompt_style: str
     max_new_tokens: Whole
     eval_batch_size: Whole
+    eval_every: Whole
 
     sft_steps: Whole
     sft_checkpoints: Steps
@@ -63,6 +64,7 @@ class Preset(BaseModel):
     rl_samples: Annotated[int, Field(ge=2)]
     rl_updates_per_batch: Whole
     rl_learning_rate: Rate
+    rl_warmup_steps: Annotated[int, Field(ge=0)]
     rl_clip: Rate
     rl_temperature: Annotated[float, Field(gt=0, le=5)]
 
@@ -86,10 +88,11 @@ class Preset(BaseModel):
         strangers = sorted(set(self.rl_from) - set(checkpoints))
         if strangers:
             raise ValueError(f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}")
-        if self.rl_steps % self.rl_updates_per_batch:
-            raise ValueError(
-                f"rl_steps ({self.rl_steps}) must be a multiple of rl_updates_per_batch ({self.rl_updates_per_batch})"
-            )
+        for name, total in (("rl_steps", self.rl_steps), ("rl_prompts", self.rl_prompts)):
+            if total % self.rl_updates_per_batch:
+                raise ValueError(
+                    f"{name} ({total}) must be a multiple of rl_updates_per_batch ({self.rl_updates_per_batch})"
+                )
         return self
 
     @property
@@ -163,15 +166,15 @@ def _filed(name: str | os.PathLike) -> dict[str, Any]:
 def preset_from(namespace: Mapping[str, Any], ignore_unknown: bool = False) -> Preset:
     """The preset that a notebook's variables name and change (its `parameters` cell and papermill's).
 
-    Every public variable that holds plain data is taken for a parameter, so that a misspelt one is an
+    Every variable in lower case that holds plain data is taken for a parameter, so that a misspelt one is an
     error; `ignore_unknown` is for a notebook that has made variables of its own since.
     """
     plain = (bool, int, float, str, list, dict, tuple, type(None))
-    hidden = {"In", "Out", "exit", "quit"}
+    hidden = {"exit", "quit"}
     mine = {
         k: v
         for k, v in namespace.items()
-        if isinstance(v, plain) and not k.startswith("_") and k not in hidden
+        if isinstance(v, plain) and k[0].islower() and k not in hidden
         if k in Preset.model_fields or not ignore_unknown
     }
     return load_preset(mine.pop("preset", "tiny"), **mine)

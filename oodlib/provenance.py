@@ -18,8 +18,9 @@ import psutil
 
 PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
-# These only show or judge what was measured: a change in them makes no measurement stale.
-SHOWING = ("figures.py", "claims.py", "stats.py", "cli.py", "widgets.py", "provenance.py")
+# A change in these makes no measurement stale.
+PLUMBING = ("presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
+SHOWING = ("claims.py", "cli.py", "figures.py", "stats.py", "widgets.py")
 
 
 @cache
@@ -27,7 +28,7 @@ def code_digest() -> str:
     """A hash of the code and of the shipped base model that measurements depend on."""
     total = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
-        if path.name not in SHOWING:
+        if path.name not in (*PLUMBING, *SHOWING):
             total.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return total.hexdigest()[:16]
 

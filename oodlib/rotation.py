@@ -19,7 +19,7 @@ from oodlib.rl import arm_folder
 from oodlib.runs import Run
 from oodlib.sft import as_measurements, evaluate_model, peak_step, sft_folder
 from oodlib.spectra import Spectrum, compare, direction_angles, spectrum
-from oodlib.surgery import random_rotation, restore, restore_model
+from oodlib.surgery import random_change, random_rotation, restore, restore_model
 
 
 def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
@@ -112,9 +112,9 @@ def operate(
 ) -> dict[str, pd.DataFrame]:
     """Edit the last SFT checkpoint (recipient) with the OOD peak (donor), and measure the edited model.
 
-    part: "vectors", "values", or "random" (the recipient's vectors turned by a random rotation of the same
-    principal angles). name: what the edit is called in the tables. top, tail: shares of the directions.
-    layers: only the first so many.
+    part: "vectors", "values", or one of the nulls: "random" (the recipient's vectors turned by a random
+    rotation of the same principal angles) and "noise" (a random change of the same size). name: what the edit
+    is called in the tables. top, tail: shares of the directions. layers: only the first so many.
     """
     preset, peak = run.preset, peak_step(run.table("measurements"), seed)
     model, tokenizer = load_model(sft_folder(run, seed, preset.sft_steps))
@@ -136,7 +136,9 @@ def operate(
 def _edit(name: str, recipient: Tensor, donor: Tensor, part: str, top: float, tail: float, seed: int) -> Tensor:
     rank = min(recipient.shape)
     k_top = leading(top, rank) if top else 0
+    draw = seed + 7919 * sum(map(ord, name))  # another for each matrix, the same on every run
     if part == "random":
-        # another draw for each matrix, the same on every run
-        return random_rotation(recipient, donor, k_top, seed=seed + sum(map(ord, name)) * 7919)
+        return random_rotation(recipient, donor, k_top, seed=draw)
+    if part == "noise":
+        return random_change(recipient, restore(recipient, donor, "vectors", k_top), seed=draw)
     return restore(recipient, donor, part, k_top, leading(tail, rank) if tail else 0)

@@ -68,6 +68,7 @@ def evaluate_model(
             preset.max_new_tokens,
             preset.eval_batch_size,
             loss,
+            preset.eval_every,
         )
         place = (stage, arm, from_step, step, seed, split)
         rows += [(*place, metric, value, len(judged)) for metric, value in summarise(judged).items()]

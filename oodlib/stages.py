@@ -25,7 +25,7 @@ def waves(preset: Preset, stage: str) -> list[list[Job]]:
     Costs are in sequences trained on; one that is generated or scored counts as a third.
     """
     check_choice("stage", stage, STAGES)
-    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS)
+    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS) / preset.eval_every
 
     def job(seed: int, name: str, function: str, cost: float, /, **arguments: Any) -> Job:
         place = f"{stage}/seed-{seed}/{name.replace(' ', '-')}"
@@ -40,7 +40,8 @@ def waves(preset: Preset, stage: str) -> list[list[Job]]:
             [job(seed, f"step-{t}", "sft:measure", problems / 1.5, step=t) for seed in seeds for t in steps],
         ]
     if stage == "rl":
-        cost = preset.rl_steps * preset.rl_prompts * preset.rl_samples + problems / 3
+        answers = preset.rl_steps * preset.rl_prompts * preset.rl_samples / preset.rl_updates_per_batch
+        cost = 1.4 * answers + problems / 3
         arms = [(arm, t) for arm in preset.rl_arms for t in preset.rl_from]
         return [
             [
@@ -67,7 +68,8 @@ def edits(preset: Preset) -> dict[str, dict[str, Any]]:
         for part in ("values", "vectors"):
             found[f"{part} top {share:g}"] = {"part": part, "top": share}
         for draw in range(preset.surgery_draws):
-            found[f"random top {share:g} draw {draw}"] = {"part": "random", "top": share, "draw": draw}
+            for part in ("random", "noise"):
+                found[f"{part} top {share:g} draw {draw}"] = {"part": part, "top": share, "draw": draw}
     for share in preset.surgery_tail_shares:
         for part in ("values", "vectors"):
             found[f"{part} tail {share:g}"] = {"part": part, "tail": share}

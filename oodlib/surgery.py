@@ -77,6 +77,19 @@ def random_rotation(
     return (weight + (left * s) @ right.T - (u * s) @ v.T).to(recipient.dtype)
 
 
+def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
+    """The other null control: the recipient [m, n] moved as far as `edited` is, in a random direction.
+
+    The change is a Gaussian matrix scaled to the Frobenius norm of edited - recipient. It matches the distance,
+    as `random_rotation` matches the angles; no edit matches both. ValueError: shapes that differ, an unfit matrix.
+    """
+    weight, other = as_matrix(recipient, "recipient"), as_matrix(edited, "edited")
+    check_same_shape(weight.shape, other.shape, "recipient and edited")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
+    return (weight + noise * ((other - weight).norm() / noise.norm())).to(recipient.dtype)
+
+
 def random_turn(U: Tensor, A: Tensor, generator: torch.Generator) -> Tensor:
     """U [m, k] turned as A [m, k] is against it, but in random directions; all with orthonormal columns.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -20,25 +21,24 @@ def play(task: Task, model: Any, tokenizer: Any, max_new_tokens: int = 32) -> No
     for box in worth.values():
         box.layout.width = "150px"
     button = widgets.Button(description="play", button_style="primary")
-    shown = widgets.Output()
+    shown = widgets.HTML()  # not an Output: that one makes papermill wait for ever
 
     def answer(_: Any = None) -> None:
-        shown.clear_output()
-        with shown:
-            try:
-                problem = task.problem(hand.value.split(), {f: box.value for f, box in worth.items()})
-            except ValueError as error:
-                print(error)
-                return
-            prompt = as_text(task.prompt(problem, "compact"), tokenizer)
-            plain = prompt.replace("as json", "as cards numbers formula")
-            for name, asked in (("asked for JSON", prompt), ("asked for a plain answer", plain)):
-                text = generate(model, tokenizer, [asked], max_new_tokens)[0]
-                formula = text.split(";")[-1] if '"formula"' not in text else None
-                verdict = task.verify(problem, text) if formula is None else task.verify_formula(problem, formula)
-                print(f"{name}: {text}\n    {verdict.message}")
-            print("all solutions:", ", ".join(task.solutions(problem.numbers)) or "none")
+        try:
+            problem = task.problem(hand.value.split(), {f: box.value for f, box in worth.items()})
+        except ValueError as error:
+            shown.value = f"<pre>{escape(str(error))}</pre>"
+            return
+        prompt = as_text(task.prompt(problem, "compact"), tokenizer)
+        lines = []
+        for wanted in ("json", "cards numbers formula"):
+            text = generate(model, tokenizer, [prompt.replace("as json", f"as {wanted}")], max_new_tokens)[0]
+            given = '"formula"' in text
+            verdict = task.verify(problem, text) if given else task.verify_formula(problem, text.split(";")[-1])
+            lines += [f"asked for {wanted}:", f"    {text}", f"    {verdict.message}"]
+        lines.append("all solutions: " + (", ".join(task.solutions(problem.numbers)) or "none"))
+        shown.value = f"<pre>{escape(chr(10).join(lines))}</pre>"
 
     button.on_click(answer)
-    display(widgets.VBox([widgets.HBox([hand, *worth.values(), button]), shown]))
     answer()
+    display(widgets.VBox([widgets.HBox([hand, *worth.values(), button]), shown]))

@@ -23,6 +23,7 @@ GOOD = {
     "values top 1": 0.1,
     "vectors top 1": 0.5,
     "random top 1 draw 0": 0.0,
+    "noise top 1 draw 0": 0.1,
     "skewness": {10: 3.0, 100: 0.0, 200: 3.0},
     "angle": {"rl": 0.1, "sft_continued": 0.3},
     "value_change": 0.01,
@@ -43,7 +44,9 @@ def made_up(seeds=(1,), jitter=0.0, **changes):
             outcome = np.where(order >= HANDS * (1 - malformed), "malformed", outcome)
             noise = 1 + 0.3 * rng.standard_normal(HANDS)
             names = {"stage": stage, "arm": arm, "from_step": start, "step": step, "seed": seed, "split": split}
-            frame = pd.DataFrame({"problem": [f"h{i:03d}" for i in range(HANDS)], "outcome": outcome, "loss": loss * noise})
+            frame = pd.DataFrame(
+                {"problem": [f"h{i:03d}" for i in range(HANDS)], "outcome": outcome, "loss": loss * noise}
+            )
             hands.append(frame.assign(**names))
 
         for step in STEPS:
@@ -54,7 +57,7 @@ def made_up(seeds=(1,), jitter=0.0, **changes):
             for start, right in facts[arm].items():
                 evaluation("rl", arm, start, 40, "ood", right)
         peak = max(STEPS, key=lambda t: facts["ood"][t])
-        for name in ("values top 1", "vectors top 1", "random top 1 draw 0"):
+        for name in ("values top 1", "vectors top 1", "random top 1 draw 0", "noise top 1 draw 0"):
             evaluation("surgery", name, peak, 200, "ood", facts[name])
         for start, skewness in facts["skewness"].items():
             draws = rng.exponential(1, (50, 8)) ** (skewness / 2 if skewness else 0) * rng.choice([-1, 1], (50, 8)) ** (
@@ -105,7 +108,7 @@ REFUTED = {
     "C5": [{"rl": {10: 0.7, 100: 0.4, 200: 0.6}}, {"rl": {10: 0.5, 100: 0.1, 200: 0.1}}],
     "C6": [{"skewness": {10: 0.0, 100: 3.0, 200: 0.0}}],
     "C7": [{"values top 1": 0.5}],
-    "C8": [{"vectors top 1": 0.15}, {"random top 1 draw 0": 0.6}],
+    "C8": [{"vectors top 1": 0.15}, {"random top 1 draw 0": 0.6}, {"noise top 1 draw 0": 0.6}],
     "C9": [{"angle": {"rl": 0.3, "sft_continued": 0.1}}],
 }
 UNDECIDED = {

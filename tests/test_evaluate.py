@@ -57,9 +57,9 @@ def test_answer_loss_is_the_mean_log_likelihood_of_the_answer(tiny):
         assert loss == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_every_problem_is_judged_once(tiny, few_hands):
-    judged = evaluate(*tiny, TASK, "id", "compact", 32, loss=True)
-    assert judged["problem"].tolist() == [TASK.label(p) for p in TASK.split("id")]
+def test_every_problem_is_judged_once(tiny):
+    judged = evaluate(*tiny, TASK, "id", "compact", 32, loss=True, every=60)
+    assert judged["problem"].tolist() == [TASK.label(p) for p in TASK.split("id")[::60]]
     metrics = summarise(judged)
     shares = [metrics["accuracy"], *(metrics[o] for o in OUTCOMES[1:])]
     assert sum(shares) == pytest.approx(1) and metrics["loss"] > 0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oodlib.spectra import spectrum
-from oodlib.surgery import _random_frame, random_rotation, random_turn, restore, restore_model
+from oodlib.surgery import _random_frame, random_change, random_rotation, random_turn, restore, restore_model
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)
@@ -307,3 +307,15 @@ def test_restore_model_names_the_matrix_that_does_not_fit():
     }.items():
         with pytest.raises(ValueError, match=problem):
             restore_model(recipient, donor, [name], lambda *_: pytest.fail("edited"))
+
+
+def test_random_change_moves_as_far_in_another_direction():
+    recipient, edited = torch.randn(12, 7), torch.randn(12, 7)
+    moved = random_change(recipient, edited, seed=1)
+    assert float((moved - recipient).norm()) == pytest.approx(float((edited - recipient).norm()), rel=1e-6)
+    cosine = ((moved - recipient) * (edited - recipient)).sum() / (edited - recipient).norm() ** 2
+    assert abs(float(cosine)) < 0.5
+    assert torch.equal(moved, random_change(recipient, edited, seed=1))
+    assert not torch.equal(moved, random_change(recipient, edited, seed=2))
+    with pytest.raises(ValueError, match="shapes differ"):
+        random_change(recipient, edited[:3])

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("arm", ["rl", "sft_continued", "rejection_sampling"])
-def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, few_hands, arm):
+def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
     run = tiny_run(rl_steps=4, rl_from=[4], sft_steps=4)
     train(run, 10)
     start = sft_folder(run, 10, 4)
@@ -109,7 +109,7 @@ def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
         fit(trainer, setup.folder, [2])
         mine = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)
         theirs = np.array(list(trainer._logs["advantages"]))
-        assert len(mine) == setup.batch == len(theirs)
+        assert len(mine) == 2 * setup.batch == len(theirs)
         np.testing.assert_allclose(mine["advantage"], theirs, atol=1e-4)
         assert np.isfinite(mine["reward"]).all() and mine["group"].nunique() == run.preset.rl_prompts
 
@@ -145,7 +145,7 @@ def test_an_unknown_arm_is_named(tiny_run, tmp_path):
         make_trainer("ppo", setup_for(tiny_run(), tmp_path))
 
 
-def test_stages_run_once_and_are_then_loaded(tiny_run, few_hands, capsys):
+def test_stages_run_once_and_are_then_loaded(tiny_run, capsys):
     run = tiny_run(rl_arms=["rl"])
     ensure(run, "surgery")  # needs sft, which is run first
     assert "surgery: run in" in capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_stages_run_once_and_are_then_loaded(tiny_run, few_hands, capsys):
     pd.testing.assert_frame_equal(table, again.table("measurements", "surgery"))
 
 
-def test_run_arm_measures_both_splits(tiny_run, few_hands):
+def test_run_arm_measures_both_splits(tiny_run):
     run = tiny_run()
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)

@@ -36,12 +36,12 @@ class Setup:
 
     @property
     def batch(self) -> int:
-        """Samples an update."""
-        return self.preset.rl_prompts * self.preset.rl_samples
+        """Samples an update: RL's batch of answers is split evenly over `rl_updates_per_batch` updates."""
+        return self.preset.rl_prompts * self.preset.rl_samples // self.preset.rl_updates_per_batch
 
     @property
     def batches(self) -> int:
-        """How many batches of samples RL draws; each serves `rl_updates_per_batch` updates."""
+        """How many batches of answers RL draws."""
         return self.preset.rl_steps // self.preset.rl_updates_per_batch
 
 

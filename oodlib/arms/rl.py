@@ -33,14 +33,14 @@ def make_trainer(setup: Setup) -> Trainer:
     arguments = config(
         **settings(setup.folder, setup.seed, preset.rl_steps, preset.rl_learning_rate),
         per_device_train_batch_size=setup.batch,
-        steps_per_generation=1,
+        steps_per_generation=preset.rl_updates_per_batch,
         num_generations=preset.rl_samples,
-        num_iterations=preset.rl_updates_per_batch,
         max_completion_length=preset.max_new_tokens,
         temperature=preset.rl_temperature,
         epsilon=preset.rl_clip,
         beta=0.0,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=preset.rl_warmup_steps,
         shuffle_dataset=False,
     )
     trainer = kind(

@@ -25,5 +25,6 @@ def make_trainer(setup: Setup) -> Trainer:
         preset.rl_steps,
         preset.rl_learning_rate,
         per_device_train_batch_size=setup.batch,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=preset.rl_warmup_steps,
     )

@@ -1,0 +1,46 @@
+"""The command line: help that teaches, errors of one line."""
+
+import pytest
+from typer.testing import CliRunner
+
+from oodlib.cli import app
+from oodlib.presets import ROOT
+
+
+def call(*words):
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def test_help_names_the_commands_and_where_to_start():
+    result = call("--help")
+    assert result.exit_code == 0
+    for word in ("reproduce", "scorecard", "presets", "papermill", "outputs/tiny"):
+        assert word in result.output
+    assert "--set" in call("reproduce", "--help").output
+
+
+def test_presets_are_listed():
+    output = call("presets").output
+    assert "tiny" in output and "smoke" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("reproduce", "--preset", "huge"), "unknown preset 'huge'"),
+        (("reproduce", "--preset", "smoke", "--set", "sft_step=3"), "--set 'sft_step=3'"),
+        (("reproduce", "--preset", "smoke", "--set", "sft_steps=no"), "sft_steps"),
+        (("reproduce", "--preset", "smoke", "--seed", "-4"), "seed = -4"),
+        (("scorecard", "nowhere"), "nowhere holds no finished run"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_status_2(words, said):
+    result = call(*words)
+    assert result.exit_code == 2
+    assert said in result.output and "Traceback" not in result.output
+    assert len(result.output.strip().splitlines()) <= 3
+
+
+def test_the_committed_reference_run_gives_its_scorecard():
+    result = call("scorecard", str(ROOT / "outputs" / "tiny"))
+    assert result.exit_code == 0 and "C4" in result.output

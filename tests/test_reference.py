@@ -1,0 +1,87 @@
+"""The committed reference runs: figures and scorecard come again from their tables alone."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from oodlib import Run, claims, ensure, figures
+from oodlib.presets import ROOT, load_preset
+from oodlib.runs import COLUMNS
+from oodlib.stages import STAGES
+
+REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
+BIG = 5 * 2**20
+
+
+@pytest.fixture(scope="module", params=[r for r in REFERENCES if r in ("tiny", "tiny-seeds")])
+def reference(request, tmp_path_factory):
+    """The run as a reader's notebook gets it: nothing of its own, no checkpoints."""
+    run = Run(load_preset(request.param), tmp_path_factory.mktemp("reader") / "run")
+    for stage in STAGES:
+        ensure(run, stage)
+    assert run.borrowed == set(STAGES)
+    return run
+
+
+def test_the_default_preset_has_a_committed_reference():
+    assert "tiny" in REFERENCES
+
+
+def test_it_is_small_and_holds_no_weights(reference):
+    folder = reference.sources["sft"]
+    kept = [p for p in folder.rglob("*") if p.is_file() and not {"parts", "checkpoints"} & set(p.parts)]
+    assert sum(p.stat().st_size for p in kept) <= BIG
+    assert not [p for p in kept if p.suffix in (".safetensors", ".bin", ".pt")]
+
+
+def test_its_table_is_tidy(reference):
+    table = reference.table("measurements")
+    assert list(table.columns) == COLUMNS
+    keys = COLUMNS[:7]
+    assert not table.duplicated(keys).any() and table["value"].notna().all()
+    assert set(table["seed"]) == set(reference.preset.seeds)
+
+
+def test_its_accuracies_are_the_shares_of_right_hands(reference):
+    hands = reference.table("hands")
+    keys = ["stage", "arm", "from_step", "step", "seed", "split"]
+    hands = hands.astype(dict.fromkeys(("stage", "arm", "split", "outcome"), str))
+    shares = (hands["outcome"] == "correct").groupby([hands[k] for k in keys]).mean().rename("share").reset_index()
+    table = reference.table("measurements").query("metric == 'accuracy'")
+    both = table.merge(shares, on=keys, how="outer")
+    np.testing.assert_allclose(both["value"], both["share"], atol=1e-5)
+
+
+def test_its_scorecard_is_what_its_tables_say(reference):
+    committed = json.loads((reference.sources["sft"] / "scorecard.json").read_text())
+    again = json.loads(claims.as_json(claims.scorecard(claims.Evidence.of(reference))))
+    for old, new in zip(committed, again, strict=True):
+        assert old["verdict"] == new["verdict"] and old["claim"] == new["claim"]
+        for name in ("estimate", "ci_low", "ci_high", "paper"):
+            assert (pd.isna(old[name]) and pd.isna(new[name])) or old[name] == pytest.approx(new[name], abs=1e-6)
+
+
+def test_every_committed_figure_can_be_drawn_again(reference):
+    figures.style()
+    table, rollouts, rotation = (reference.table(name) for name in ("measurements", "rollouts", "rotation"))
+    drawn = {
+        "01_accuracy": figures.accuracy_curve(table),
+        "01_losses": figures.losses(table),
+        "01_outcomes": figures.outcomes(table),
+        "02_recovery": figures.recovery(table),
+        "02_advantages": figures.advantages(rollouts),
+        "02_reward": figures.rewards(rollouts),
+        "03_spectrum": figures.value_change(rotation),
+        "03_rotation_map": figures.rotation_map(rotation),
+        "03_turning": figures.turning(rotation),
+        "03_surgery": figures.surgery(table),
+        "04_scorecard": figures.scorecard(claims.scorecard(claims.Evidence.of(reference))),
+    }
+    assert {p.stem for p in (reference.sources["sft"] / "figures").glob("*.png")} == set(drawn)
+    for name, figure in drawn.items():
+        for axis in figure.axes:
+            assert axis.get_xlabel() or axis.get_ylabel() or not axis.axison or name in ("02_advantages",), name
+        plt.close(figure)

@@ -87,7 +87,7 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     theirs.set(xlabel="SFT step", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B, 234 hands, one run")
     theirs.legend(loc="upper right")
     for axis in (ours, theirs):
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
@@ -129,7 +129,7 @@ def outcomes(measurements: pd.DataFrame) -> Figure:
         axis.set(title=f"{NAMES[split]} answers", ylim=(0, 1))
         axis.grid(False)
     axes[0].set_ylabel("share of all hands")
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     return figure
@@ -159,7 +159,7 @@ def recovery(measurements: pd.DataFrame) -> Figure:
                 linestyle=":",
                 linewidth=1.2,
             )
-        _steps(axis, rl["step"].unique(), first=sft["step"].min())
+        _steps(axis, rl["step"].unique(), first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
         axis.set(title=f"{NAMES[split]} accuracy", xlabel="SFT step from which it starts", ylim=(0, None))
     axes[0].set_ylabel("accuracy on all hands of the split")
     axes[0].set_ylim(top=max(0.05, axes[0].get_ylim()[1]) * 1.05)
@@ -173,7 +173,7 @@ def recovery(measurements: pd.DataFrame) -> Figure:
     axes[2].set(title="The paper: LLaMA-3.2-11B, OOD", xlabel="SFT step from which it starts", ylim=(0, 0.3))
     axes[2].text(810, 0.285, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
     for axis in axes:
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
@@ -201,7 +201,7 @@ def advantages(rollouts: pd.DataFrame) -> Figure:
         axis.axvline(0, color="#555555", linewidth=0.8)
     first = np.atleast_1d(axes)[0]
     first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.25))
-    first.yaxis.set_major_formatter(PercentFormatter(1))
+    first.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
@@ -339,7 +339,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
         xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model",
         title="Restoring leading directions, all layers",
     )  # fmt: skip
-    axes[0].xaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     others = edits[(edits["split"] == "ood") & ((edits["place"] == "tail") | edits["layers"].notna())]
     names = [_edit_name(a) for a in others["arm"]]
@@ -350,7 +350,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     axes[1].set_xticks(range(len(found)), found["name"], rotation=30, ha="right")
     axes[1].set(title="Other edits", xlim=(-0.5, len(found) - 0.5))
     axes[0].set_ylim(0)
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
@@ -405,21 +405,21 @@ def _mark_peak(axis: Axes, step: float, text: str, height: float | None = None) 
     )
 
 
-def _steps(axis: Axes, steps, first: float | None = None) -> None:
+def _steps(axis: Axes, steps, first: float | None = None, last: float | None = None) -> None:
     """A symmetric-log step axis (early checkpoints are dense) with plain tick labels."""
     steps = sorted(float(s) for s in steps)
     positive = [s for s in steps if s > 0]
     axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
-    ticks, last = [], -np.inf
+    ticks, before = [], -np.inf
     for step in steps:
         place = axis.transScale.transform((step, 0))[0] if step else 0.0
-        if place - last > 0.18:
+        if place - before > 0.18:
             ticks.append(step)
-            last = place
+            before = place
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.set_xlim(first if first is not None else steps[0], steps[-1] * 1.08)
+    axis.set_xlim(steps[0] if first is None else first, steps[-1] * 1.08 if last is None else last)
     axis.set_xlabel("SFT step")
 
 

@@ -372,6 +372,20 @@ def as_json(claims: list[Claim]) -> str:
     return json.dumps(rows, indent=1) + "\n"
 
 
+def interval(c: Claim) -> str:
+    """A claim's estimate with its interval, as text."""
+    return f"{c.estimate:+.3f} [{c.ci_low:+.3f}, {c.ci_high:+.3f}]"
+
+
+def as_markdown(claims: list[Claim]) -> str:
+    """The scorecard as a Markdown table."""
+    lines = ["| | claim | measured | estimate [95 %] | paper | verdict |", "| --- | --- | --- | --- | --- | --- |"]
+    for c in claims:
+        paper = "" if c.paper is None else f"{c.paper:+.3f}"
+        lines.append(f"| {c.claim} | {c.title} | {c.quantity} | {interval(c)} | {paper} | **{c.verdict}** |")
+    return "\n".join(lines) + "\n"
+
+
 def points(x: Estimate) -> str:
     """A difference of accuracies in percentage points."""
     if not np.isfinite(x.value):

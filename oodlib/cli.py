@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -52,19 +53,23 @@ def reproduce(
         chosen = load_preset(preset, **{**values, "reference": False})
         run = Run(chosen)
         console.print(f"[bold]{chosen.preset}[/bold], seed {', '.join(map(str, chosen.seeds))} -> {run.folder}")
-        with run.lock(".reproduce.lock"), Meter() as meter, _progress(run):
+        with run.lock(".reproduce.lock"), Meter() as meter, _Bar(run) as bar:
             for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-                _execute(notebook, run)
-            run.note("all", {"wall_s": round(meter.wall_s, 1), "peak_mib": round(meter.peak_mib)})
+                _execute(notebook, run, preset)
+        if bar.left_at_start:
+            run.note("all", meter.wall_s, meter.peak_mib)
         console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
         _print_scorecard(run.folder)
 
 
 @app.command()
-def scorecard(folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")]) -> None:
+def scorecard(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
     """Print which claims hold in a finished run, from its measurements alone."""
     with _short_errors():
-        _print_scorecard(folder)
+        _print_scorecard(folder, markdown)
 
 
 @app.command()
@@ -78,25 +83,32 @@ def presets() -> None:
         )
 
 
-def _execute(notebook: Path, run: Run) -> None:
+def _execute(notebook: Path, run: Run, preset: str) -> None:
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    start = time.monotonic()
-    parameters = {**run.preset.model_dump(), "out": str(run.folder)}
-    try:
-        write_whole(
-            run.folder / "notebooks" / notebook.name,
-            lambda path: papermill.execute_notebook(
+    start, target = time.monotonic(), run.folder / "notebooks" / notebook.name
+    source = str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset
+    parameters = {**run.preset.model_dump(), "preset": source, "out": str(run.folder)}
+
+    def execute(path: Path) -> None:
+        try:
+            papermill.execute_notebook(
                 notebook, path, parameters, progress_bar=False, cwd=str(NOTEBOOKS), kernel_name="python3"
-            ),
-        )
-    except papermill.exceptions.PapermillExecutionError as error:
+            )
+        except papermill.PapermillExecutionError:
+            shutil.copy(path, target.with_suffix(".failed.ipynb"))  # for its traceback
+            raise
+
+    try:
+        write_whole(target, execute)
+    except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
 
 
-class _progress:
+class _Bar:
     """A bar over the work of all stages, from the jobs that are done; the unit is a sequence trained on."""
 
     def __init__(self, run: Run):
@@ -105,9 +117,10 @@ class _progress:
         self.run = run
         self.jobs = [job for stage in STAGES for wave in waves(run.preset, stage) for job in wave]
         self.total = sum(job.cost for job in self.jobs)
+        self.left_at_start = any(not run.done(job) for job in self.jobs)
         self.stop = threading.Event()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Bar:
         columns = (
             BarColumn(),
             "{task.percentage:>3.0f} %",
@@ -120,6 +133,7 @@ class _progress:
         self.task = self.bar.add_task("starting", total=self.total)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
@@ -147,14 +161,17 @@ def _assignments(pairs: list[str]) -> dict[str, object]:
     return values
 
 
-def _print_scorecard(folder: Path) -> None:
-    from oodlib.claims import Evidence, as_json, points  # noqa: F401
+def _print_scorecard(folder: Path, markdown: bool = False) -> None:
+    from oodlib.claims import Evidence, as_markdown, interval
     from oodlib.claims import scorecard as judge
-    from oodlib.figures import VERDICT_COLOURS, interval
+    from oodlib.figures import VERDICT_COLOURS
 
     if not (folder / "hands.parquet").exists():
         raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
     claims = judge(Evidence.of(Run(load_preset("tiny"), folder)))
+    if markdown:
+        print(as_markdown(claims), end="")
+        return
     table = Table(title=f"Scorecard of {folder}", title_justify="left", show_lines=True)
     for head in ("claim", "what was measured", "estimate [95 %]", "paper", "verdict"):
         table.add_column(head)

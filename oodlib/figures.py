@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
 
-from oodlib.claims import PAPER, Claim
+from oodlib.claims import PAPER, Claim, interval
 from oodlib.stats import bands
 from oodlib.tasks import OUTCOMES
 
@@ -73,7 +73,7 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
         _line(ours, data[data["split"] == split], split)
     ood = data[data["split"] == "ood"].sort_values("step")
     peak = ood.loc[ood["mean"].idxmax()]
-    _mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}", peak["mean"])
+    _mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     _steps(ours, ood["step"])
     ours.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
     ours.legend(loc="upper left")
@@ -91,14 +91,18 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     return figure
 
 
-def losses(measurements: pd.DataFrame) -> Figure:
+def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
     """Training, ID and OOD loss against step, the OOD accuracy peak marked: does a loss show it (C2)?"""
     data = _sft(measurements, "loss")
     figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
     train = data[data["split"] == "train"].groupby("step")["value"].mean()
     smooth = train.rolling(15, min_periods=1, center=True).mean()
     axis.plot(smooth.index, smooth, color=COLOURS["train"], linewidth=1, label="training (mean of 15 steps)")
-    tested = bands(data[data["split"] != "train"])
+    tested = bands(data[data["split"] != "train"], shares=False)
+    if measurements["seed"].nunique() == 1:  # one seed: the band is over hands
+        spread = hands[hands["stage"] == "sft"].groupby(["split", "step"], observed=True)["loss"].sem().rename("sem")
+        tested = tested.merge(spread.reset_index().astype({"split": str}), on=["split", "step"])
+        tested["low"], tested["high"] = tested["mean"] - 1.96 * tested["sem"], tested["mean"] + 1.96 * tested["sem"]
     for split in ("id", "ood"):
         _line(axis, tested[tested["split"] == split], split, label=f"{NAMES[split]} test")
     accuracy = bands(_sft(measurements, "accuracy").query("split == 'ood'"))
@@ -294,7 +298,9 @@ def turning(rotation: pd.DataFrame) -> Figure:
             mine = means[means["arm"] == arm + ending]
             if mine.empty or (arm == "sft" and not ending):
                 continue
-            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]]).sort_values("from_step")
+            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]], shares=False).sort_values(
+                "from_step"
+            )
             axis.errorbar(
                 found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
                 fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
@@ -315,9 +321,9 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     accuracy = measurements[measurements["metric"] == "accuracy"]
     edits = accuracy[accuracy["stage"] == "surgery"].copy()
     parts = edits["arm"].str.extract(
-        r"^(?P<part>\w+) (?P<place>top|tail) (?P<share>[\d.]+)(?: layers (?P<layers>\d+))?"
+        r"^(?P<part>\w+) (?P<place>top|tail|every) (?P<share>[\d.]+|matrix)(?: layers (?P<layers>\d+))?"
     )
-    edits = pd.concat([edits, parts.astype({"share": float})], axis=1)
+    edits = pd.concat([edits, parts.assign(share=pd.to_numeric(parts["share"], errors="coerce"))], axis=1)
     end = int(edits["step"].max())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained")
     leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
@@ -341,7 +347,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     )  # fmt: skip
     axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
-    others = edits[(edits["split"] == "ood") & ((edits["place"] == "tail") | edits["layers"].notna())]
+    others = edits[(edits["split"] == "ood") & ((edits["place"] != "top") | edits["layers"].notna())]
     names = [_edit_name(a) for a in others["arm"]]
     found = bands(others.assign(name=names)[["name", "part", "seed", "value", "n"]])
     for i, row in enumerate(found.itertuples()):
@@ -372,11 +378,6 @@ def scorecard(claims: list[Claim]) -> Figure:
     return figure
 
 
-def interval(claim: Claim) -> str:
-    """An estimate with its interval, as text."""
-    return f"{claim.estimate:+.3f} [{claim.ci_low:+.3f}, {claim.ci_high:+.3f}]"
-
-
 # ---- pieces --------------------------------------------------------------------------------------------
 
 
@@ -391,17 +392,10 @@ def _line(axis: Axes, data: pd.DataFrame, kind: str, label: str | None = None, m
     axis.fill_between(data["step"], data["low"], data["high"], color=COLOURS[kind], alpha=0.18, linewidth=0)
 
 
-def _mark_peak(axis: Axes, step: float, text: str, height: float | None = None) -> None:
+def _mark_peak(axis: Axes, step: float, text: str) -> None:
     axis.axvline(step, color="#555555", linestyle=":", linewidth=1.2)
-    place = (step, height) if height is not None else (step, 0.97)
-    system = "data" if height is not None else axis.get_xaxis_transform()
     axis.annotate(
-        text,
-        place,
-        xycoords=system,
-        xytext=(8, 6),
-        textcoords="offset points",
-        va="top" if height is None else "bottom",
+        text, (step, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(8, 0), textcoords="offset points", va="top"
     )
 
 
@@ -410,16 +404,18 @@ def _steps(axis: Axes, steps, first: float | None = None, last: float | None = N
     steps = sorted(float(s) for s in steps)
     positive = [s for s in steps if s > 0]
     axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
-    ticks, before = [], -np.inf
-    for step in steps:
-        place = axis.transScale.transform((step, 0))[0] if step else 0.0
-        if place - before > 0.18:
+    low, high = (steps[0] if first is None else first), (steps[-1] * 1.08 if last is None else last)
+    axis.set_xlim(low, high)
+    places = axis.transAxes.inverted().transform(axis.transData.transform([(step, 0) for step in steps]))[:, 0]
+    width = axis.get_figure().get_figwidth() / axis.get_subplotspec().get_geometry()[1]
+    ticks, before = [], np.inf
+    for step, place in zip(steps[::-1], places[::-1], strict=True):  # the last step always gets its label
+        if (before - place) * width > 0.36:
             ticks.append(step)
             before = place
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.set_xlim(steps[0] if first is None else first, steps[-1] * 1.08 if last is None else last)
     axis.set_xlabel("SFT step")
 
 
@@ -450,7 +446,10 @@ def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:
 
 
 def _edit_name(arm: str) -> str:
-    part, _, share, *layers = arm.split()
+    part, place, share, *layers = arm.split()
+    part = {"random": "null: random turn", "noise": "null: noise"}.get(part, part)
+    if place == "every":
+        return f"{part}, every matrix"
     if layers:
         return f"{part}, first {layers[1]} layer{'s' if layers[1] != '1' else ''}"
     return f"{part}, last {float(share):.0%}"

@@ -19,6 +19,7 @@ from transformers import (
 from oodlib.base_model import BASE_FOLDER
 
 NAMED = {"tiny": BASE_FOLDER}
+_EMBEDDING = re.compile(r"(embed_tokens|lm_head)\.weight$")
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:\w+\.)*(\w+_proj)\.weight$")
 
 
@@ -72,7 +73,11 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def matrices(names: list[str]) -> dict[str, tuple[int, str]]:
-    """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj")."""
+def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
+    """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
+
+    With `embeddings` also the embedding and the unembedding, which are in no layer (None).
+    """
     found = {name: _MATRIX.search(name) for name in sorted(names)}
-    return {name: (int(m[1]), m[2]) for name, m in found.items() if m}
+    outer = {n: (None, m[1]) for n in names if embeddings and (m := _EMBEDDING.search(n))}
+    return {name: (int(m[1]), m[2]) for name, m in found.items() if m} | outer

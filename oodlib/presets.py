@@ -31,7 +31,7 @@ Steps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class Preset(BaseModel):
     """All parameters of a run; the comments in params/tiny.yaml say what each is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
     preset: str
     like: str | None = None
@@ -72,6 +72,7 @@ class Preset(BaseModel):
     surgery_shares: list[Share]
     surgery_tail_shares: list[Share]
     surgery_layers: list[Whole]
+    surgery_embeddings: bool
     surgery_draws: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -85,6 +86,9 @@ class Preset(BaseModel):
             raise ValueError(
                 f"sft_checkpoints {checkpoints} must rise from 0 to sft_steps ({self.sft_steps}), none twice"
             )
+        for name in ("rl_arms", "rl_from", "surgery_shares", "surgery_tail_shares", "surgery_layers"):
+            if len(set(values := getattr(self, name))) != len(values):
+                raise ValueError(f"{name} {values} names something twice")
         strangers = sorted(set(self.rl_from) - set(checkpoints))
         if strangers:
             raise ValueError(f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}")
@@ -147,6 +151,8 @@ def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
     if values.get("like"):
         values = {**_filed(values["like"]), **values}
     values.update({k: v for k, v in changes.items() if v is not None})
+    if isinstance(values.get("model"), str) and Path(values["model"]).expanduser().is_dir():
+        values["model"] = str(Path(values["model"]).expanduser().resolve())
     try:
         return Preset(**values)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import set_seed
 
-from oodlib.arms import Setup, make_trainer
+from oodlib.arms import NoData, Setup, make_trainer
 from oodlib.arms.rl import ROLLOUTS
 from oodlib.models import load_model
 from oodlib.runs import Run
@@ -28,7 +28,12 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     model, tokenizer = load_model(sft_folder(run, seed, from_step))
     setup = Setup(model, tokenizer, get_task(preset.task), preset, seed, folder)
     half_way = preset.rl_steps // 2 // preset.rl_updates_per_batch * preset.rl_updates_per_batch
-    log = fit(make_trainer(arm, setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
+    try:
+        log = fit(make_trainer(arm, setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
+    except NoData:
+        log = []
+        tokenizer.save_pretrained(arm_folder(run, seed, arm, from_step))
+        model.save_pretrained(arm_folder(run, seed, arm, from_step))
     tables = evaluate_folder(run, arm_folder(run, seed, arm, from_step), "rl", arm, from_step, preset.rl_steps, seed)
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], setup.batch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -108,19 +109,22 @@ def operate(
     top: float = 0.0,
     tail: float = 0.0,
     layers: int | None = None,
+    embeddings: bool = False,
     draw: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Edit the last SFT checkpoint (recipient) with the OOD peak (donor), and measure the edited model.
 
     part: "vectors", "values", or one of the nulls: "random" (the recipient's vectors turned by a random
     rotation of the same principal angles) and "noise" (a random change of the same size). name: what the edit
-    is called in the tables. top, tail: shares of the directions. layers: only the first so many.
+    is called in the tables. top, tail: shares of the directions. layers: only the first so many;
+    embeddings: the embedding and the unembedding too.
     """
     preset, peak = run.preset, peak_step(run.table("measurements"), seed)
     model, tokenizer = load_model(sft_folder(run, seed, preset.sft_steps))
     recipient = model.state_dict()
     donor = load_weights(sft_folder(run, seed, peak))
-    chosen = [n for n, (layer, _) in matrices(list(recipient)).items() if layers is None or layer < layers]
+    every = matrices(list(recipient), embeddings)
+    chosen = [name for name, (layer, _) in every.items() if layers is None or layer < layers]
     edit = partial(_edit, part=part, top=top, tail=tail, seed=1000 * seed + draw)
     edited = restore_model(recipient, donor, chosen, edit)
     moved = sum(float((edited[n] - recipient[n]).double().square().sum()) for n in chosen)
@@ -136,7 +140,7 @@ def operate(
 def _edit(name: str, recipient: Tensor, donor: Tensor, part: str, top: float, tail: float, seed: int) -> Tensor:
     rank = min(recipient.shape)
     k_top = leading(top, rank) if top else 0
-    draw = seed + 7919 * sum(map(ord, name))  # another for each matrix, the same on every run
+    draw = seed + crc32(name.encode())  # another for each matrix, the same on every run
     if part == "random":
         return random_rotation(recipient, donor, k_top, seed=draw)
     if part == "noise":

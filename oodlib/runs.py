@@ -29,9 +29,15 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from oodlib.presets import ROOT, Preset, preset_from
+from oodlib.presets import ROOT, Preset, digest, preset_from
 from oodlib.provenance import code_digest, describe_machine
 
+UPTO = {  # whose parameters a stage's results depend on, by prefix
+    "sft": ("sft",),
+    "rl": ("sft", "rl"),
+    "rotation": ("sft", "rl", "rotation"),
+    "surgery": ("sft", "surgery"),
+}
 KEYS = ["stage", "arm", "from_step", "step", "seed", "split"]
 COLUMNS = [*KEYS, "metric", "value", "n"]
 TABLES = {
@@ -101,15 +107,14 @@ class Run:
             path = self.folder / file
             if same and path.exists():
                 old = _read(path)
-                frames.append(old[~old["stage"].isin(renewed)])
+                frames.append(old[~old["stage"].isin(renewed) & old["seed"].isin(self.preset.seeds)])
             if frames:
                 _write(path, pd.concat(frames, ignore_index=True))
 
     # ---- jobs --------------------------------------------------------------------------------------
 
     def key(self, job: Job) -> dict[str, Any]:
-        upto = {"sft": ("sft",), "rl": ("sft", "rl")}.get(job.stage, ("sft", "rl", "rotation", "surgery"))
-        parameters = {**self.preset.parameters(*upto), "seed": job.seed}
+        parameters = {**self.preset.parameters(*UPTO[job.stage]), "seed": job.seed}
         return {"parameters": parameters, "job": job.name, "arguments": job.arguments, "code": code_digest()}
 
     def done(self, job: Job) -> bool:
@@ -128,9 +133,13 @@ class Run:
         write_whole(self.folder / "parts" / job.name, write)
 
     def checkpoint(self, seed: int, arm: str = "sft", from_step: int | None = None) -> Path:
-        """The folder in which an arm's checkpoints lie, as checkpoint-STEP."""
-        name = arm if from_step is None else f"{arm}-from-{from_step}"
-        return self.folder / "checkpoints" / f"seed-{seed}" / name
+        """The folder in which an arm's checkpoints lie, as checkpoint-STEP.
+
+        Its name ends in a mark of parameters and code, so that weights of other ones are never taken for these.
+        """
+        stage, name = ("sft", arm) if from_step is None else ("rl", f"{arm}-from-{from_step}")
+        mark = digest([self.preset.parameters(*UPTO[stage]), code_digest()])[:8]
+        return self.folder / "checkpoints" / f"seed-{seed}" / f"{name}-{mark}"
 
     @contextmanager
     def lock(self, name: str = ".lock") -> Iterator[None]:
@@ -146,32 +155,45 @@ class Run:
         except OSError as error:
             raise clear_error(error, self.folder) from None
         try:
+            for left in (self.folder / "parts").rglob(".????????-*"):  # what a killed process was writing
+                shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
             lock.release()
 
-    def note(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """Write what the manifest says of the run, with `facts` about one stage added."""
-        path, old = self.folder / "manifest.json", self._manifest()
+    def note(self, stage: str, wall_s: float, peak_mib: float) -> None:
+        """Write into the manifest that (a part of) a stage was measured just now; times of several parts add up."""
+        old = self._manifest()
         stages = old.get("stages", {}) if old.get("parameters") == self.preset.parameters() else {}
+        machine = describe_machine()
+        before = stages.get(stage, {})
+        if before.get("code") != machine["code"]:
+            before = {}
+        stages[stage] = {
+            "wall_s": round(before.get("wall_s", 0) + wall_s, 1),
+            "peak_mib": round(max(before.get("peak_mib", 0), peak_mib)),
+            **{name: machine[name] for name in ("written", "git", "code")},
+        }
         manifest = {
             "preset": self.preset.preset,
-            "parameters": self.preset.parameters(),
             "seeds": self.preset.seeds,
-            **describe_machine(),
-            "stages": {**stages, stage: {**stages.get(stage, {}), **facts}},
+            "parameters": self.preset.parameters(),
+            **machine,
+            "stages": stages,
         }
-        write_whole(path, lambda p: p.write_text(json.dumps(manifest, indent=1) + "\n"))
+        write_whole(self.folder / "manifest.json", lambda p: p.write_text(json.dumps(manifest, indent=1) + "\n"))
 
     def _manifest(self) -> dict[str, Any]:
         path = self.folder / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def reference(self, stage: str) -> Path | None:
-        """The folder of the committed run with the same parameters and seeds, if it holds this stage."""
+        """The folder of the committed run of the same name, if it holds this stage with these parameters and seeds."""
         committed = Run(self.preset, ROOT / "outputs" / self.preset.preset)
         manifest = committed._manifest()
-        same = manifest.get("parameters") == self.preset.parameters() and manifest["seeds"] == self.preset.seeds
+        mine = self.preset.parameters(*UPTO[stage])
+        theirs = manifest.get("parameters", {})
+        same = {name: theirs.get(name) for name in mine} == mine and manifest.get("seeds") == self.preset.seeds
         return committed.folder if same and len(committed.table("measurements", stage)) else None
 
     @property
@@ -219,17 +241,16 @@ def clear_error(error: OSError, folder: Path) -> OSError:
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `write` make a file or a folder under another name, then put it in place of `path` in one step."""
     path = Path(path)
-    temporary = path.parent / f".{uuid.uuid4().hex[:8]}-{path.name}"
+    temporary, old = (path.parent / f".{uuid.uuid4().hex[:8]}-{path.name}" for _ in range(2))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():  # a folder cannot be replaced in one step, but it is never there in part
+            os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
         raise clear_error(error, path.parent) from None
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)

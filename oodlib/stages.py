@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import warnings
 from importlib import import_module
 from typing import Any
@@ -12,7 +14,7 @@ from tqdm.auto import tqdm
 
 from oodlib.presets import Preset
 from oodlib.provenance import Meter
-from oodlib.runs import Job, Run
+from oodlib.runs import Job, Run, clear_error
 from oodlib.tasks import SPLITS, check_choice, get_task
 
 NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}
@@ -70,6 +72,12 @@ def edits(preset: Preset) -> dict[str, dict[str, Any]]:
         for draw in range(preset.surgery_draws):
             for part in ("random", "noise"):
                 found[f"{part} top {share:g} draw {draw}"] = {"part": part, "top": share, "draw": draw}
+    if preset.surgery_embeddings:
+        every = {"top": 1.0, "embeddings": True}
+        found |= {f"{part} every matrix": {"part": part, **every} for part in ("values", "vectors")}
+        for draw in range(preset.surgery_draws):
+            for part in ("random", "noise"):
+                found[f"{part} every matrix draw {draw}"] = {"part": part, **every, "draw": draw}
     for share in preset.surgery_tail_shares:
         for part in ("values", "vectors"):
             found[f"{part} tail {share:g}"] = {"part": part, "tail": share}
@@ -93,23 +101,32 @@ def ensure(run: Run, stage: str) -> None:
         run.borrowed.add(stage)
         print(f"{stage}: loaded from the committed reference run ({reference.name}); reference=False runs it here")
         return
-    if left:
-        _run(run, stage)
-    else:
+    with run.lock():
+        ran = _run(run, stage)
+    if not ran:
         print(f"{stage}: already done in this folder, loaded")
     run.sources[stage] = run.folder
 
 
-def _run(run: Run, stage: str) -> None:
-    needed = NEEDS[stage]
-    if needed and any(not run.done(job) for wave in waves(run.preset, needed) for job in wave):
-        _run(run, needed)
-    with run.lock(), Meter() as meter:
-        for wave in waves(run.preset, stage):
-            _run_wave(run, stage, wave)
-            run.collect([job for name in STAGES for wave in waves(run.preset, name) for job in wave])
-        run.note(stage, {"wall_s": round(meter.wall_s, 1), "peak_mib": round(meter.peak_mib)})
-    print(f"{stage}: run in {meter.wall_s:.0f} s, at most {meter.peak_mib / 1024:.1f} GiB of memory")
+def _run(run: Run, stage: str) -> bool:
+    """Run what is left of a stage, and before it of what it needs; whether anything was."""
+    mine = waves(run.preset, stage)
+    ran = any(not run.done(job) for wave in mine for job in wave)
+    if ran:
+        if needed := NEEDS[stage]:
+            _run(run, needed)
+        with Meter() as meter:
+            for wave in mine:
+                _run_wave(run, stage, wave)
+                _collect(run)
+        run.note(stage, meter.wall_s, meter.peak_mib)
+        print(f"{stage}: run in {meter.wall_s:.0f} s, at most {meter.peak_mib / 1024:.1f} GiB of memory")
+    _collect(run)
+    return ran
+
+
+def _collect(run: Run) -> None:
+    run.collect([job for stage in STAGES for wave in waves(run.preset, stage) for job in wave])
 
 
 def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
@@ -132,7 +149,12 @@ def _work(run: Run, job: Job, threads: int) -> Job:
 
     torch.set_num_threads(threads)
     module, function = job.function.split(":")
-    tables = getattr(import_module(module), function)(run, job.seed, **job.arguments)
+    try:
+        tables = getattr(import_module(module), function)(run, job.seed, **job.arguments)
+    except Exception as error:  # the writers of weights say a full disk in ways of their own
+        if "No space left" in str(error) or shutil.disk_usage(run.folder).free < 2**20:
+            raise clear_error(OSError(errno.ENOSPC, ""), run.folder) from error
+        raise
     run.finish(job, tables)
     return job
 

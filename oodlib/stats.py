@@ -100,8 +100,8 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
     return Estimate(value, float(found.low), float(found.high), n, unit)
 
 
-def bands(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % band of a metric over seeds (t), or, for one seed, of a share over its problems (Wilson).
+def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:
+    """Mean and 95 % band of a metric over seeds (t), or, for one seed and `shares` of problems, over problems (Wilson).
 
     Returns one row for each combination of the columns other than seed, value and n: mean, low, high.
     """
@@ -110,8 +110,8 @@ def bands(measurements: pd.DataFrame) -> pd.DataFrame:
     for key, group in measurements.groupby(keys, sort=False, observed=True):
         found = over_seeds(group["value"])
         low, high = found.low, found.high
-        value, n = group["value"].iloc[0], int(group["n"].iloc[0])
-        if len(group) == 1 and 0 <= value <= 1 and n > 1:
-            low, high = stats.binomtest(round(value * n), n).proportion_ci(LEVEL, "wilson")
+        if shares and len(group) == 1:
+            n = int(group["n"].iloc[0])
+            low, high = stats.binomtest(round(found.value * n), n).proportion_ci(LEVEL, "wilson")
         rows.append((*key, found.value, low, high))
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high"])

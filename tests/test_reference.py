@@ -69,7 +69,7 @@ def test_every_committed_figure_can_be_drawn_again(reference):
     table, rollouts, rotation = (reference.table(name) for name in ("measurements", "rollouts", "rotation"))
     drawn = {
         "01_accuracy": figures.accuracy_curve(table),
-        "01_losses": figures.losses(table),
+        "01_losses": figures.losses(table, reference.table("hands")),
         "01_outcomes": figures.outcomes(table),
         "02_recovery": figures.recovery(table),
         "02_advantages": figures.advantages(rollouts),
@@ -85,3 +85,9 @@ def test_every_committed_figure_can_be_drawn_again(reference):
         for axis in figure.axes:
             assert axis.get_xlabel() or axis.get_ylabel() or not axis.axison or name in ("02_advantages",), name
         plt.close(figure)
+
+
+def test_the_readme_shows_the_scorecard_of_the_committed_run():
+    run = Run(load_preset("tiny-seeds"), ROOT / "outputs" / "tiny-seeds")
+    card = claims.scorecard(claims.Evidence.of(run))
+    assert claims.as_markdown(card) in (ROOT / "README.md").read_text()

@@ -39,7 +39,7 @@ def test_tables_are_collected_from_finished_jobs_only(tiny_run):
 
 def test_a_stage_without_finished_jobs_keeps_its_rows_if_the_parameters_are_the_same(tiny_run):
     run = tiny_run()
-    run.note("sft", {"wall_s": 1})
+    run.note("sft", 1.0, 1.0)
     rl = Job("rl/seed-10/x", "rl", "x:y", 10)
     run.finish(rl, {"measurements": rows("rl")})
     run.collect([rl])
@@ -127,7 +127,7 @@ def test_a_reference_is_used_only_for_the_same_parameters_and_only_if_wanted(tmp
     committed = Run(load_preset("smoke"), tmp_path / "outputs" / "smoke")
     job = waves(committed.preset, "sft")[0][0]
     committed.finish(job, {"measurements": rows()})
-    committed.note("sft", {"wall_s": 1})
+    committed.note("sft", 1.0, 1.0)
     committed.collect([job])
     import shutil
 

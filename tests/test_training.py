@@ -167,3 +167,29 @@ def test_run_arm_measures_both_splits(tiny_run):
     assert set(accuracy["split"]) == {"id", "ood"} and set(accuracy["step"]) == {2}
     assert set(tables["rollouts"]["from_step"]) == {4}
     assert (arm_folder(run, 10, "rl", 4) / MARK).exists()
+
+
+def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
+    one, other = tiny_run(), tiny_run(sft_learning_rate=5e-3)
+    assert one.folder == other.folder
+    train(one, 10)
+    train(other, 10)
+    assert not same_weights(sft_folder(one, 10, 4), sft_folder(other, 10, 4))
+
+
+def test_rejection_sampling_without_a_right_answer_leaves_the_checkpoint_as_it_is(tiny_run):
+    run = tiny_run(rl_from=[0], rl_steps=2, rl_samples=2, rl_prompts=2)
+    tables = run_arm(run, 10, "rejection_sampling", 0)
+    assert same_weights(model_folder("tiny"), arm_folder(run, 10, "rejection_sampling", 0))
+    assert "loss" not in set(tables["measurements"]["metric"])
+
+
+def test_tables_come_back_from_the_parts(tiny_run):
+    run = tiny_run()
+    ensure(run, "sft")
+    wanted = run.table("measurements", "sft")
+    for name in ("measurements.csv", "hands.parquet"):
+        (run.folder / name).unlink()
+    again = tiny_run()
+    ensure(again, "sft")
+    pd.testing.assert_frame_equal(again.table("measurements", "sft"), wanted)

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from oodlib.presets import ARMS, Preset
@@ -21,6 +22,10 @@ TITLES = {
     "sft_continued": "control: SFT continued",
     "rejection_sampling": "control: rejection sampling",
 }
+
+
+class NoData(RuntimeError):
+    """An arm has nothing to learn from at this start; the checkpoint then stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class Setup:
     def batches(self) -> int:
         """How many batches of answers RL draws."""
         return self.preset.rl_steps // self.preset.rl_updates_per_batch
+
+    def problems(self) -> list[Any]:
+        """The ID problems that RL answers, one a group; other draws than those of the SFT stage."""
+        rng = np.random.default_rng([self.seed, 1])
+        return self.task.sample(rng, "id", self.batches * self.preset.rl_prompts)
 
 
 def make_trainer(arm: str, setup: Setup) -> Trainer:

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer
 
-from oodlib.arms import Setup
+from oodlib.arms import NoData, Setup
 from oodlib.evaluate import as_text, generate
 from oodlib.training import sft_trainer
 
@@ -30,18 +30,17 @@ def make_trainer(setup: Setup) -> Trainer:
         per_device_train_batch_size=setup.batch,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=preset.rl_warmup_steps,
-        dataloader_drop_last=False,
     )
 
 
 def correct_answers(setup: Setup) -> Dataset:
-    """The starting checkpoint's correct answers among `rl_prompts * rl_samples` a batch: prompt, completion.
+    """The starting checkpoint's correct answers among as many as RL draws: columns prompt, completion.
 
-    Raises RuntimeError if there is none.
+    Each right answer comes about equally often, so that there are exactly as many rows as all updates take.
+    Raises NoData if no answer is right.
     """
     preset, task = setup.preset, setup.task
-    problems = task.sample(np.random.default_rng(setup.seed), "id", setup.batches * preset.rl_prompts)
-    problems = [p for p in problems for _ in range(preset.rl_samples)]
+    problems = [p for p in setup.problems() for _ in range(preset.rl_samples)]
     prompts = [task.prompt(p, preset.prompt_style) for p in problems]
     texts = [as_text(p, setup.tokenizer) for p in prompts]
     torch.manual_seed(setup.seed)
@@ -55,7 +54,9 @@ def correct_answers(setup: Setup) -> Dataset:
     )
     right = [i for i, (p, a) in enumerate(zip(problems, answers, strict=True)) if task.verify(p, a).reward > 0]
     if not right:
-        raise RuntimeError(f"none of {len(answers)} sampled answers is correct: rejection sampling has no data")
+        raise NoData(f"none of {len(answers)} sampled answers is correct")
+    rng, rows = np.random.default_rng([setup.seed, 2]), preset.rl_steps * setup.batch
+    right = np.concatenate([rng.permutation(right) for _ in range(-(-rows // len(right)))])[:rows]
     chat = preset.prompt_style == "chat"
     completions = [[{"role": "assistant", "content": answers[i]}] if chat else answers[i] for i in right]
     return Dataset.from_dict({"prompt": [prompts[i] for i in right], "completion": completions})

@@ -21,7 +21,7 @@ ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
 
 def make_trainer(setup: Setup) -> Trainer:
     preset = setup.preset
-    problems = setup.task.sample(np.random.default_rng(setup.seed), "id", setup.batches * preset.rl_prompts)
+    problems = setup.problems()
     data = Dataset.from_dict(
         {
             "prompt": [setup.task.prompt(p, preset.prompt_style) for p in problems],

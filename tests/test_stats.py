@@ -1,0 +1,68 @@
+"""Intervals against scipy and against their promise: 95 % of them cover the truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from oodlib.stats import Scores, bands, bootstrap, estimate, over_seeds
+
+
+def scores(right, keys=(("sft", "sft", 0, 0), ("sft", "sft", 0, 9))):
+    columns = pd.MultiIndex.from_tuples(keys)
+    return Scores(pd.DataFrame(np.asarray(right, float), columns=columns))
+
+
+def test_over_seeds_is_the_t_interval():
+    values = [0.1, 0.2, 0.25, 0.3, 0.1]
+    found = over_seeds(values)
+    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert np.isnan(over_seeds([0.3]).low)
+    same = over_seeds([0.3, 0.3, 0.3])
+    assert same.low == same.high == pytest.approx(0.3)
+
+
+def test_the_bootstrap_over_problems_is_paired():
+    """Two evaluations that are right on the same hands but for a few: the difference is known well."""
+    rng = np.random.default_rng(0)
+    first = rng.random(500) < 0.5
+    second = first.copy()
+    second[:20] = True
+    found = estimate([scores(np.stack([first, second], 1))], lambda s: s["sft", "sft", 0, 9] - s["sft", "sft", 0, 0])
+    assert found.low > 0 and found.high - found.low < 0.03
+    assert found.n == 500 and found.unit == "problems"
+    unpaired = 1.96 * np.sqrt(2 * 0.25 / 500) * 2
+    assert found.high - found.low < unpaired / 3
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        sample = rng.random(200) < 0.3
+        found = bootstrap(200, lambda picks, sample=sample: float(sample[picks].mean()), "problems")
+        hits += found.low <= 0.3 <= found.high
+    assert 50 <= hits <= 60
+
+
+def test_halves_never_share_a_problem_even_when_resampled():
+    table = scores(np.arange(20).reshape(10, 2))
+    picks = np.array([0, 0, 1, 5, 5, 8])
+    even, odd = table.resampled(picks).halves()
+    assert even._rows.tolist() == [0, 0, 8] and odd._rows.tolist() == [1, 5, 5]
+
+
+def test_an_estimate_that_does_not_exist_is_nan_not_an_error():
+    found = estimate([scores(np.ones((5, 2)))], lambda s: float("nan"))
+    assert np.isnan([found.value, found.low, found.high]).all()
+
+
+def test_bands_are_over_seeds_or_else_wilson_s_over_problems():
+    one = pd.DataFrame({"step": [1, 2], "seed": 1, "value": [0.25, 0.5], "n": 100})
+    found = bands(one)
+    low, high = scipy_stats.binomtest(25, 100).proportion_ci(method="wilson")
+    assert found.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx([0.25, low, high])
+    assert bands(one, shares=False)["low"].isna().all()
+    three = pd.DataFrame({"step": 1, "seed": [1, 2, 3], "value": [0.2, 0.3, 0.4], "n": 100})
+    assert bands(three)["low"].iloc[0] == pytest.approx(over_seeds([0.2, 0.3, 0.4]).low)

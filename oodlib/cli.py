@@ -162,9 +162,10 @@ def _assignments(pairs: list[str]) -> dict[str, object]:
 
 
 def _print_scorecard(folder: Path, markdown: bool = False) -> None:
-    from oodlib.claims import Evidence, as_markdown, interval
+    from oodlib.claims import as_markdown, interval
     from oodlib.claims import scorecard as judge
-    from oodlib.figures import VERDICT_COLOURS
+    from oodlib.evidence import Evidence
+    from oodlib.plotting import VERDICT_COLOURS
 
     if not (folder / "hands.parquet").exists():
         raise ValueError(f"{folder} holds no finished run (no hands.parquet)")

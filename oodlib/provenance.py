@@ -20,7 +20,16 @@ PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
 # A change in these makes no measurement stale.
 PLUMBING = ("presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
-SHOWING = ("claims.py", "cli.py", "figures.py", "stats.py", "widgets.py")
+SHOWING = (
+    "claims.py",
+    "cli.py",
+    "evidence.py",
+    "figures.py",
+    "figures_weights.py",
+    "plotting.py",
+    "stats.py",
+    "widgets.py",
+)
 
 
 @cache

@@ -196,6 +196,11 @@ class Run:
         same = {name: theirs.get(name) for name in mine} == mine and manifest.get("seeds") == self.preset.seeds
         return committed.folder if same and len(committed.table("measurements", stage)) else None
 
+    def reference_is_current(self, stage: str) -> bool:
+        """Whether the code that measured the reference's stage is the code at hand."""
+        committed = Run(self.preset, ROOT / "outputs" / self.preset.preset)
+        return committed._manifest()["stages"].get(stage, {}).get("code") == code_digest()
+
     @property
     def own(self) -> bool:
         """Whether all that was asked for was measured in this run's folder, so that results may be written."""

@@ -99,7 +99,10 @@ def ensure(run: Run, stage: str) -> None:
     if left and run.preset.reference and len(left) == len(jobs) and (reference := run.reference(stage)):
         run.sources[stage] = reference
         run.borrowed.add(stage)
-        print(f"{stage}: loaded from the committed reference run ({reference.name}); reference=False runs it here")
+        stale = "" if run.reference_is_current(stage) else ", measured with another version of the code"
+        print(
+            f"{stage}: loaded from the committed reference run ({reference.name}{stale}); reference=False runs it here"
+        )
         return
     with run.lock():
         ran = _run(run, stage)

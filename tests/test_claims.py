@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib.claims import RULES, VERDICTS, Evidence, as_json, scorecard
+from oodlib.claims import RULES, VERDICTS, as_json, judge, scorecard
+from oodlib.evidence import Evidence
 
 HANDS = 400
 STEPS = (0, 10, 20, 100, 200)  # peak at 20 of 200 unless said otherwise
@@ -27,6 +28,8 @@ GOOD = {
     "skewness": {10: 3.0, 100: 0.0, 200: 3.0},
     "angle": {"rl": 0.1, "sft_continued": 0.3},
     "value_change": 0.01,
+    "rl_value_change": 0.01,
+    "training": [1 - 0.004 * i for i in range(200)],
 }
 
 
@@ -69,12 +72,15 @@ def made_up(seeds=(1,), jitter=0.0, **changes):
             for arm, angle in facts["angle"].items():
                 rotation.append((seed, layer, "q_proj", "angle_left", arm, 100, 40, angle * (1 + 0.05 * layer)))
             rotation.append((seed, layer, "q_proj", "value_change", "sft", 0, 200, facts["value_change"]))
+            rotation.append((seed, layer, "q_proj", "value_change", "rl", 100, 40, facts["rl_value_change"]))
     columns = ["seed", "layer", "module", "metric", "arm", "from_step", "step", "value"]
-    return Evidence(pd.concat(hands), pd.concat(rollouts), pd.DataFrame(rotation, columns=columns))
+    training = pd.DataFrame({"seed": seed, "step": range(1, 201), "value": facts["training"]} for seed in seeds)
+    training = training.explode(["step", "value"]).astype({"value": float, "step": int})
+    return Evidence(pd.concat(hands), pd.concat(rollouts), pd.DataFrame(rotation, columns=columns), training)
 
 
 def verdict(name, **changes):
-    return RULES[name](made_up(**changes)).verdict
+    return judge(name, made_up(**changes)).verdict
 
 
 def test_all_hold_where_all_is_as_the_paper_says():
@@ -96,7 +102,12 @@ FLAT = dict.fromkeys(STEPS, 0.3)
 RISING = {0: 0.0, 10: 0.1, 20: 0.2, 100: 0.3, 200: 0.5}
 
 REFUTED = {
-    "C1": [{"id": {0: 0.0, 10: 0.9, 20: 0.9, 100: 0.7, 200: 0.5}}],
+    "C1": [
+        {"id": {0: 0.0, 10: 0.9, 20: 0.9, 100: 0.7, 200: 0.5}},
+        {"ood": RISING},
+        {"ood": FLAT},
+        {"ood": {0: 0.0, 10: 0.1, 20: 0.2, 100: 0.6, 200: 0.1}},
+    ],
     "C2": [{"loss_ood": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.6, 200: 0.9}}],
     "C3": [{"malformed": {0: 1.0, 10: 0.9, 20: 0.4, 100: 0.2, 200: 0.0}}, {"malformed": dict.fromkeys(STEPS, 0.05)}],
     "C4": [
@@ -105,19 +116,23 @@ REFUTED = {
         {"rl": {10: 0.1, 100: 0.05, 200: 0.0}},
         {"rl": {10: 0.9, 100: 0.9, 200: 0.9}},
     ],
-    "C5": [{"rl": {10: 0.7, 100: 0.4, 200: 0.6}}, {"rl": {10: 0.5, 100: 0.1, 200: 0.1}}],
+    "C5": [
+        {"rl": {10: 0.7, 100: 0.4, 200: 0.6}},
+        {"rl": {10: 0.5, 100: 0.1, 200: 0.1}},
+        {"rl": {10: 0.1, 100: 0.35, 200: 0.3}},
+    ],
     "C6": [{"skewness": {10: 0.0, 100: 3.0, 200: 0.0}}],
-    "C7": [{"values top 1": 0.5}],
+    "C7": [{"values top 1": 0.5}, {"value_change": 0.2}, {"rl_value_change": 0.2}],
     "C8": [{"vectors top 1": 0.15}, {"random top 1 draw 0": 0.6}, {"noise top 1 draw 0": 0.6}],
     "C9": [{"angle": {"rl": 0.3, "sft_continued": 0.1}}],
 }
 UNDECIDED = {
-    "C1": [{"ood": FLAT}],
+    "C1": [{"ood": {0: 0.0, 10: 0.3, 20: 0.33, 100: 0.3, 200: 0.31}, "seeds": (1, 2, 3), "jitter": 0.03}],
     "C2": [{"loss_ood": {0: 1.0, 10: 0.5, 20: 0.4, 100: 0.4, 200: 0.42}}],
     "C3": [{"malformed": {0: 1.0, 10: 0.1, 20: 0.1, 100: 0.0, 200: 0.0}}],
-    "C4": [{"sft_continued": {10: 0.5, 100: 0.55, 200: 0.1}}],
-    "C5": [{"rl": {10: 0.5, 100: 0.3, 200: 0.1}}],
-    "C7": [{"values top 1": 0.15}, {"value_change": 0.2}],
+    "C4": [{"sft_continued": {10: 0.5, 100: 0.54, 200: 0.1}, "seeds": (1, 2, 3, 4), "jitter": 0.05}],
+    "C5": [{"rl": {10: 0.5, 100: 0.31, 200: 0.1}, "seeds": (1, 2, 3, 4), "jitter": 0.05}],
+    "C7": [{"values top 1": 0.15}],
     "C8": [{"vectors top 1": 0.35}],
     "C9": [{"angle": {"rl": 0.1, "sft_continued": 0.1}}],
 }
@@ -135,8 +150,12 @@ def test_inconclusive(name, changes):
 
 def test_c6_without_a_start_inside_the_window_is_inconclusive():
     facts = {arm: {10: 0.5, 200: 0.1} for arm in ("rl", "sft_continued", "rejection_sampling")}
-    assert verdict("C6", skewness={10: 3.0, 200: 3.0}, **facts) == "inconclusive"
-    assert verdict("C5", skewness={10: 3.0, 200: 3.0}, **facts) == "inconclusive"
+    evidence = made_up(skewness={10: 3.0, 200: 3.0}, **facts)
+    for name in ("C5", "C6"):
+        claim = judge(name, evidence)
+        assert (
+            claim.verdict == "inconclusive" and "no inside RL start" in claim.sentence
+        ) or "window" in claim.sentence
 
 
 def test_c1_is_not_fooled_by_picking_the_best_of_many_noisy_checkpoints():
@@ -151,7 +170,7 @@ def test_c1_is_not_fooled_by_picking_the_best_of_many_noisy_checkpoints():
         for split in ("id", "ood"):
             frames.append(frame.assign(stage="sft", arm="sft", from_step=0, step=step, seed=1, split=split))
     none = pd.DataFrame({"seed": [], "from_step": []})
-    evidence = Evidence(pd.concat(frames), none, none)
+    evidence = Evidence(pd.concat(frames), none, none, none)
     naive = max(f["outcome"].eq("correct").mean() for f in frames) - frames[-1]["outcome"].eq("correct").mean()
     claim = RULES["C1"](evidence)
     assert naive > 0.04 and abs(claim.estimate) < naive and claim.verdict != "supported"
@@ -163,3 +182,17 @@ def test_the_scorecard_as_json_has_the_agreed_fields():
     for row in rows:
         assert {"claim", "verdict", "estimate", "ci_low", "ci_high", "n", "paper"} <= set(row)
         assert row["verdict"] in VERDICTS
+
+
+@pytest.mark.parametrize("gone", ["rl", "sft_continued", "surgery", "null"])
+def test_what_was_not_measured_is_inconclusive_not_an_error(gone):
+    evidence = made_up()
+    hands, rotation = evidence.hands, evidence.rotation
+    start = {"surgery": ("values", "vectors", "random", "noise"), "null": ("random", "noise")}.get(gone, (gone,))
+    keep = ~hands["arm"].str.startswith(start)
+    less = Evidence(hands[keep], evidence.rollouts, rotation[rotation["arm"] != gone], evidence.training)
+    affected = {"rl": "C4", "sft_continued": "C4", "surgery": "C7", "null": "C8"}[gone]
+    card = {c.claim: c for c in scorecard(less)}
+    assert card[affected].verdict == "inconclusive" and "does not tell" in card[affected].sentence
+    assert card["C1"].verdict == "supported"
+    json.loads(as_json(scorecard(less)))

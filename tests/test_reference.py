@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from oodlib import Run, claims, ensure, figures
+from oodlib.evidence import Evidence
 from oodlib.presets import ROOT, load_preset
 from oodlib.runs import COLUMNS
 from oodlib.stages import STAGES
@@ -57,7 +58,7 @@ def test_its_accuracies_are_the_shares_of_right_hands(reference):
 
 def test_its_scorecard_is_what_its_tables_say(reference):
     committed = json.loads((reference.sources["sft"] / "scorecard.json").read_text())
-    again = json.loads(claims.as_json(claims.scorecard(claims.Evidence.of(reference))))
+    again = json.loads(claims.as_json(claims.scorecard(Evidence.of(reference))))
     for old, new in zip(committed, again, strict=True):
         assert old["verdict"] == new["verdict"] and old["claim"] == new["claim"]
         for name in ("estimate", "ci_low", "ci_high", "paper"):
@@ -78,7 +79,7 @@ def test_every_committed_figure_can_be_drawn_again(reference):
         "03_rotation_map": figures.rotation_map(rotation),
         "03_turning": figures.turning(rotation),
         "03_surgery": figures.surgery(table),
-        "04_scorecard": figures.scorecard(claims.scorecard(claims.Evidence.of(reference))),
+        "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
     }
     assert {p.stem for p in (reference.sources["sft"] / "figures").glob("*.png")} == set(drawn)
     for name, figure in drawn.items():
@@ -89,5 +90,5 @@ def test_every_committed_figure_can_be_drawn_again(reference):
 
 def test_the_readme_shows_the_scorecard_of_the_committed_run():
     run = Run(load_preset("tiny-seeds"), ROOT / "outputs" / "tiny-seeds")
-    card = claims.scorecard(claims.Evidence.of(run))
+    card = claims.scorecard(Evidence.of(run))
     assert claims.as_markdown(card) in (ROOT / "README.md").read_text()

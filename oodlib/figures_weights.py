@@ -1,0 +1,171 @@
+"""The figures about weights: spectra, rotation and surgery. Drawn from a run's tables alone."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from oodlib.plotting import COLOURS, NAMES, draw_line, step_axis
+from oodlib.stats import bands
+
+
+def value_change(rotation: pd.DataFrame) -> Figure:
+    """Relative change of singular values, and angle of singular vectors, against the index, along the run."""
+    kinds = {
+        "value_change": "relative change of the singular value",
+        "direction": "angle of the singular vector (°)",
+    }
+    data = rotation[rotation["arm"].isin(["sft", "rl"])].copy()
+    data["metric"] = data["metric"].astype(str)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axis, (kind, label) in zip(axes, kinds.items(), strict=True):
+        mine = data[data["metric"].str.startswith(kind)]
+        sizes = mine.groupby(["layer", "module"], observed=True)["index"].transform("max")
+        mine = mine.assign(position=((mine["index"] + 0.5) / (sizes + 1) * 20).astype(int) / 20 + 0.025)
+        if kind == "direction":
+            mine = mine.assign(value=np.degrees(mine["value"]))
+        for one, name, colour, dash in _pairs(mine):
+            curve = one.groupby("position")["value"].quantile([0.25, 0.5, 0.75]).unstack()
+            axis.plot(curve.index, curve[0.5], dash, color=colour, label=name)
+            axis.fill_between(curve.index, curve[0.25], curve[0.75], color=colour, alpha=0.12, linewidth=0)
+        axis.set(xlabel="place in the spectrum (0 = largest singular value)", ylabel=label, ylim=(0, None))
+    axes[0].set_title("Singular values")
+    axes[1].set_title("Singular vectors")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def rotation_map(rotation: pd.DataFrame) -> Figure:
+    """The mean principal angle of the leading directions by layer and module, for each step of the story."""
+    data = rotation[rotation["metric"].isin(["angle_left", "angle_right"]) & rotation["arm"].isin(["sft", "rl"])]
+    data = data.assign(value=np.degrees(data["value"]))
+    pairs = [pair for pair in _pairs(data) if len(pair[0])]
+    figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained")
+    order = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    tables = []
+    for mine, _, _, _ in pairs:
+        table = mine.pivot_table(index="module", columns="layer", values="value", observed=True)
+        table.index = table.index.astype(str)
+        tables.append(table.reindex([m for m in order if m in table.index]))
+    top = max(float(t.to_numpy().max()) for t in tables)
+    for axis, table, (_, name, _, _) in zip(np.atleast_1d(axes), tables, pairs, strict=True):
+        last = axis is np.atleast_1d(axes)[-1]
+        sns.heatmap(
+            table, ax=axis, cmap="viridis", vmin=0, vmax=top, annot=True, fmt=".1f", cbar=last,
+            cbar_kws={"label": "mean principal angle (°)"},
+        )  # fmt: skip
+        axis.set(title=name, xlabel="layer", ylabel="")
+        axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def turning(rotation: pd.DataFrame) -> Figure:
+    """How far RL and the controls turn the leading directions from each start, and how far from the peak they end."""
+    data = rotation[rotation["metric"].isin(["angle_left", "angle_right"])].copy()
+    data["arm"] = data["arm"].astype(str)
+    data["value"] = np.degrees(data["value"])
+    means = data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axis, ending, title in (
+        (axes[0], "", "Turned from the start"),
+        (axes[1], " to peak", "Away from the OOD peak"),
+    ):
+        for arm in ("sft", "sft_continued", "rejection_sampling", "rl"):
+            mine = means[means["arm"] == arm + ending]
+            if mine.empty or (arm == "sft" and not ending):
+                continue
+            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]], shares=False).sort_values(
+                "from_step"
+            )
+            axis.errorbar(
+                found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
+                fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
+            )  # fmt: skip
+        step_axis(axis, means["from_step"].unique()[means["from_step"].unique() > 0])
+        axis.set(
+            title=title,
+            xlabel="SFT step from which it starts",
+            ylabel="mean principal angle (°)",
+            ylim=(0, None),
+        )
+        axis.legend()
+    return figure
+
+
+def surgery(measurements: pd.DataFrame) -> Figure:
+    """OOD accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8)."""
+    accuracy = measurements[measurements["metric"] == "accuracy"]
+    edits = accuracy[accuracy["stage"] == "surgery"].copy()
+    parts = edits["arm"].str.extract(
+        r"^(?P<part>\w+) (?P<place>top|tail|every) (?P<share>[\d.]+|matrix)(?: layers (?P<layers>\d+))?"
+    )
+    edits = pd.concat([edits, parts.assign(share=pd.to_numeric(parts["share"], errors="coerce"))], axis=1)
+    end = int(edits["step"].max())
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained")
+    leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
+    start = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] == end) & (accuracy["split"] == "ood")]
+    for part, label in (
+        ("vectors", "vectors"),
+        ("values", "values"),
+        ("random", "null: random turn, same angles"),
+        ("noise", "null: noise, same size"),
+    ):
+        mine = leading[leading["part"] == part]
+        per_seed = mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
+        origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]
+        found = bands(pd.concat([origin, per_seed])).sort_values("share")
+        draw_line(axes[0], found.rename(columns={"share": "step"}), part, label=label)
+    for axis in axes:
+        _levels(axis, accuracy, end)
+    axes[0].set(
+        xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model",
+        title="Restoring leading directions, all layers",
+    )  # fmt: skip
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    others = edits[(edits["split"] == "ood") & ((edits["place"] != "top") | edits["layers"].notna())]
+    names = [_edit_name(a) for a in others["arm"]]
+    found = bands(others.assign(name=names)[["name", "part", "seed", "value", "n"]])
+    for i, row in enumerate(found.itertuples()):
+        gap = [[row.mean - row.low], [row.high - row.mean]]
+        axes[1].errorbar([i], [row.mean], gap, fmt="o", capsize=4, color=COLOURS[row.part])
+    axes[1].set_xticks(range(len(found)), found["name"], rotation=30, ha="right")
+    axes[1].set(title="Other edits", xlim=(-0.5, len(found) - 0.5))
+    axes[0].set_ylim(0)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def _pairs(data: pd.DataFrame):
+    """The pairs of checkpoints that tell the story, over all seeds: (rows, name, colour, line)."""
+    sft = data["arm"] == "sft"
+    end = int(data.loc[sft, "step"].max())
+    yield data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["id"], "-"
+    yield data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["ood"], "-"
+    yield data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"
+
+
+def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:
+    curve = accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
+    for step, name in ((curve.idxmax(), "OOD peak"), (end, "end of SFT")):
+        axis.axhline(curve[step], color="#555555", linestyle=":", linewidth=1.2)
+        axis.annotate(
+            name, (1, curve[step]), xycoords=axis.get_yaxis_transform(), xytext=(0, 3), textcoords="offset points",
+            ha="right", fontsize=10, color="#555555",
+        )  # fmt: skip
+
+
+def _edit_name(arm: str) -> str:
+    part, place, share, *layers = arm.split()
+    part = {"random": "null: random turn", "noise": "null: noise"}.get(part, part)
+    if place == "every":
+        return f"{part}, every matrix"
+    if layers:
+        return f"{part}, first {layers[1]} layer{'s' if layers[1] != '1' else ''}"
+    return f"{part}, last {float(share):.0%}"

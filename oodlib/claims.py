@@ -80,7 +80,7 @@ def c1(e: Evidence) -> Claim:
 
 
 def c2(e: Evidence) -> Claim:
-    """No loss shows where the OOD peak is: training and test losses keep falling, or stay flat, after it.
+    """No loss shows where the OOD peak is: all keep falling, or stay flat, after it.
 
     Estimate: the larger of the relative changes of the ID and the OOD test loss from the peak to the end.
     Supported: both below +5 %, and so the training loss (mean of 5 % of the steps at either place, no interval).
@@ -233,7 +233,7 @@ def c6(e: Evidence) -> Claim:
 
 
 def c7(e: Evidence) -> Claim:
-    """Singular values hardly change, and putting the peak's values back does not change OOD accuracy.
+    """Singular values hardly change, and restoring them does not change OOD accuracy.
 
     Estimate: the share of the lost OOD accuracy that restored values bring back, at the edit where that is
     largest in size. Supported: within 10 % either way for every edit, and a mean relative change of the values
@@ -264,7 +264,7 @@ def c7(e: Evidence) -> Claim:
 
 
 def c8(e: Evidence) -> Claim:
-    """Singular vectors rotate, and putting the peak's vectors back restores OOD accuracy.
+    """Singular vectors rotate, and restoring them restores OOD accuracy.
 
     Estimate: the share of the lost OOD accuracy that the peak's singular vectors bring back in every matrix, with
     the end's values. That is nearly the donor itself wherever values hardly change (C7), so both nulls stand beside

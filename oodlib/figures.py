@@ -207,17 +207,22 @@ def rewards(rollouts: pd.DataFrame) -> Figure:
 
 def scorecard(claims: list[Claim]) -> Figure:
     """The verdicts as a table."""
-    figure, axis = plt.subplots(figsize=(11, 0.62 * len(claims) + 0.7), layout="constrained")
+    figure, axis = plt.subplots(figsize=(12, 0.62 * len(claims) + 0.7), layout="constrained")
     axis.set(xlim=(0, 1), ylim=(len(claims), -1))
     axis.axis("off")
-    for x, head in ((0.0, "claim"), (0.60, "estimate [95 % interval]"), (0.80, "paper"), (0.88, "verdict")):
-        axis.text(x, -0.6, head, weight="bold", va="center")
+    columns = (0.0, 0.60, 0.80, 0.87)
+    for x, head in zip(columns, ("claim", "estimate [95 % interval]", "paper", "verdict"), strict=True):
+        axis.text(x, -0.6, head, weight="bold", va="center", fontsize=11)
     for i, claim in enumerate(claims):
         axis.axhline(i - 0.15, color="#DDDDDD", linewidth=0.8)
-        axis.text(0.0, i + 0.2, claim.claim, weight="bold", va="center")
+        axis.text(0.0, i + 0.35, claim.claim, weight="bold", va="center", fontsize=11)
         axis.text(0.035, i + 0.2, claim.title, va="center", fontsize=10)
         axis.text(0.035, i + 0.58, claim.quantity, va="center", fontsize=9, color="#666666")
-        axis.text(0.60, i + 0.35, interval(claim), va="center")
-        axis.text(0.80, i + 0.35, "" if claim.paper is None else f"{claim.paper:+.3f}", va="center")
-        axis.text(0.88, i + 0.35, claim.verdict, va="center", weight="bold", color=VERDICT_COLOURS[claim.verdict])
+        colour = VERDICT_COLOURS[claim.verdict]
+        paper = "" if claim.paper is None else f"{claim.paper:+.3f}"
+        for x, text in zip(columns[1:], (interval(claim), paper, claim.verdict), strict=True):
+            last = text == claim.verdict
+            axis.text(
+                x, i + 0.35, text, va="center", fontsize=11, color=colour if last else "k", weight=700 if last else 400
+            )
     return figure

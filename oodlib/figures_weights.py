@@ -125,7 +125,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
         _levels(axis, accuracy, end)
     axes[0].set(
         xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model",
-        title="Restoring leading directions, all layers",
+        title="Restoring leading directions, all projections",
     )  # fmt: skip
     axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.9))

@@ -51,7 +51,7 @@ def style() -> None:
             "grid.color": "#E6E6E6",
             "legend.frameon": False,
             "figure.dpi": 100,
-            "savefig.dpi": 150,
+            "savefig.dpi": 120,
             "savefig.bbox": "tight",
             "svg.hashsalt": "oodlib",
             "axes.titlesize": 12,

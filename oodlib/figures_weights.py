@@ -136,7 +136,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
         gap = [[row.mean - row.low], [row.high - row.mean]]
         axes[1].errorbar([i], [row.mean], gap, fmt="o", capsize=4, color=COLOURS[row.part])
     axes[1].set_xticks(range(len(found)), found["name"], rotation=30, ha="right")
-    axes[1].set(title="Other edits", xlim=(-0.5, len(found) - 0.5))
+    axes[1].set(title="Other edits", xlabel="what is restored", xlim=(-0.5, len(found) - 0.5))
     axes[0].set_ylim(0)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure

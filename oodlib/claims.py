@@ -368,7 +368,8 @@ def as_markdown(claims: list[Claim]) -> str:
     lines = ["| | claim | measured | estimate [95 %] | paper | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for c in claims:
         paper = "" if c.paper is None else f"{c.paper:+.3f}"
-        lines.append(f"| {c.claim} | {c.title} | {c.quantity} | {interval(c)} | {paper} | **{c.verdict}** |")
+        cells = (c.claim, c.title, c.quantity.replace("|", "\\|"), interval(c), paper, f"**{c.verdict}**")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -193,3 +193,7 @@ class _short_errors:
         if isinstance(error, (ValueError, RuntimeError, OSError)):
             Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
             raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

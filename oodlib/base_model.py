@@ -65,23 +65,32 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: i
     return Qwen2ForCausalLM(config)
 
 
-class _Stream(IterableDataset):
-    """Endless tokenised pretraining pairs; only the answer carries loss."""
+TRIES = (0.7, 0.15, 0.07, 0.05, 0.03)  # shares of the pretraining batches with 0, 1, … wrong tries before the answer
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int):
-        self.task, self.tokenizer, self.seed = task, tokenizer, seed
+
+class _Stream(IterableDataset):
+    """Endless tokenised dialogues; only the last answer, which is right, carries loss.
+
+    Those of one batch have the same number of tries, so that they are about equally long.
+    """
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int):
+        self.task, self.tokenizer, self.seed, self.batch_size = task, tokenizer, seed, batch_size
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         rng = np.random.default_rng(self.seed)
         while True:
-            prompt, answer = self.task.pretraining_pair(rng)
-            asked = self.tokenizer(prompt)["input_ids"]
-            given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
-            yield {
-                "input_ids": asked + given,
-                "attention_mask": [1] * len(asked + given),
-                "labels": [-100] * len(asked) + given,
-            }
+            wrong_tries = int(rng.choice(len(TRIES), p=TRIES))
+            for _ in range(self.batch_size):
+                *earlier, answer = self.task.pretraining_dialogue(rng, wrong_tries)
+                texts = [f"{t} <eos> " if i % 2 else t for i, t in enumerate(earlier)]
+                asked = self.tokenizer("".join(texts))["input_ids"]
+                given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
+                yield {
+                    "input_ids": asked + given,
+                    "attention_mask": [1] * len(asked + given),
+                    "labels": [-100] * len(asked) + given,
+                }
 
 
 def train_base(
@@ -121,7 +130,7 @@ def train_base(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Stream(the_task, tokenizer, seed),
+        train_dataset=_Stream(the_task, tokenizer, seed, batch_size),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from oodlib.presets import ROOT, Preset, load_preset, preset_names
+from oodlib.presets import PARAMS, ROOT, Preset, load_preset, preset_names
 from oodlib.runs import Run, write_whole
 
 app = typer.Typer(
@@ -60,6 +60,33 @@ def reproduce(
             run.note("all", meter.wall_s, meter.peak_mib)
         console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
         _print_scorecard(run.folder)
+
+
+@app.command()
+def campaign(
+    phase: Annotated[str, typer.Argument(help="A phase of the plan: explore, confirm, remedies.")],
+    plan: Annotated[Path, typer.Option(help="The plan's file.")] = PARAMS / "plans" / "campaign.yaml",
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = ROOT / "outputs" / "campaign",
+    at_once: Annotated[int, typer.Option(help="Seeds of a regime that run together.")] = 2,
+) -> None:
+    """Run what is left of a phase of the campaign that notebooks 05 and 06 read.
+
+    What is in outputs/campaign/measurements.csv with the plan's parameters is done. After an interruption give the
+    same command again.
+    """
+    from oodlib.campaign import Campaign, Plan
+    from oodlib.provenance import Meter
+
+    with _short_errors():
+        mine = Campaign(Plan(plan), out)
+        left = len(mine.left(phase))
+        console.print(f"{phase}: {left} of {sum(1 for _ in mine.plan.cells(phase))} cells left -> {mine.folder}")
+        with Run(load_preset(mine.plan.like), mine.folder).lock(), Meter() as meter:
+            for cells, rest in mine.run(phase, at_once):
+                minutes = meter.wall_s / 60
+                names = ", ".join(cell.name for cell in cells)
+                hence = minutes / (left - rest) * rest
+                console.print(f"  {names} done after {minutes:.0f} min; {rest} cells left, about {hence:.0f} min")
 
 
 @app.command()

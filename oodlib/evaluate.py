@@ -7,51 +7,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from oodlib.episodes import as_text, play
 from oodlib.tasks import OUTCOMES, Task
-
-
-def as_text(messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, answer: bool = False) -> str:
-    """Plain text of a prompt or an answer: text as it is, chat messages through the chat template."""
-    if isinstance(messages, str):
-        return messages
-    if answer:
-        return messages[-1]["content"]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    max_new_tokens: int,
-    batch_size: int = 512,
-    temperature: float = 0.0,
-) -> list[str]:
-    """One completion a prompt: greedy at temperature 0, else sampled with torch's global random state.
-
-    Prompts of like length share a batch; the order of the results is that of the prompts.
-    """
-    model.eval()
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    order = np.argsort(lengths, kind="stable")
-    completions = [""] * len(prompts)
-    for start in range(0, len(prompts), batch_size):
-        picked = order[start : start + batch_size]
-        batch = tokenizer([prompts[i] for i in picked], return_tensors="pt", padding=True, padding_side="left")
-        batch = batch.to(model.device)
-        output = model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **sampling,
-        )
-        new = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(picked, new, strict=True):
-            completions[i] = text
-    return completions
 
 
 @torch.inference_mode()
@@ -96,34 +53,42 @@ def evaluate(
     batch_size: int = 512,
     loss: bool = False,
     every: int = 1,
+    tries: int = 1,
 ) -> pd.DataFrame:
-    """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, reward, loss.
+    """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
 
-    `loss` (nats a token; NaN if not asked for) is that of one right answer a problem, the same answer
-    for every model.
+    `outcome` is that of the last try made, `tries` how many that took, `reward` the last try's. `loss` (nats a token;
+    NaN if not asked for) is that of one right answer a problem, given at once, the same for every model.
     """
     problems = task.split(split)[::every]
-    prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
-    texts = generate(model, tokenizer, prompts, max_new_tokens, batch_size)
-    verdicts = [task.verify(p, t) for p, t in zip(problems, texts, strict=True)]
+    episodes = play(model, tokenizer, task, problems, prompt_style, max_new_tokens, tries, batch_size)
+    last = [e.verdicts[-1] for e in episodes]
     losses = np.full(len(problems), np.nan)
     if loss:
         rng = np.random.default_rng(0)
+        prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
         answers = [as_text(task.answer(p, prompt_style, rng), tokenizer, answer=True) for p in problems]
         losses = answer_loss(model, tokenizer, prompts, answers, batch_size)
     return pd.DataFrame(
         {
             "problem": [task.label(p) for p in problems],
-            "outcome": pd.Categorical([v.outcome for v in verdicts], categories=OUTCOMES),
-            "reward": np.float32([v.reward for v in verdicts]),
+            "outcome": pd.Categorical([v.outcome for v in last], categories=OUTCOMES),
+            "tries": np.int8([len(e.verdicts) for e in episodes]),
+            "reward": np.float32([v.reward for v in last]),
             "loss": losses.astype(np.float32),
         }
     )
 
 
-def summarise(hands: pd.DataFrame) -> dict[str, float]:
-    """The metrics of one evaluation: accuracy, the share of each outcome, mean reward, and loss if measured."""
-    metrics = {"accuracy": float((hands["outcome"] == "correct").mean())}
+def summarise(hands: pd.DataFrame, tries: int = 1) -> dict[str, float]:
+    """The metrics of one evaluation: accuracy, the share of each outcome, mean reward, and loss if measured.
+
+    `accuracy` counts any right try; with several tries also accuracy@1, @2, …: right by the first, the second, …
+    """
+    right = hands["outcome"] == "correct"
+    metrics = {"accuracy": float(right.mean())}
+    if tries > 1:
+        metrics |= {f"accuracy@{n}": float((right & (hands["tries"] <= n)).mean()) for n in range(1, tries + 1)}
     metrics |= {outcome: float((hands["outcome"] == outcome).mean()) for outcome in OUTCOMES[1:]}
     metrics["reward"] = float(hands["reward"].mean())
     if hands["loss"].notna().all():

@@ -73,6 +73,18 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
+    """The weighted sum of several checkpoints' tensors, summed in float64, in the first checkpoint's dtype."""
+    first, *others = [(load_weights(folder), share) for folder, share in parts]
+    mixed = {}
+    for name, tensor in first[0].items():
+        total = first[1] * tensor.double()
+        for weights, share in others:
+            total += share * weights[name].double()
+        mixed[name] = total.to(tensor.dtype)
+    return mixed
+
+
 def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
     """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
 

@@ -21,6 +21,11 @@ COLOURS = {
     "rl": "#009E73",
     "sft_continued": "#E69F00",
     "rejection_sampling": "#56B4E9",
+    "averaging": "#CC79A7",
+    "interpolation_base": "#A0522D",
+    "interpolation_peak": "#8C6BB1",
+    "random_reward": "#7F7F7F",
+    "format_reward": "#B8A800",
     "paper": "#8C6BB1",
     "vectors": "#D55E00",
     "values": "#0072B2",
@@ -35,6 +40,11 @@ NAMES = {
     "rl": "after RL",
     "sft_continued": "control: SFT continued",
     "rejection_sampling": "control: rejection sampling",
+    "averaging": "rival: last checkpoints averaged",
+    "interpolation_base": "rival: half-way to the base",
+    "interpolation_peak": "oracle: half-way to the peak",
+    "random_reward": "rival: RL, random reward",
+    "format_reward": "rival: RL, format reward",
 }
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009E73", "#F0E442", "#E69F00", "#CC79A7", "#999999"), strict=True))
 VERDICT_COLOURS = {"supported": "#009E73", "not supported": "#D55E00", "inconclusive": "#7F7F7F"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,13 +19,47 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from oodlib.tasks import STYLES, check_choice, task_names
 
+_SCIENTIFIC = re.compile(r"[+-]?\d+[eE][+-]?\d+")  # 2e-4, which YAML takes for text
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
-ARMS = ("rl", "sft_continued", "rejection_sampling")
+ARMS = (
+    "rl",
+    "sft_continued",
+    "rejection_sampling",
+    "averaging",
+    "interpolation_base",
+    "interpolation_peak",
+    "random_reward",
+    "format_reward",
+)
+# Parameters that an arm's result does not depend on, so that runs which differ in them alone can share it.
+_ALGORITHM = (
+    "rl_algorithm",
+    "rl_clip",
+    "rl_kl",
+    "rl_discount",
+    "rl_gae_lambda",
+    "rl_value_coefficient",
+    "rl_entropy_coefficient",
+)
+_TRAINING = ("rl_steps", "rl_prompts", "rl_samples", "rl_updates_per_batch", "rl_epochs", "rl_learning_rate")
+_TRAINING += ("rl_schedule", "rl_warmup_steps", "rl_max_grad_norm")
+_ALL_OF_RL = (*_ALGORITHM, *_TRAINING, "rl_turns", "rl_temperature")
+INDEPENDENT = {
+    "sft_continued": (*_ALGORITHM, "rl_turns", "rl_temperature"),
+    "rejection_sampling": _ALGORITHM,
+    "averaging": _ALL_OF_RL,
+    "interpolation_base": _ALL_OF_RL,
+    "interpolation_peak": _ALL_OF_RL,
+}
+REMEDIES = ("none", "rpsft", "kl", "lora", "averaging", "interpolation", "early_stopping")
+EVALUATION = ("max_new_tokens", "eval_every", "verify_turns")  # weights do not depend on these; RL's on the first
+SCHEDULES = Literal["constant_with_warmup", "cosine", "linear"]
 
 Whole = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Turns = Annotated[int, Field(ge=1, le=5)]
 Steps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -48,25 +83,38 @@ class Preset(BaseModel):
     max_new_tokens: Whole
     eval_batch_size: Whole
     eval_every: Whole
+    verify_turns: Turns
 
     sft_steps: Whole
     sft_checkpoints: Steps
     sft_batch_size: Whole
     sft_learning_rate: Rate
-    sft_schedule: Literal["constant_with_warmup", "cosine", "linear"]
+    sft_schedule: SCHEDULES
     sft_warmup_steps: Annotated[int, Field(ge=0)]
+    sft_remedy: str
+    sft_remedy_weight: Annotated[float, Field(ge=0)]
+    sft_remedy_share: Share
 
-    rl_algorithm: Literal["grpo", "rloo"]
+    rl_algorithm: Literal["grpo", "rloo", "ppo"]
+    rl_turns: Turns | None = None
     rl_arms: list[str]
     rl_from: Steps
     rl_steps: Whole
     rl_prompts: Whole
     rl_samples: Annotated[int, Field(ge=2)]
     rl_updates_per_batch: Whole
+    rl_epochs: Whole
     rl_learning_rate: Rate
+    rl_schedule: SCHEDULES
     rl_warmup_steps: Annotated[int, Field(ge=0)]
+    rl_max_grad_norm: Annotated[float, Field(gt=0)]
     rl_clip: Rate
+    rl_kl: Annotated[float, Field(ge=0)]
     rl_temperature: Annotated[float, Field(gt=0, le=5)]
+    rl_discount: Share
+    rl_gae_lambda: Annotated[float, Field(ge=0, le=1)]
+    rl_value_coefficient: Annotated[float, Field(ge=0)]
+    rl_entropy_coefficient: Annotated[float, Field(ge=0)]
 
     rotation_share: Share
     surgery_shares: list[Share]
@@ -79,8 +127,15 @@ class Preset(BaseModel):
     def _possible(self) -> Preset:
         check_choice("task", self.task, tuple(task_names()))
         check_choice("prompt_style", self.prompt_style, STYLES)
+        check_choice("sft_remedy", self.sft_remedy, REMEDIES)
         for arm in self.rl_arms:
             check_choice("arm in rl_arms", arm, ARMS)
+        if self.rl_algorithm == "rloo" and self.turns_in_rl > 1:
+            raise ValueError(
+                f"rl_algorithm 'rloo' plays one try an episode, not {self.turns_in_rl}: take grpo, ppo, or rl_turns 1"
+            )
+        if self.rl_algorithm == "ppo" and self.rl_kl:
+            raise ValueError("rl_kl is for grpo and rloo; ppo here has no KL term, so rl_kl must be 0")
         checkpoints = self.sft_checkpoints
         if checkpoints != sorted(set(checkpoints)) or checkpoints[0] != 0 or checkpoints[-1] != self.sft_steps:
             raise ValueError(
@@ -92,12 +147,19 @@ class Preset(BaseModel):
         strangers = sorted(set(self.rl_from) - set(checkpoints))
         if strangers:
             raise ValueError(f"rl_from names steps {strangers}, which are not among sft_checkpoints {checkpoints}")
-        for name, total in (("rl_steps", self.rl_steps), ("rl_prompts", self.rl_prompts)):
-            if total % self.rl_updates_per_batch:
-                raise ValueError(
-                    f"{name} ({total}) must be a multiple of rl_updates_per_batch ({self.rl_updates_per_batch})"
-                )
+        parts, cycle = self.rl_updates_per_batch, self.rl_updates_per_batch * self.rl_epochs
+        if self.rl_prompts % parts:
+            raise ValueError(f"rl_prompts ({self.rl_prompts}) must be a multiple of rl_updates_per_batch ({parts})")
+        if self.rl_steps % cycle:
+            raise ValueError(
+                f"rl_steps ({self.rl_steps}) must be a multiple of rl_updates_per_batch x rl_epochs ({cycle})"
+            )
         return self
+
+    @property
+    def turns_in_rl(self) -> int:
+        """Tries an episode in RL: `rl_turns`, or as many as in evaluation."""
+        return self.rl_turns or self.verify_turns
 
     @property
     def seeds(self) -> list[int]:
@@ -151,6 +213,7 @@ def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
     if values.get("like"):
         values = {**_filed(values["like"]), **values}
     values.update({k: v for k, v in changes.items() if v is not None})
+    values = {k: float(v) if isinstance(v, str) and _SCIENTIFIC.fullmatch(v) else v for k, v in values.items()}
     if isinstance(values.get("model"), str) and Path(values["model"]).expanduser().is_dir():
         values["model"] = str(Path(values["model"]).expanduser().resolve())
     try:

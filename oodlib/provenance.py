@@ -19,13 +19,15 @@ import psutil
 PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
 # A change in these makes no measurement stale.
-PLUMBING = ("presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
+PLUMBING = ("campaign.py", "presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
 SHOWING = (
     "claims.py",
     "cli.py",
     "evidence.py",
     "figures.py",
+    "figures_campaign.py",
     "figures_weights.py",
+    "healing.py",
     "plotting.py",
     "stats.py",
     "widgets.py",

@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from oodlib.presets import ROOT, Preset, digest, preset_from
+from oodlib.presets import EVALUATION, INDEPENDENT, ROOT, Preset, digest, preset_from
 from oodlib.provenance import code_digest, describe_machine
 
 UPTO = {  # whose parameters a stage's results depend on, by prefix
@@ -67,9 +67,10 @@ class Job:
 class Run:
     """A preset and the folder that holds its results."""
 
-    def __init__(self, preset: Preset, folder: Path | None = None):
+    def __init__(self, preset: Preset, folder: Path | None = None, store: Path | None = None):
         self.preset = preset
         self.folder = Path(folder) if folder else preset.folder()
+        self.store = store or self.folder  # where parts and checkpoints lie; several runs may share one
         self.sources: dict[str, Path] = {}  # stage -> the folder whose tables are read
         self.borrowed: set[str] = set()  # stages read from the committed reference run
 
@@ -102,7 +103,7 @@ class Run:
         renewed = {job.stage for job in finished}
         same = self._manifest().get("parameters") == self.preset.parameters()
         for name, file in TABLES.items():
-            parts = [self.folder / "parts" / job.name / f"{name}.parquet" for job in finished]
+            parts = [self.part(job) / f"{name}.parquet" for job in finished]
             frames = [pd.read_parquet(part) for part in parts if part.exists()]
             path = self.folder / file
             if same and path.exists():
@@ -114,11 +115,20 @@ class Run:
     # ---- jobs --------------------------------------------------------------------------------------
 
     def key(self, job: Job) -> dict[str, Any]:
-        parameters = {**self.preset.parameters(*UPTO[job.stage]), "seed": job.seed}
+        parameters = {**self._decisive(job.stage, job.arguments.get("arm")), "seed": job.seed}
         return {"parameters": parameters, "job": job.name, "arguments": job.arguments, "code": code_digest()}
 
+    def _decisive(self, stage: str, arm: str | None) -> dict[str, Any]:
+        """The parameters that decide what a job of a stage measures, or of an arm."""
+        found = self.preset.parameters(*UPTO[stage])
+        if stage == "rl":
+            found["rl_turns"] = self.preset.turns_in_rl
+            skip = (*INDEPENDENT.get(arm, ()), "rl_arms", "rl_from")
+            found = {name: value for name, value in found.items() if name not in skip}
+        return found
+
     def done(self, job: Job) -> bool:
-        path = self.folder / "parts" / job.name / "key.json"
+        path = self.part(job) / "key.json"
         return path.exists() and json.loads(path.read_text()) == self.key(job)
 
     def finish(self, job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
@@ -130,7 +140,11 @@ class Run:
                 frame.to_parquet(folder / f"{name}.parquet", index=False)
             (folder / "key.json").write_text(json.dumps(self.key(job), indent=1))
 
-        write_whole(self.folder / "parts" / job.name, write)
+        write_whole(self.part(job), write)
+
+    def part(self, job: Job) -> Path:
+        """The folder of a job's part; like a checkpoint's, its name ends in a mark of parameters and code."""
+        return self.store / "parts" / f"{job.name}-{digest(self.key(job))[:8]}"
 
     def checkpoint(self, seed: int, arm: str = "sft", from_step: int | None = None) -> Path:
         """The folder in which an arm's checkpoints lie, as checkpoint-STEP.
@@ -138,8 +152,10 @@ class Run:
         Its name ends in a mark of parameters and code, so that weights of other ones are never taken for these.
         """
         stage, name = ("sft", arm) if from_step is None else ("rl", f"{arm}-from-{from_step}")
-        mark = digest([self.preset.parameters(*UPTO[stage]), code_digest()])[:8]
-        return self.folder / "checkpoints" / f"seed-{seed}" / f"{name}-{mark}"
+        without = EVALUATION if stage == "sft" else EVALUATION[1:]
+        decisive = {k: v for k, v in self._decisive(stage, arm).items() if k not in without}
+        mark = digest([decisive, code_digest()])[:8]
+        return self.store / "checkpoints" / f"seed-{seed}" / f"{name}-{mark}"
 
     @contextmanager
     def lock(self, name: str = ".lock") -> Iterator[None]:
@@ -155,7 +171,7 @@ class Run:
         except OSError as error:
             raise clear_error(error, self.folder) from None
         try:
-            for left in (self.folder / "parts").rglob(".????????-*"):  # what a killed process was writing
+            for left in (self.store / "parts").rglob(".????????-*"):  # what a killed process was writing
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
+from filelock import FileLock
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import set_seed
+from trl import SFTTrainer
 
 from oodlib.evaluate import evaluate, summarise
 from oodlib.models import load_model, model_folder
-from oodlib.runs import COLUMNS, Run
+from oodlib.remedies import PenalisedTrainer, load_remedy
+from oodlib.runs import COLUMNS, Run, write_whole
 from oodlib.tasks import SPLITS, get_task
-from oodlib.training import demonstrations, fit, sft_trainer
+from oodlib.training import MARK, demonstrations, fit, settings, supervised
+
+PLAIN = {"sft_remedy": "none", "sft_remedy_weight": 0.0, "sft_remedy_share": 0.25}  # SFT without a remedy
 
 
 def sft_folder(run: Run, seed: int, step: int) -> Path:
@@ -19,15 +30,35 @@ def sft_folder(run: Run, seed: int, step: int) -> Path:
 
 
 def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
-    """Full-parameter SFT on ID demonstrations; leaves checkpoints, returns the training loss."""
+    """SFT on ID demonstrations, with or without a remedy; leaves checkpoints, returns the training loss."""
     preset, folder = run.preset, run.checkpoint(seed)
+    remedy = load_remedy(preset.sft_remedy)
+    if edit := getattr(remedy, "edit", None):
+        plain = Run(preset.model_copy(update=PLAIN), run.folder, run.store)
+        tables = train(plain, seed)
+        for step in preset.sft_checkpoints[1:]:
+            weights = edit(step, partial(sft_folder, plain, seed), preset, seed)
+            save_weights(weights, sft_folder(plain, seed, step), sft_folder(run, seed, step))
+        return tables
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
+        log = fit(_trainer(run, seed, remedy), folder, preset.sft_checkpoints[1:])
+        if finish := getattr(remedy, "finish", None):
+            for step in preset.sft_checkpoints[1:]:
+                finish(sft_folder(run, seed, step), model_folder(preset.model))
+    rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
+    return {"measurements": as_measurements(rows)}
+
+
+def _trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
+    preset = run.preset
     model, tokenizer = load_model(model_folder(preset.model))
+    set_seed(seed)
+    if prepare := getattr(remedy, "prepare", None):
+        model = prepare(model, preset)
     data = demonstrations(get_task(preset.task), preset, seed, preset.sft_steps * preset.sft_batch_size)
-    trainer = sft_trainer(
-        model,
-        tokenizer,
-        data,
-        folder,
+    options = settings(
+        run.checkpoint(seed),
         seed,
         preset.sft_steps,
         preset.sft_learning_rate,
@@ -35,9 +66,27 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
         lr_scheduler_type=preset.sft_schedule,
         warmup_steps=preset.sft_warmup_steps,
     )
-    log = fit(trainer, folder, preset.sft_checkpoints[1:])
-    rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
-    return {"measurements": as_measurements(rows)}
+    penalty = getattr(remedy, "penalty", None)
+    trainer = supervised(model, tokenizer, data, options, PenalisedTrainer if penalty else SFTTrainer)
+    if penalty:
+        trainer.penalty = penalty(model, preset)
+    return trainer
+
+
+def save_weights(weights: dict[str, Tensor], like: Path, folder: Path) -> None:
+    """Lay a checkpoint down whole: these weights, and configuration and tokenizer of another one."""
+    if (folder / MARK).exists():
+        return
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        for file in like.iterdir():
+            if file.suffix in (".json", ".jinja") and file.name not in ("trainer_state.json",):
+                shutil.copy(file, path)
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        (path / MARK).touch()
+
+    write_whole(folder, write)
 
 
 def measure(run: Run, seed: int, step: int) -> dict[str, pd.DataFrame]:
@@ -69,9 +118,12 @@ def evaluate_model(
             preset.eval_batch_size,
             loss,
             preset.eval_every,
+            preset.verify_turns,
         )
         place = (stage, arm, from_step, step, seed, split)
-        rows += [(*place, metric, value, len(judged)) for metric, value in summarise(judged).items()]
+        rows += [
+            (*place, metric, value, len(judged)) for metric, value in summarise(judged, preset.verify_turns).items()
+        ]
         names = dict(zip(("stage", "arm", "from_step", "step", "seed", "split"), place, strict=True))
         hands.append(judged.assign(**names))
     return {"measurements": as_measurements(rows), "hands": pd.concat(hands, ignore_index=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from trl import SFTConfig, SFTTrainer
 
 from oodlib.presets import Preset
 from oodlib.tasks import Task
+
+if TYPE_CHECKING:
+    from oodlib.arms import Setup
 
 MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
 LEFTOVERS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
@@ -97,15 +100,27 @@ def demonstrations(task: Task, preset: Preset, seed: int, n: int) -> Dataset:
     )
 
 
-def sft_trainer(
-    model: Any, tokenizer: Any, data: Dataset, folder: Path, seed: int, steps: int, rate: float, **others: Any
-) -> SFTTrainer:
+def supervised(model: Any, tokenizer: Any, data: Dataset, options: dict[str, Any], kind=SFTTrainer) -> SFTTrainer:
     """TRL's SFTTrainer over prompt-completion pairs, the loss on the completion alone."""
-    config = SFTConfig(
-        **settings(folder, seed, steps, rate, **others),
-        completion_only_loss=True,
-        packing=False,
-        max_length=None,
-        dataset_num_proc=None,
+    config = SFTConfig(**options, completion_only_loss=True, packing=False, max_length=None, dataset_num_proc=None)
+    return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+
+
+def arm_settings(setup: Setup) -> dict[str, Any]:
+    """The options that all arms of a preset share: updates, samples an update, learning rate and its schedule."""
+    preset = setup.preset
+    return settings(
+        setup.folder,
+        setup.seed,
+        preset.rl_steps,
+        preset.rl_learning_rate,
+        per_device_train_batch_size=setup.batch,
+        lr_scheduler_type=preset.rl_schedule,
+        warmup_steps=preset.rl_warmup_steps,
+        max_grad_norm=preset.rl_max_grad_norm,
     )
-    return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+
+
+def arm_trainer(setup: Setup, data: Dataset) -> SFTTrainer:
+    """An arm that learns by SFT, with the options of all arms."""
+    return supervised(setup.model, setup.tokenizer, data, arm_settings(setup))

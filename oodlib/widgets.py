@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from oodlib.evaluate import as_text, generate
+from oodlib.episodes import as_text, generate
 from oodlib.tasks import Task
 
 

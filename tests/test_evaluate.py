@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from oodlib.base_model import build_model, build_tokenizer
-from oodlib.evaluate import answer_loss, evaluate, generate, summarise
+from oodlib.episodes import generate
+from oodlib.evaluate import answer_loss, evaluate, summarise
 from oodlib.models import load_model, load_weights, matrices, model_folder
 from oodlib.tasks import OUTCOMES, get_task
 

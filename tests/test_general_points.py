@@ -261,7 +261,8 @@ def test_compact_questions_and_answers_have_no_unknown_words():
     assert len(set(TASK.words())) == len(TASK.words())
     tokenizer, draw = build_tokenizer(TASK.words()), rng()
     texts = [TASK.prompt(hand, "compact") + TASK.answer(hand, "compact", draw) for hand in some_hands()]
-    texts += [question + answer for question, answer in (TASK.pretraining_pair(draw) for _ in range(500))]
+    texts += [" ".join(TASK.pretraining_dialogue(draw, n % 5)) for n in range(500)]
+    texts += [TASK.feedback(hand, TASK.verify(hand, ""), "compact") for hand in some_hands(2)]
     words = set(" ".join(texts).split())
     known = tokenizer(sorted(words))["input_ids"]
     assert all(len(ids) == 1 and ids != [tokenizer.unk_token_id] for ids in known)
@@ -368,11 +369,11 @@ PROMPT = re.compile(r"J = (\d+) Q = (\d+) K = (\d+) ; cards (.+) ; make 24 ; as 
 FORMATS = ["formula", "numbers formula", "cards formula", "cards numbers formula", "json"]
 
 
-def test_pretraining_pairs_are_right_under_any_rule(solvable):
+def test_pretraining_answers_are_right_under_any_rule(solvable):
     draw, seen, asked, given, hidden = rng(), set(), Counter(), Counter(), Counter()
     rules = set()
     for _ in range(5000):
-        question, answer = TASK.pretraining_pair(draw)
+        question, answer = TASK.pretraining_dialogue(draw)
         *values, cards, wanted = PROMPT.fullmatch(question).groups()
         rule = dict(zip("JQK", map(int, values), strict=True))
         hand = TASK.problem(cards.split(), rule)
@@ -402,7 +403,40 @@ def test_pretraining_pairs_are_right_under_any_rule(solvable):
     assert 0 < hidden["none"] < 1000  # most hands have a face card, some have none
 
 
-def test_pretraining_pairs_depend_on_the_seed_only():
+def test_pretraining_dialogues_depend_on_the_seed_only():
     draws = (rng(7), rng(7), rng(8))
-    first, second, other = ([TASK.pretraining_pair(draw) for _ in range(20)] for draw in draws)
+    first, second, other = ([TASK.pretraining_dialogue(draw, 2) for _ in range(20)] for draw in draws)
     assert first == second != other
+
+
+def test_only_the_last_answer_of_a_pretraining_dialogue_is_right():
+    draw, faults = rng(), Counter()
+    for _ in range(600):
+        question, *rest = TASK.pretraining_dialogue(draw, 3)
+        *values, cards, wanted = PROMPT.fullmatch(question).groups()
+        hand = TASK.problem(cards.split(), dict(zip("JQK", map(int, values), strict=True)))
+        answers, messages = rest[0::2], rest[1::2]
+        formulas = [json.loads(a)["formula"] if a.startswith("{") else a.split(" ; ")[-1] for a in answers]
+        verdicts = [TASK.verify_formula(hand, f) for f in formulas]
+        assert verdicts[-1].outcome == "correct" and len(messages) == 3
+        for verdict, message in zip(verdicts[:-1], messages, strict=True):
+            faults[verdict.outcome] += 1
+            told = {
+                "wrong_numbers": "no ; numbers " + " ".join(map(str, hand.numbers)) + " ;",
+                "wrong_value": "no ; value ;",
+                "illegal": "no ; illegal ;",
+            }
+            assert message == f"{told[verdict.outcome]} as {wanted} :\n"
+    assert 0.4 < faults["wrong_numbers"] / 1800 < 0.6 and 0.3 < faults["wrong_value"] / 1800 < 0.5
+    assert faults["correct"] == faults["malformed"] == 0
+
+
+def test_what_is_said_after_a_wrong_try():
+    hand = TASK.problem(["K", "2", "4", "6"], {"J": 11, "Q": 12, "K": 13})
+    verdict = TASK.verify_formula(hand, "10 + 2 + 4 + 6")
+    assert TASK.feedback(hand, verdict, "compact") == "no ; numbers 13 2 4 6 ; as json :\n"
+    (message,) = TASK.feedback(hand, verdict, "chat")
+    assert message["role"] == "user" and message["content"].startswith(verdict.message)
+    assert TASK.feedback(hand, TASK.verify(hand, "what?"), "compact") == "no ; as json :\n"
+    with pytest.raises(ValueError, match=r"'haiku'.*compact"):
+        TASK.feedback(hand, verdict, "haiku")

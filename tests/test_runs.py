@@ -44,7 +44,7 @@ def test_a_stage_without_finished_jobs_keeps_its_rows_if_the_parameters_are_the_
     run.finish(rl, {"measurements": rows("rl")})
     run.collect([rl])
     run.finish(JOB, {"measurements": rows()})
-    (run.folder / "parts" / rl.name / "key.json").unlink()
+    (run.part(rl) / "key.json").unlink()
     run.collect([JOB, rl])
     assert set(run.table("measurements")["stage"]) == {"sft", "rl"}
     other = tiny_run(sft_learning_rate=2e-3)

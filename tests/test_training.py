@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from oodlib import ensure
-from oodlib.arms import Setup, make_trainer
+from oodlib.arms import Setup, load_arm
 from oodlib.arms.rejection_sampling import correct_answers
 from oodlib.arms.rl import ROLLOUTS, advantages
 from oodlib.models import load_model, load_weights, model_folder
@@ -74,15 +74,16 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
     assert not same_weights(sft_folder(a, 10, 4), sft_folder(c, 11, 4))
 
 
-@pytest.mark.parametrize("arm", ["rl", "sft_continued", "rejection_sampling"])
+@pytest.mark.parametrize("arm", ["rl", "rl with ppo", "sft_continued", "rejection_sampling"])
 def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
-    run = tiny_run(rl_steps=4, rl_from=[4], sft_steps=4)
+    arm, _, algorithm = arm.partition(" with ")
+    run = tiny_run(rl_steps=4, rl_from=[4], sft_steps=4, rl_algorithm=algorithm or "grpo", rl_turns=2)
     train(run, 10)
     start = sft_folder(run, 10, 4)
 
     def trainer(folder):
         set_seed(10)
-        return make_trainer(arm, Setup(*load_model(start), TASK, run.preset, 10, folder))
+        return load_arm(arm).make_trainer(Setup(*load_model(start), TASK, run.preset, 10, folder))
 
     log = fit(trainer(tmp_path / "whole"), tmp_path / "whole", [2, 4])
     broken = trainer(tmp_path / "cut")
@@ -105,7 +106,7 @@ def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
     for algorithm in ("grpo", "rloo"):
         run = tiny_run(rl_algorithm=algorithm, rl_steps=2)
         setup = setup_for(run, tmp_path / algorithm)
-        trainer = make_trainer("rl", setup)
+        trainer = load_arm("rl").make_trainer(setup)
         fit(trainer, setup.folder, [2])
         mine = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)
         theirs = np.array(list(trainer._logs["advantages"]))
@@ -135,14 +136,17 @@ def test_rejection_sampling_learns_from_right_answers_alone(tiny_run, tmp_path):
         assert "none of" in str(error)
         return
     for row in data:
-        cards = row["prompt"].split()[11:15]
+        own = [i for i, mine in zip(row["input_ids"], row["completion_mask"], strict=True) if mine]
+        cards = tokenizer.decode(row["input_ids"]).split()[11:15]
         problem = TASK.problem(cards, {"J": 10, "Q": 10, "K": 10})
-        assert TASK.verify(problem, row["completion"]).outcome == "correct"
+        assert TASK.verify(problem, tokenizer.decode(own)).outcome == "correct"
+        assert own[-1] == tokenizer.eos_token_id
+    assert len(data) == setup.samples
 
 
-def test_an_unknown_arm_is_named(tiny_run, tmp_path):
-    with pytest.raises(ValueError, match=r"'ppo'.*sft_continued"):
-        make_trainer("ppo", setup_for(tiny_run(), tmp_path))
+def test_an_unknown_arm_is_named():
+    with pytest.raises(ValueError, match=r"'dpo'.*sft_continued"):
+        load_arm("dpo")
 
 
 def test_stages_run_once_and_are_then_loaded(tiny_run, capsys):

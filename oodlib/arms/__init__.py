@@ -1,27 +1,24 @@
-"""Arms: what may be done to an SFT checkpoint. Each is one module here with `make_trainer(setup) -> Trainer`.
+"""Arms: what may be done to an SFT checkpoint. Each is one module here.
 
-All arms of a preset make the same number of updates with the same number of samples an update, the same
-learning rate and the same schedule; only what they learn from differs.
+An arm that trains has `make_trainer(setup) -> Trainer`. All of a preset make the same number of updates with the
+same number of samples an update, the same learning rate and the same schedule; only what they learn from differs.
+An arm that only edits weights has `make_weights(setup) -> dict of tensors`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 
 from oodlib.presets import ARMS, Preset
 from oodlib.tasks import Task, check_choice
-
-TITLES = {
-    "rl": "RL",
-    "sft_continued": "control: SFT continued",
-    "rejection_sampling": "control: rejection sampling",
-}
 
 
 class NoData(RuntimeError):
@@ -38,6 +35,9 @@ class Setup:
     preset: Preset
     seed: int
     folder: Path
+    start: int = 0  # the SFT step of the model
+    sft: Callable[[int], Path] | None = None  # the folder of the weights at an SFT step
+    peak: Callable[[], int] | None = None  # the SFT step with the highest OOD accuracy
 
     @property
     def batch(self) -> int:
@@ -45,17 +45,22 @@ class Setup:
         return self.preset.rl_prompts * self.preset.rl_samples // self.preset.rl_updates_per_batch
 
     @property
-    def batches(self) -> int:
-        """How many batches of answers RL draws."""
-        return self.preset.rl_steps // self.preset.rl_updates_per_batch
+    def cycle(self) -> int:
+        """Updates that are made with one batch of answers."""
+        return self.preset.rl_updates_per_batch * self.preset.rl_epochs
+
+    @property
+    def samples(self) -> int:
+        """Distinct samples that an arm learns from, each seen `rl_epochs` times."""
+        return self.preset.rl_steps // self.preset.rl_epochs * self.batch
 
     def problems(self) -> list[Any]:
         """The ID problems that RL answers, one a group; other draws than those of the SFT stage."""
         rng = np.random.default_rng([self.seed, 1])
-        return self.task.sample(rng, "id", self.batches * self.preset.rl_prompts)
+        return self.task.sample(rng, "id", self.preset.rl_steps // self.cycle * self.preset.rl_prompts)
 
 
-def make_trainer(arm: str, setup: Setup) -> Trainer:
-    """The trainer of an arm. Raises ValueError for an unknown one."""
-    check_choice("arm", arm, ARMS)
-    return import_module(f"oodlib.arms.{arm}").make_trainer(setup)
+def load_arm(name: str) -> ModuleType:
+    """The module of an arm. Raises ValueError for an unknown one."""
+    check_choice("arm", name, ARMS)
+    return import_module(f"oodlib.arms.{name}")

@@ -1,8 +1,8 @@
 """Control: rejection-sampling fine-tuning (Yuan et al. 2023), SFT on the model's own correct answers.
 
-As many answers as RL draws are sampled once from the starting checkpoint, to the same prompts, and the
-correct ones are learnt by SFT. It has RL's data source and selects by the same checker, but has no
-negative examples, and its samples are not drawn anew as the model moves.
+As many episodes as RL plays are sampled once from the starting checkpoint, on the same problems, and the
+right answers, after what was said before them, are learnt by SFT. It has RL's data source and selects by the
+same checker, but has no negative examples, and its samples are not drawn anew as the model moves.
 """
 
 from __future__ import annotations
@@ -13,50 +13,40 @@ from datasets import Dataset
 from transformers import Trainer
 
 from oodlib.arms import NoData, Setup
-from oodlib.evaluate import as_text, generate
-from oodlib.training import sft_trainer
+from oodlib.episodes import play
+from oodlib.training import arm_trainer
 
 
 def make_trainer(setup: Setup) -> Trainer:
-    preset = setup.preset
-    return sft_trainer(
-        setup.model,
-        setup.tokenizer,
-        correct_answers(setup),
-        setup.folder,
-        setup.seed,
-        preset.rl_steps,
-        preset.rl_learning_rate,
-        per_device_train_batch_size=setup.batch,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=preset.rl_warmup_steps,
-    )
+    return arm_trainer(setup, correct_answers(setup))
 
 
 def correct_answers(setup: Setup) -> Dataset:
-    """The starting checkpoint's correct answers among as many as RL draws: columns prompt, completion.
+    """The starting checkpoint's correct answers in as many episodes as RL plays: columns input_ids, completion_mask.
 
     Each right answer comes about equally often, so that there are exactly as many rows as all updates take.
     Raises NoData if no answer is right.
     """
-    preset, task = setup.preset, setup.task
+    preset = setup.preset
     problems = [p for p in setup.problems() for _ in range(preset.rl_samples)]
-    prompts = [task.prompt(p, preset.prompt_style) for p in problems]
-    texts = [as_text(p, setup.tokenizer) for p in prompts]
     torch.manual_seed(setup.seed)
-    answers = generate(
+    episodes = play(
         setup.model,
         setup.tokenizer,
-        texts,
+        setup.task,
+        problems,
+        preset.prompt_style,
         preset.max_new_tokens,
+        preset.turns_in_rl,
         preset.eval_batch_size,
         preset.rl_temperature,
     )
-    right = [i for i, (p, a) in enumerate(zip(problems, answers, strict=True)) if task.verify(p, a).reward > 0]
+    right = [e for e in episodes if e.solved]
     if not right:
-        raise NoData(f"none of {len(answers)} sampled answers is correct")
-    rng, rows = np.random.default_rng([setup.seed, 2]), preset.rl_steps * setup.batch
-    right = np.concatenate([rng.permutation(right) for _ in range(-(-rows // len(right)))])[:rows]
-    chat = preset.prompt_style == "chat"
-    completions = [[{"role": "assistant", "content": answers[i]}] if chat else answers[i] for i in right]
-    return Dataset.from_dict({"prompt": [prompts[i] for i in right], "completion": completions})
+        raise NoData(f"none of {len(episodes)} sampled answers is correct")
+    rng, rows = np.random.default_rng([setup.seed, 2]), setup.samples
+    order = np.concatenate([rng.permutation(len(right)) for _ in range(-(-rows // len(right)))])[:rows]
+    before = [len(e.prompt) + e.starts[-1] for e in right]
+    ids = [e.prompt + e.tokens for e in right]
+    masks = [[0] * n + [1] * (len(t) - n) for n, t in zip(before, ids, strict=True)]
+    return Dataset.from_dict({"input_ids": [ids[i] for i in order], "completion_mask": [masks[i] for i in order]})

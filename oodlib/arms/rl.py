@@ -1,10 +1,13 @@
-"""Reinforcement learning on ID problems with the checker's reward: TRL's GRPO (Shao et al. 2024) or RLOO.
+"""Reinforcement learning on ID problems with the checker's reward: TRL's GRPO (Shao et al. 2024) or RLOO, or PPO.
 
-One turn an episode, no KL term. Every reward and advantage is kept (claim C6).
+Every reward and advantage is kept (claim C6). With several tries an episode, only the model's own tokens carry
+loss; GRPO's reward of an episode is the discounted sum of its tries' rewards.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,82 +17,140 @@ from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.arms import Setup
-from oodlib.training import MARK, settings
+from oodlib.episodes import play
+from oodlib.ppo import PPOTrainer
+from oodlib.tasks import Verdict
+from oodlib.training import MARK, arm_settings
 
 ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
+Score = Callable[[list[list[Verdict]], np.random.Generator], list[list[float]]]  # verdicts -> rewards, a try each
 
 
-def make_trainer(setup: Setup) -> Trainer:
+def checker_rewards(verdicts: list[list[Verdict]], _: np.random.Generator) -> list[list[float]]:
+    """The checker's own rewards."""
+    return [[v.reward for v in tries] for tries in verdicts]
+
+
+def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
+    """The trainer of `rl_algorithm`; `score` pays for the tries of a batch of episodes."""
     preset = setup.preset
+    record = Record(setup, score)
+    if preset.rl_algorithm == "ppo":
+        return PPOTrainer(setup, record)
     problems = setup.problems()
-    data = Dataset.from_dict(
-        {
-            "prompt": [setup.task.prompt(p, preset.prompt_style) for p in problems],
-            "index": list(range(len(problems))),
-        }
-    )
-    reward = CheckerReward(setup, problems)
-    kind, config = (GRPOTrainer, GRPOConfig) if preset.rl_algorithm == "grpo" else (RLOOTrainer, RLOOConfig)
+    prompts = [setup.task.prompt(p, preset.prompt_style) for p in problems]
+    data = Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))})
+    grpo = preset.rl_algorithm == "grpo"
+    kind, config = (GRPOTrainer, GRPOConfig) if grpo else (RLOOTrainer, RLOOConfig)
     arguments = config(
-        **settings(setup.folder, setup.seed, preset.rl_steps, preset.rl_learning_rate),
-        per_device_train_batch_size=setup.batch,
+        **arm_settings(setup),
         steps_per_generation=preset.rl_updates_per_batch,
+        num_iterations=preset.rl_epochs,
         num_generations=preset.rl_samples,
         max_completion_length=preset.max_new_tokens,
         temperature=preset.rl_temperature,
         epsilon=preset.rl_clip,
-        beta=0.0,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=preset.rl_warmup_steps,
+        beta=preset.rl_kl,
         shuffle_dataset=False,
     )
-    trainer = kind(
+    several = {"rollout_func": _Rollouts(setup, prompts, problems)} if preset.turns_in_rl > 1 else {}
+    return kind(
         model=setup.model,
-        reward_funcs=reward,
+        reward_funcs=_Reward(record, problems),
         args=arguments,
         train_dataset=data,
         processing_class=setup.tokenizer,
-        callbacks=[reward.keeper],
+        callbacks=[record.keeper],
+        **several,
     )
-    return trainer
 
 
-class CheckerReward:
-    """The task's checker as a TRL reward function that remembers what it saw.
+class _Rollouts:
+    """TRL's rollout function: episodes of several tries, one for each prompt that it is given."""
 
-    Advantages are GRPO's, (reward - group mean) / (group standard deviation + 1e-4), or RLOO's, the reward
-    less the mean of the group's others; a group is the `rl_samples` answers to one prompt.
-    """
+    def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any]):
+        self.setup = setup
+        self.problems = {json.dumps(prompt): problem for prompt, problem in zip(prompts, problems, strict=True)}
+
+    def __call__(self, prompts: list[Any], trainer: Trainer) -> dict[str, list[Any]]:
+        preset = self.setup.preset
+        episodes = play(
+            trainer.accelerator.unwrap_model(trainer.model),
+            self.setup.tokenizer,
+            self.setup.task,
+            [self.problems[json.dumps(p)] for p in prompts],
+            preset.prompt_style,
+            preset.max_new_tokens,
+            preset.turns_in_rl,
+            preset.eval_batch_size,
+            preset.rl_temperature,
+        )
+        return {
+            "prompt_ids": [e.prompt for e in episodes],
+            "completion_ids": [e.tokens for e in episodes],
+            "env_mask": [e.own for e in episodes],
+            "logprobs": None,
+            "verdicts": [e.verdicts for e in episodes],
+        }
+
+
+class _Reward:
+    """A TRL reward function over the record's."""
 
     __name__ = "checker"
 
-    def __init__(self, setup: Setup, problems: list[Any]):
-        self.setup, self.problems, self.frames = setup, problems, []
+    def __init__(self, record: Record, problems: list[Any]):
+        self.record, self.problems = record, problems
+
+    def __call__(self, prompts, completions, index, trainer_state, verdicts=None, **_) -> list[float]:
+        problems = [self.problems[i] for i in index]
+        if verdicts is None:
+            texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+            verify = self.record.setup.task.verify
+            verdicts = [[verify(p, t)] for p, t in zip(problems, texts, strict=True)]
+        step = trainer_state.global_step
+        returns = discounted(self.record.rewards(verdicts, step), self.record.setup.preset.rl_discount)
+        self.record.add(step, problems, index, verdicts, returns, advantages(returns, self.record.setup.preset))
+        return returns.tolist()
+
+
+class Record:
+    """What was sampled, paid and learnt from in RL; `keeper` lays it down beside the checkpoints."""
+
+    def __init__(self, setup: Setup, score: Score):
+        self.setup, self.score, self.frames = setup, score, []
         self.keeper = _Keeper(self)
 
-    def __call__(self, prompts, completions, index, trainer_state, **_) -> list[float]:
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        problems = [self.problems[i] for i in index]
-        verdicts = [self.setup.task.verify(p, t) for p, t in zip(problems, texts, strict=True)]
-        rewards = np.array([v.reward for v in verdicts])
-        self.frames.append(
-            pd.DataFrame(
-                {
-                    "update": trainer_state.global_step,
-                    "problem": [self.setup.task.label(p) for p in problems],
-                    "group": index,
-                    "outcome": [v.outcome for v in verdicts],
-                    "reward": rewards.astype(np.float32),
-                    "advantage": advantages(rewards, self.setup.preset).astype(np.float32),
-                }
-            )
-        )
-        return rewards.tolist()
+    def rewards(self, verdicts: list[list[Verdict]], step: int) -> list[list[float]]:
+        """What the tries of a batch of episodes are paid; the same again for the same step."""
+        return self.score(verdicts, np.random.default_rng([self.setup.seed, 3, step]))
+
+    def add(self, step, problems, groups, verdicts, returns, advantages) -> None:
+        """A row an episode: outcome of its last try, how many it took, its return and its (first) advantage."""
+        frame = {
+            "update": step,
+            "problem": [self.setup.task.label(p) for p in problems],
+            "group": groups,
+            "outcome": [tries[-1].outcome for tries in verdicts],
+            "tries": np.int8([len(tries) for tries in verdicts]),
+            "reward": np.float32(returns),
+            "advantage": np.float32(advantages),
+        }
+        self.frames.append(pd.DataFrame(frame))
 
 
-def advantages(rewards: np.ndarray, preset) -> np.ndarray:
-    """Advantages of rewards [groups * rl_samples], the samples of a group side by side; same shape."""
-    groups = rewards.reshape(-1, preset.rl_samples)
+def discounted(rewards: list[list[float]], discount: float) -> np.ndarray:
+    """The return of each episode, the sum over its tries t (from 0) of discount^t times the reward."""
+    return np.array([sum(discount**t * r for t, r in enumerate(tries)) for tries in rewards])
+
+
+def advantages(returns: np.ndarray, preset) -> np.ndarray:
+    """GRPO's or RLOO's advantages of returns [groups * rl_samples], a group's side by side; same shape.
+
+    GRPO: (return - group mean) / (group standard deviation + 1e-4). RLOO: the return less the mean of the
+    group's others.
+    """
+    groups = returns.reshape(-1, preset.rl_samples)
     if preset.rl_algorithm == "rloo":
         others = (groups.sum(1, keepdims=True) - groups) / (preset.rl_samples - 1)
         return (groups - others).ravel()
@@ -100,15 +161,15 @@ def advantages(rewards: np.ndarray, preset) -> np.ndarray:
 class _Keeper(TrainerCallback):
     """Lays the samples seen so far beside each checkpoint, and takes them up again after an interruption."""
 
-    def __init__(self, reward: CheckerReward):
-        self.reward = reward
+    def __init__(self, record: Record):
+        self.record = record
 
     def on_train_begin(self, args, state, control, **_):
-        earlier = self.reward.setup.folder / f"checkpoint-{state.global_step}" / ROLLOUTS
+        earlier = self.record.setup.folder / f"checkpoint-{state.global_step}" / ROLLOUTS
         if earlier.exists():
-            self.reward.frames = [pd.read_parquet(earlier)]
+            self.record.frames = [pd.read_parquet(earlier)]
 
     def on_save(self, args, state, control, **_):
-        folder = self.reward.setup.folder / f"checkpoint-{state.global_step}"
+        folder = self.record.setup.folder / f"checkpoint-{state.global_step}"
         assert not (folder / MARK).exists(), "samples must be laid down before the checkpoint counts as whole"
-        pd.concat(self.reward.frames, ignore_index=True).to_parquet(folder / ROLLOUTS, index=False)
+        pd.concat(self.record.frames, ignore_index=True).to_parquet(folder / ROLLOUTS, index=False)

@@ -10,8 +10,9 @@ The solver is in `solver.py`, the checker in `checker.py`; this file deals, asks
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations_with_replacement
 
@@ -122,6 +123,13 @@ class GeneralPoints:
             return Verdict("malformed", -3.0, message)
         return self.verify_formula(problem, formula)
 
+    def feedback(self, problem: Problem, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
+        """What is said to the player after a wrong try: the checker's message, and the wish for another answer."""
+        check_choice("prompt style", style, STYLES)
+        if style == "compact":
+            return compact_feedback(problem, verdict, "json")
+        return [{"role": "user", "content": f"{verdict.message} Try again, in the same format."}]
+
     def verify_formula(self, problem: Problem, formula: str) -> Verdict:
         """Judge a bare formula; a closing "= target" is allowed. Rewards: see `oodlib.tasks.checker`."""
         return judge(formula, problem.numbers, problem.target)
@@ -134,15 +142,18 @@ class GeneralPoints:
         numbers = [str(n) for n in range(1, 14)]
         text = ["=", ";", ":", "cards", "make", "as", "numbers", "formula", "json"]
         quotes = ['{"cards":"', '","numbers":"', '","formula":"', '"}']
-        return ["A", *FACES, *numbers, str(TARGET), *text, *quotes, *"+-*/()"]
+        faults = ["no", "value", "illegal"]
+        return ["A", *FACES, *numbers, str(TARGET), *text, *faults, *quotes, *"+-*/()"]
 
-    def pretraining_pair(self, rng: np.random.Generator) -> tuple[str, str]:
-        """A prompt and an answer that teach the base model to read ANY rule, in the compact style.
+    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0) -> list[str]:
+        """A compact dialogue that teaches the base model to read ANY rule and to use the checker's messages.
 
-        The numbers are drawn first, evenly from the solvable hands; those above 10, and a third of the
-        others, are shown as a face card whose rule says that number; faces left over get any value. JSON
-        is asked for in 30 % of the prompts and given in only 30 % of those, so that the base model knows
-        the format and does not keep to it, as a real one.
+        Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only
+        the last answer is right. The numbers are drawn first, evenly from the solvable hands; those above 10, and
+        a third of the others, are shown as a face card whose rule says that number; faces left over get any value.
+        Half of the wrong tries misread the hand's numbers, most of the others miss the target. JSON is asked for in
+        30 % of the prompts and given in only 30 % of those, so that the base model knows the format and does not
+        keep to it, as a real one; no message of these dialogues speaks of that.
         """
         hands = _solvable_numbers()
         numbers = hands[rng.integers(len(hands))]
@@ -157,11 +168,16 @@ class GeneralPoints:
         rule = {face: number for number, face in worth.items()}
         values = tuple(int(rule.get(f) or rng.integers(1, 14)) for f in FACES)
         problem = Problem(tuple(cards), values)
-        found = solutions(tuple(sorted(numbers)))
         asked = "json" if rng.random() < 0.3 else FORMATS[rng.integers(len(FORMATS) - 1)]
         given = "cards numbers formula" if asked == "json" and rng.random() < 0.7 else asked
+        dialogue = [compact_prompt(problem, asked)]
+        for _ in range(wrong_tries):
+            read, formula = _wrong_try(problem, rng)
+            verdict = self.verify_formula(problem, formula)
+            dialogue += [compact_answer(read, formula, given), compact_feedback(problem, verdict, asked)]
+        found = solutions(tuple(sorted(numbers)))
         formula = found[rng.integers(len(found))]
-        return compact_prompt(problem, asked), compact_answer(problem, formula, given)
+        return [*dialogue, compact_answer(problem, formula, given)]
 
 
 # The compact style: words with spaces between, for a model whose tokens are such words. Of its formats
@@ -173,6 +189,13 @@ def compact_prompt(problem: Problem, fmt: str) -> str:
     j, q, k = problem.rule
     hand = " ".join(problem.cards)
     return f"J = {j} Q = {q} K = {k} ; cards {hand} ; make {problem.target} ; as {fmt} :\n"
+
+
+def compact_feedback(problem: Problem, verdict: Verdict, fmt: str) -> str:
+    """What the checker says to a wrong try, before the next one."""
+    numbers = " ".join(map(str, problem.numbers))
+    fault = {"illegal": "illegal ; ", "wrong_numbers": f"numbers {numbers} ; ", "wrong_value": "value ; "}
+    return f"no ; {fault.get(verdict.outcome, '')}as {fmt} :\n"
 
 
 def compact_answer(problem: Problem, formula: str, fmt: str) -> str:
@@ -192,6 +215,37 @@ def spaced(formula: str) -> str:
     for mark in "+-*/()":
         formula = formula.replace(mark, f" {mark} ")
     return " ".join(formula.split())
+
+
+def _wrong_try(problem: Problem, rng: np.random.Generator) -> tuple[Problem, str]:
+    """The problem as a poor player reads it, and a formula that the checker does not take."""
+    kind = rng.choice(["wrong_numbers", "wrong_value", "illegal"], p=[0.5, 0.4, 0.1])
+    while True:
+        read = problem
+        if kind == "wrong_numbers":  # other values for the face cards, often one for all; or a card misread
+            one = int(rng.integers(1, 14))
+            rule = tuple(one if rng.random() < 0.7 else int(rng.integers(1, 14)) for _ in FACES)
+            read = replace(problem, rule=rule)
+            if not set(FACES) & set(problem.cards):
+                changed = list(problem.cards)
+                changed[rng.integers(HAND_SIZE)] = str(rng.integers(2, 11))
+                read = replace(problem, cards=tuple(changed))
+        found = solutions(tuple(sorted(read.numbers))) if kind == "wrong_numbers" else ()
+        formula = found[rng.integers(len(found))] if found else _any_formula(read.numbers, rng)
+        if kind == "illegal":
+            tokens = spaced(formula).split()
+            del tokens[rng.integers(len(tokens))]
+            formula = " ".join(tokens)
+        if judge(formula, problem.numbers, problem.target).outcome == kind:
+            return read, formula
+
+
+def _any_formula(numbers: tuple[int, ...], rng: np.random.Generator) -> str:
+    """A formula in the shape of some hand's solution, with these numbers in any order."""
+    hands = _solvable_numbers()
+    found = solutions(hands[rng.integers(len(hands))])
+    mine = iter(rng.permutation(numbers))
+    return re.sub(r"\d+", lambda _: str(next(mine)), found[rng.integers(len(found))])
 
 
 def _needed(numbers: tuple[int, ...], worth: dict[int, str], but: int) -> int:

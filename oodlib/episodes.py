@@ -1,0 +1,211 @@
+"""Episodes: a player's tries at one problem. After a wrong try the checker's message comes back, and it tries again.
+
+Success is any right try (arXiv:2509.12235; up to 5 tries there, in RL and in evaluation). All episodes of a batch
+are played side by side, and those that are over take no more time: n tries cost at most n single ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from oodlib.tasks import Task, Verdict
+
+
+@dataclass
+class Episode:
+    """One problem's tries so far.
+
+    Attributes:
+        prompt: tokens of the question.
+        tokens: all tokens after it, the player's answers and the checker's messages in turn.
+        own: for each of `tokens`, 1 where the player said it, else 0.
+        starts: for each try, how many of `tokens` come before it.
+        verdicts: the checker's, one a try.
+    """
+
+    problem: Any
+    text: str  # all that was said so far, the question included
+    messages: list[dict[str, str]] | None  # the same as chat messages, in the chat style
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+
+    @property
+    def solved(self) -> bool:
+        return bool(self.verdicts) and self.verdicts[-1].outcome == "correct"
+
+    def discounted_reward(self, discount: float) -> float:
+        """The sum of the tries' rewards, the t-th (from 0) times discount^t."""
+        return sum(discount**t * v.reward for t, v in enumerate(self.verdicts))
+
+
+def play(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    problems: list[Any],
+    style: str,
+    max_new_tokens: int,
+    tries: int = 1,
+    batch_size: int = 512,
+    temperature: float = 0.0,
+) -> list[Episode]:
+    """An episode of up to `tries` tries for each problem, in their order; greedy at temperature 0."""
+    episodes = [_ask(tokenizer, task, problem, style) for problem in problems]
+    for chunk in _chunks([len(e.prompt) for e in episodes], batch_size):
+        playing = [episodes[i] for i in chunk]
+        speaker = Speaker(model, tokenizer, [e.prompt for e in playing], max_new_tokens, temperature)
+        for turn in range(tries):
+            if turn:
+                left = [i for i, e in enumerate(playing) if not e.solved]
+                playing = [playing[i] for i in left]
+                if not playing:
+                    break
+                speaker.hear(left, [_reply(e, tokenizer, task, style) for e in playing])
+            for episode, ids in zip(playing, speaker.answer(), strict=True):
+                answer = tokenizer.decode(ids, skip_special_tokens=True)
+                episode.starts.append(len(episode.tokens))
+                episode.tokens += ids
+                episode.own += [1] * len(ids)
+                episode.answers.append(answer)
+                episode.verdicts.append(task.verify(episode.problem, answer))
+    return episodes
+
+
+def _chunks(lengths: list[int], size: int) -> Iterator[np.ndarray]:
+    """Indices in batches of like length."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _ask(tokenizer: PreTrainedTokenizerBase, task: Task, problem: Any, style: str) -> Episode:
+    prompt = task.prompt(problem, style)
+    text = as_text(prompt, tokenizer)
+    messages = None if isinstance(prompt, str) else list(prompt)
+    return Episode(problem, text, messages, tokenizer(text, add_special_tokens=messages is None)["input_ids"])
+
+
+def _reply(episode: Episode, tokenizer: PreTrainedTokenizerBase, task: Task, style: str) -> list[int]:
+    """Add the checker's message on the last try, with what the chat format puts between two answers; its tokens."""
+    said = task.feedback(episode.problem, episode.verdicts[-1], style)
+    ended = episode.tokens[-1:] == [tokenizer.eos_token_id]
+    if episode.messages is None:
+        between = said
+        new = [] if ended else [tokenizer.eos_token_id]
+    else:
+        before = episode.text + episode.answers[-1]
+        episode.messages += [{"role": "assistant", "content": episode.answers[-1]}, *said]
+        whole = as_text(episode.messages, tokenizer)
+        if not whole.startswith(before):
+            raise ValueError(
+                "this model's chat template changes earlier messages when new ones come, so answers of several tries "
+                "cannot be told apart in it: use verify_turns = 1"
+            )
+        between, new = whole[len(before) :], []
+        if ended:
+            between = between.removeprefix(tokenizer.eos_token)
+        episode.text = whole
+    new = new + tokenizer(between, add_special_tokens=False)["input_ids"]
+    episode.tokens += new
+    episode.own += [0] * len(new)
+    return new
+
+
+def as_text(messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, answer: bool = False) -> str:
+    """Plain text of a prompt or an answer: text as it is, chat messages through the chat template."""
+    if isinstance(messages, str):
+        return messages
+    if answer:
+        return messages[-1]["content"]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+class Speaker:
+    """A model in a batch of dialogues. What was said before is kept as keys and values, not read again.
+
+    Greedy at temperature 0, else sampled with torch's global random state. Between the parts of a dialogue stands
+    padding, which attention and positions leave out.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        contexts: list[list[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+    ):
+        self.model, self.pad, self.end = model, tokenizer.pad_token_id, tokenizer.eos_token_id
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        self.options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, **sampling}
+        self.cache = None
+        self.ids, self.mask = self._block(contexts)
+
+    @torch.inference_mode()
+    def answer(self) -> list[list[int]]:
+        """What the model adds to each dialogue, its end token included where it came to one."""
+        was_training = self.model.training
+        self.model.eval()
+        width = self.ids.shape[1]
+        output = self.model.generate(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            return_dict_in_generate=True,
+            **self.options,
+        )
+        self.model.train(was_training)
+        self.ids, self.cache = output.sequences, output.past_key_values
+        answers = []
+        for new in output.sequences[:, width:].tolist():
+            answers.append(new[: new.index(self.end) + 1] if self.end in new else new)
+        spoken = torch.zeros_like(self.ids[:, width:])
+        for row, answer in enumerate(answers):
+            spoken[row, : len(answer)] = 1
+        self.mask = torch.cat([self.mask, spoken], 1)
+        return answers
+
+    @torch.inference_mode()
+    def hear(self, kept: list[int], said: list[list[int]]) -> None:
+        """Go on with some of the dialogues only, each with other tokens added."""
+        ids, mask = self._block(said)
+        rows = torch.tensor(kept, device=ids.device)
+        self.cache.batch_select_indices(rows)
+        self.ids = torch.cat([self.ids[rows], ids], 1)
+        self.mask = torch.cat([self.mask[rows], mask], 1)
+
+    def _block(self, parts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Tokens [n, longest], padded on the left, and a mask of those that are none."""
+        width = max(map(len, parts))
+        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in parts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in parts])
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    max_new_tokens: int,
+    batch_size: int = 512,
+    temperature: float = 0.0,
+) -> list[str]:
+    """One answer a prompt, as text, in their order; greedy at temperature 0."""
+    contexts = [tokenizer(p)["input_ids"] for p in prompts]
+    answers = [""] * len(prompts)
+    for chunk in _chunks([len(c) for c in contexts], batch_size):
+        speaker = Speaker(model, tokenizer, [contexts[i] for i in chunk], max_new_tokens, temperature)
+        for i, ids in zip(chunk, speaker.answer(), strict=True):
+            answers[i] = tokenizer.decode(ids, skip_special_tokens=True)
+    return answers

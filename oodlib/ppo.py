@@ -1,0 +1,175 @@
+"""PPO with a value head and generalised advantage estimates (Schulman et al. 2017, 2016), as the paper used it.
+
+TRL has no PPO trainer any more; this one stands on transformers' Trainer (accelerate, schedules, checkpoints). A try
+is an action: the value of the state before it, its reward and the discount are those of a try, as in the official
+code, and all tokens of a try share its advantage. The clipped ratio is a token's, as is usual for language models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from oodlib.episodes import Episode, play
+from oodlib.training import arm_settings
+
+if TYPE_CHECKING:
+    from oodlib.arms import Setup
+    from oodlib.arms.rl import Record
+
+
+def gae(rewards: list[float], values: list[float], discount: float, decay: float) -> np.ndarray:
+    """Advantages [T] of an episode that ends after its last try: sum over l of (discount decay)^l delta_(t+l).
+
+    delta_t = reward_t + discount value_(t+1) - value_t, with value 0 after the end (Schulman et al. 2016, eq. 16).
+    """
+    found, running, after = np.zeros(len(rewards)), 0.0, 0.0
+    for t in reversed(range(len(rewards))):
+        running = rewards[t] + discount * after - values[t] + discount * decay * running
+        found[t], after = running, values[t]
+    return found
+
+
+def clipped_loss(logp: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """-min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A), elementwise, ratio = exp(logp - old) (PPO, eq. 7)."""
+    ratio = torch.exp(logp - old)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+class PPOTrainer(Trainer):
+    """One optimiser step an update; a batch of episodes is played whenever the one before it is used up."""
+
+    def __init__(self, setup: Setup, record: Record):
+        self.setup, self.record, self.problems = setup, record, setup.problems()
+        model = setup.model
+        if not hasattr(model, "value_head"):
+            model.value_head = nn.Linear(model.config.hidden_size, 1, dtype=model.dtype, device=model.device)
+            nn.init.zeros_(model.value_head.weight)
+            nn.init.zeros_(model.value_head.bias)
+        options = {**arm_settings(setup), "per_device_train_batch_size": 1, "remove_unused_columns": False}
+        super().__init__(
+            model=model,
+            args=TrainingArguments(**options),
+            train_dataset=[{"update": step} for step in range(setup.preset.rl_steps)],
+            data_collator=lambda rows: {"update": torch.tensor([row["update"] for row in rows])},
+            processing_class=setup.tokenizer,
+            callbacks=[record.keeper],
+        )
+        self.played: list[dict[str, Tensor]] = []
+        self._measured: dict[str, float] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        preset, step = self.setup.preset, self.state.global_step
+        position = step % self.setup.cycle
+        if position == 0:
+            self.played = self._play(step)
+        epoch, part = divmod(position, preset.rl_updates_per_batch)
+        order = np.random.default_rng([self.setup.seed, 4, step // self.setup.cycle, epoch])
+        mine = np.array_split(order.permutation(len(self.played)), preset.rl_updates_per_batch)[part]
+        batch = _stack([self.played[i] for i in mine], self.processing_class.pad_token_id)
+        logp, entropy, values = self._forward(batch)
+        own, states = batch["own"][:, 1:], batch["states"]
+        surrogate = clipped_loss(logp, batch["logp"][:, 1:], batch["advantage"][:, 1:], preset.rl_clip)
+        policy_loss = (surrogate * own).sum() / own.sum()
+        value_loss = 0.5 * ((values - batch["return"]).square() * states).sum() / states.sum()
+        mean_entropy = (entropy * own).sum() / own.sum()
+        self._measured |= {"entropy": mean_entropy.item(), "value_loss": value_loss.item()}
+        loss = policy_loss + preset.rl_value_coefficient * value_loss - preset.rl_entropy_coefficient * mean_entropy
+        return (loss, {}) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        super().log({**logs, **(self._measured if "loss" in logs else {})}, start_time)
+
+    @torch.no_grad()
+    def _play(self, step: int) -> list[dict[str, Tensor]]:
+        """A batch of episodes with old log-probabilities [tokens], advantages [tokens] and returns [tokens]."""
+        preset, setup = self.setup.preset, self.setup
+        first = step // setup.cycle * preset.rl_prompts
+        groups = [i for i in range(first, first + preset.rl_prompts) for _ in range(preset.rl_samples)]
+        problems = [self.problems[i] for i in groups]
+        episodes = play(
+            self.accelerator.unwrap_model(self.model),
+            setup.tokenizer,
+            setup.task,
+            problems,
+            preset.prompt_style,
+            preset.max_new_tokens,
+            preset.turns_in_rl,
+            preset.eval_batch_size,
+            preset.rl_temperature,
+        )
+        verdicts = [e.verdicts for e in episodes]
+        rewards = self.record.rewards(verdicts, step)
+        rows = [_row(e) for e in episodes]
+        for start in range(0, len(rows), setup.batch):
+            part = rows[start : start + setup.batch]
+            logp, _, values = self._forward(_stack(part, self.processing_class.pad_token_id))
+            for i, row in enumerate(part):
+                n = len(row["ids"])
+                row["logp"][1:] = logp[i, : n - 1].float().cpu()
+                row["value"] = values[i, :n].float().cpu()
+        found = [
+            gae(r, row["value"][row["states"] > 0].tolist(), preset.rl_discount, preset.rl_gae_lambda)
+            for r, row in zip(rewards, rows, strict=True)
+        ]
+        every = np.concatenate(found)
+        for row, advantage in zip(rows, found, strict=True):
+            row["return"][row["states"] > 0] += torch.tensor(advantage).float() + row["value"][row["states"] > 0]
+            scaled = (advantage - every.mean()) / (every.std() + 1e-8)
+            row["advantage"] = torch.tensor(np.append(scaled, 0.0)).float()[row["try"]]
+        returns = np.array([sum(preset.rl_discount**t * x for t, x in enumerate(r)) for r in rewards])
+        scaled = [(a[0] - every.mean()) / (every.std() + 1e-8) for a in found]
+        self.record.add(step, problems, groups, verdicts, returns, scaled)
+        solved = np.mean([e.solved for e in episodes])
+        self._measured |= {"reward": float(returns.mean()), "solved": float(solved)}
+        return rows
+
+    def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities and entropies of tokens from the second on, and values of all states: [rows, tokens]."""
+        model = self.model
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        out = model(input_ids=batch["ids"], attention_mask=batch["mask"], output_hidden_states=True)
+        logits = out.logits[:, :-1].float() / self.setup.preset.rl_temperature
+        every = logits.log_softmax(-1)
+        logp = every.gather(-1, batch["ids"][:, 1:, None]).squeeze(-1)
+        values = self.accelerator.unwrap_model(model).value_head(out.hidden_states[-1]).squeeze(-1).float()
+        return logp, -(every.exp() * every).sum(-1), values
+
+
+def _row(episode: Episode) -> dict[str, Tensor]:
+    """An episode as tensors over its tokens: which are own, of which try (-1: none), and which end a state."""
+    before = len(episode.prompt)
+    n = before + len(episode.tokens)
+    own = torch.tensor([0] * before + episode.own)
+    tries, states = torch.full((n,), -1), torch.zeros(n)
+    for t, start in enumerate(episode.starts):
+        end = episode.starts[t + 1] if t + 1 < len(episode.starts) else len(episode.tokens)
+        tries[before + start : before + end] = t
+        states[before + start - 1] = 1
+    tries[own == 0] = -1
+    zeros = torch.zeros(n)
+    ids = torch.tensor(episode.prompt + episode.tokens)
+    return {
+        "ids": ids,
+        "mask": torch.ones(n, dtype=torch.long),
+        "own": own.float(),
+        "try": tries,
+        "states": states,
+        "logp": zeros.clone(),
+        "value": zeros.clone(),
+        "return": zeros.clone(),
+        "advantage": zeros.clone(),
+    }
+
+
+def _stack(rows: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
+    """Rows of unequal length as one batch, padded on the right."""
+    pads = {"ids": pad, "try": -1}
+    return {
+        name: nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=pads.get(name, 0))
+        for name in rows[0]
+    }

@@ -80,6 +80,34 @@ class Campaign:
     def __init__(self, plan: Plan | None = None, folder: Path = FOLDER):
         self.plan, self.folder = plan or Plan(), Path(folder)
 
+    @classmethod
+    def open(cls, plan: str | None = None, folder: str | None = None) -> Campaign:
+        """A campaign by the names of its plan's file and its folder; None: the project's own. Says what is there."""
+        mine = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else FOLDER)
+        for phase in mine.plan.phases:
+            cells = list(mine.plan.cells(phase))
+            done = len(cells) - len(mine.left(phase))
+            print(f"{phase}: {done} of {len(cells)} cells (a regime and a seed) are there")
+        if mine.table().empty:
+            raise RuntimeError(f"{mine.folder} holds no measurements yet: run `oodlib campaign explore` first")
+        return mine
+
+    def seeds(self, phase: str) -> list[int]:
+        check_choice("phase", phase, tuple(self.plan.phases))
+        return self.plan.phases[phase]["seeds"]
+
+    def rows(self, phase: str) -> pd.DataFrame:
+        """The rows of a phase's regimes and seeds."""
+        table, regimes = self.table(), self.plan.phases[phase]["regimes"]
+        return table[table["seed"].isin(self.seeds(phase)) & table["regime"].isin(regimes)]
+
+    def figure(self, figure: Any, name: str, save: bool) -> Any:
+        """The figure, kept as PNG and SVG in the campaign's folder if asked for."""
+        for kind, plain in (("png", {"Software": None}), ("svg", {"Date": None})) if save else ():
+            path = self.folder / "figures" / f"{name}.{kind}"
+            write_whole(path, lambda p, k=kind, m=plain: figure.savefig(p, format=k, metadata=m))
+        return figure
+
     def table(self) -> pd.DataFrame:
         """All rows so far: regime, and a run's columns."""
         path = self.folder / "measurements.csv"

@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 console = Console()
 NOTEBOOKS = ROOT / "notebooks"
+STAGE_NOTEBOOKS = "0[0-4]_*.ipynb"  # those of one run; 05 and 06 read the campaign
 
 
 @app.command()
@@ -41,7 +42,7 @@ def reproduce(
         typer.Option("--set", help="Change one parameter, as NAME=VALUE, e.g. sft_steps=300. May be repeated."),
     ] = None,
 ) -> None:
-    """Run every notebook with a preset, then print the scorecard.
+    """Run the notebooks 00 to 04 with a preset, then print the scorecard.
 
     What is already done in the folder, with the same parameters, seed and code, is loaded; what was cut off
     goes on from its last checkpoint. So after an interruption just give the same command again.
@@ -54,7 +55,7 @@ def reproduce(
         run = Run(chosen)
         console.print(f"[bold]{chosen.preset}[/bold], seed {', '.join(map(str, chosen.seeds))} -> {run.folder}")
         with run.lock(".reproduce.lock"), Meter() as meter, _Bar(run) as bar:
-            for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+            for notebook in sorted(NOTEBOOKS.glob(STAGE_NOTEBOOKS)):
                 _execute(notebook, run, preset)
         if bar.left_at_start:
             run.note("all", meter.wall_s, meter.peak_mib)

@@ -44,9 +44,10 @@ class Episode:
     def solved(self) -> bool:
         return bool(self.verdicts) and self.verdicts[-1].outcome == "correct"
 
-    def discounted_reward(self, discount: float) -> float:
-        """The sum of the tries' rewards, the t-th (from 0) times discount^t."""
-        return sum(discount**t * v.reward for t, v in enumerate(self.verdicts))
+
+def discounted(rewards: list[list[float]], discount: float) -> np.ndarray:
+    """The return of each episode, the sum over its tries t (from 0) of discount^t times the reward."""
+    return np.array([sum(discount**t * r for t, r in enumerate(tries)) for tries in rewards])
 
 
 def play(

@@ -92,21 +92,119 @@ def _effect(regime: str, start: int, rows: pd.DataFrame, controls: list[str]) ->
 def as_table(found: list[Effect]) -> pd.DataFrame:
     """The effects, a row each, for a notebook or a file."""
 
-    def text(e: Estimate) -> str:
-        return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
-
     rows = [
         {
             "regime": f.regime,
             "from step": f.start,
             "seeds": f.effect.n,
-            "RL - start": text(f.gain),
+            "RL - start": _points(f.gain),
             "best control": f.best,
-            "RL - best control": text(f.effect),
+            "RL - best control": _points(f.effect),
             "verdict": f.verdict,
         }
         for f in found
     ]
+    return pd.DataFrame(rows)
+
+
+def answer(found: list[Effect], first: list[Effect]) -> str:
+    """A plain answer in Markdown, computed: from the effects on success within all tries, and at the first try."""
+    asked = [f for f in found if f.verdict != "nothing lost"]
+    count = {v: [f for f in asked if f.verdict == v] for v in VERDICTS}
+    lines = [
+        f"Of {len(asked)} starts that had lost OOD accuracy, RL heals more than every control in "
+        f"**{len(count['RL heals more'])}**, a control heals at least as much in "
+        f"**{len(count['a control heals as much'])}**, and {len(count['undecided'])} stay undecided."
+    ]
+    if not asked:
+        return lines[0]
+    top, low = (pick(asked, key=lambda f: f.effect.value) for pick in (max, min))
+    lines.append(
+        f"RL less the best control lies between {_points(low.effect)} points ({low.regime}, from step {low.start}; the "
+        f"best there: {low.best.replace('_', ' ')}) and {_points(top.effect)} points ({top.regime}, from step "
+        f"{top.start}; the best there: {top.best.replace('_', ' ')})."
+    )
+    raised = [f for f in asked if f.gain.low > 0]
+    lines.append(
+        f"Against its own start, doing nothing, which is the paper's comparison, RL raises OOD accuracy in "
+        f"{len(raised)} of them; the mean change is {100 * np.mean([f.gain.value for f in asked]):+.1f} points."
+    )
+    same = {(f.regime, f.start): f for f in first}
+    pairs = [(f, same[f.regime, f.start]) for f in asked if (f.regime, f.start) in same]
+    if pairs:
+        all_tries, one_try = (100 * np.mean([p[i].gain.value for p in pairs]) for i in (0, 1))
+        lines.append(
+            f"At the first try alone the mean change is {one_try:+.1f} points, within all tries {all_tries:+.1f}: "
+            "the difference is what RL did to the use of the checker's messages."
+        )
+    return "\n\n".join(lines)
+
+
+def _points(e: Estimate) -> str:
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
+def remedies(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """ID and OOD accuracy at the end of SFT, and after RL from there; a row a remedy and seed.
+
+    `names`: what each regime is called. Columns remedy, seed, id, ood, rl_id, rl_ood (NaN where RL was not run).
+    """
+    frames = []
+    for regime, name in names.items():
+        mine = table[(table["regime"] == regime) & (table["metric"] == "accuracy")]
+        sft = mine[mine["stage"] == "sft"]
+        end = sft[sft["step"] == sft["step"].max()].pivot_table(index="seed", columns="split", values="value")
+        rl = mine[(mine["arm"] == "rl") & (mine["from_step"] == sft["step"].max())]
+        after = rl.pivot_table(index="seed", columns="split", values="value").reindex(end.index, columns=["id", "ood"])
+        frames.append(end[["id", "ood"]].assign(remedy=name, rl_id=after["id"], rl_ood=after["ood"]).reset_index())
+    columns = ["remedy", "seed", "id", "ood", "rl_id", "rl_ood"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def at_peak(table: pd.DataFrame, regime: str) -> pd.DataFrame:
+    """ID and OOD accuracy of each seed's checkpoint with the highest OOD accuracy: columns seed, id, ood."""
+    sft = table[(table["regime"] == regime) & (table["stage"] == "sft") & (table["metric"] == "accuracy")]
+    both = sft.pivot_table(index=["seed", "step"], columns="split", values="value")
+    return both.loc[both.groupby("seed")["ood"].idxmax()].reset_index()[["seed", "id", "ood"]]
+
+
+def best_remedies(found: pd.DataFrame, plain: str) -> str:
+    """In Markdown, computed: what keeps OOD accuracy at no cost in ID accuracy, and what gives RL the best start."""
+    base = found[found["remedy"] == plain].set_index("seed")
+    kept, free = [], []
+    for name, mine in found[found["remedy"] != plain].groupby("remedy", sort=False):
+        mine = mine.set_index("seed")
+        held, ood = over_seeds((mine["id"] - base["id"]).dropna()), over_seeds((mine["ood"] - base["ood"]).dropna())
+        if ood.low > 0:
+            kept.append(f"{name} ({_points(ood)} OOD, {_points(held)} ID)")
+            free += [name] if held.high >= 0 else []
+    lines = [
+        "**What was seen.** OOD accuracy above plain SFT's, with the whole interval: "
+        + ("; ".join(kept) or "none")
+        + "."
+    ]
+    lines.append("Of these, ID accuracy is not shown to be lower for: " + (", ".join(free) or "none") + ".")
+    after = found.dropna(subset=["rl_ood"]).groupby("remedy")[["rl_id", "rl_ood"]].mean()
+    if len(after):
+        best = after["rl_ood"].idxmax()
+        lines.append(
+            f"After RL the highest mean OOD accuracy is that of **{best}** ({after.loc[best, 'rl_ood']:.1%}, with "
+            f"{after.loc[best, 'rl_id']:.1%} on ID hands)."
+        )
+    return "\n\n".join(lines)
+
+
+def compare_remedies(found: pd.DataFrame, plain: str) -> pd.DataFrame:
+    """Each remedy less plain SFT, paired within a seed, in points with 95 % intervals over seeds; a row a remedy."""
+    base = found[found["remedy"] == plain].set_index("seed")
+    rows = []
+    for name, mine in found.groupby("remedy", sort=False):
+        mine = mine.set_index("seed")
+        row = {"remedy": name, "seeds": len(mine)}
+        for column, title in (("id", "ID"), ("ood", "OOD"), ("rl_id", "ID after RL"), ("rl_ood", "OOD after RL")):
+            gap = (mine[column] - base[column]).dropna()
+            row[title] = "" if gap.empty or name == plain else _points(over_seeds(gap))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from oodlib.episodes import Episode, play
+from oodlib.episodes import Episode, discounted, play
 from oodlib.training import arm_settings
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class PPOTrainer(Trainer):
             row["return"][row["states"] > 0] += torch.tensor(advantage).float() + row["value"][row["states"] > 0]
             scaled = (advantage - every.mean()) / (every.std() + 1e-8)
             row["advantage"] = torch.tensor(np.append(scaled, 0.0)).float()[row["try"]]
-        returns = np.array([sum(preset.rl_discount**t * x for t, x in enumerate(r)) for r in rewards])
+        returns = discounted(rewards, preset.rl_discount)
         scaled = [(a[0] - every.mean()) / (every.std() + 1e-8) for a in found]
         self.record.add(step, problems, groups, verdicts, returns, scaled)
         solved = np.mean([e.solved for e in episodes])

@@ -6,7 +6,7 @@ import torch
 
 from oodlib import episodes
 from oodlib.base_model import build_tokenizer
-from oodlib.episodes import Speaker, play
+from oodlib.episodes import Speaker, discounted, play
 from oodlib.evaluate import evaluate, summarise
 from oodlib.models import load_model, model_folder
 from oodlib.tasks import get_task
@@ -83,8 +83,9 @@ def test_an_answer_cut_off_is_ended_for_the_player_and_that_end_is_not_its_own(s
 def test_the_return_of_an_episode_by_hand(scripted, tokenizer):
     scripted([WRONG_RULE], [WRONG_VALUE], [RIGHT])
     (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 32, tries=3)
-    assert [v.reward for v in episode.verdicts] == [-4, -1, 5]
-    assert episode.discounted_reward(0.9) == pytest.approx(-4 - 0.9 + 0.81 * 5)
+    rewards = [v.reward for v in episode.verdicts]
+    assert rewards == [-4, -1, 5]
+    assert discounted([rewards, [2.0]], 0.9) == pytest.approx([-4 - 0.9 + 0.81 * 5, 2.0])
 
 
 class ChatTokenizer:

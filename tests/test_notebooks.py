@@ -9,9 +9,11 @@ import nbformat
 import papermill
 import pytest
 
+from oodlib.cli import STAGE_NOTEBOOKS
 from oodlib.presets import ROOT, Preset, load_preset
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGES = sorted((ROOT / "notebooks").glob(STAGE_NOTEBOOKS))
 
 
 def read(path):
@@ -28,8 +30,8 @@ def test_committed_notebooks_hold_no_output_and_short_cells(path):
                 assert len(cell.source.splitlines()) <= 30
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_every_notebook_offers_every_parameter(path):
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_every_stage_s_notebook_offers_every_parameter(path):
     (cell,) = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
     scope = dict(line.split("  #")[0].split(" = ") for line in cell.source.splitlines() if not line.startswith("#"))
     assert list(scope) == list(Preset.model_fields)
@@ -49,7 +51,7 @@ def reproduced(tmp_path_factory):
 def test_reproduce_leaves_everything_a_reader_wants(reproduced):
     out, printed = reproduced
     assert "C9" in printed and "supported" in printed
-    assert {p.name for p in (out / "notebooks").iterdir()} == {p.name for p in NOTEBOOKS}
+    assert {p.name for p in (out / "notebooks").iterdir()} == {p.name for p in STAGES}
     figures = {p.stem for p in (out / "figures").glob("*.png")}
     assert figures == {p.stem for p in (out / "figures").glob("*.svg")} and len(figures) >= 10
     card = json.loads((out / "scorecard.json").read_text())
@@ -100,3 +102,19 @@ def test_a_wrong_parameter_stops_a_notebook_at_once_with_one_sentence(tmp_path):
         )
     assert caught.value.ename == "ValueError"
     assert "unknown parameter 'sft_stepz'" in caught.value.evalue and "sft_steps" in caught.value.evalue
+
+
+@pytest.mark.parametrize("name", ["05_when_does_rl_heal", "06_remedies"])
+def test_the_campaign_s_notebooks_draw_from_the_committed_tables(name, tmp_path):
+    if not (ROOT / "outputs" / "campaign" / "measurements.csv").exists():
+        pytest.skip("not run yet")
+    papermill.execute_notebook(
+        ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3"
+    )
+    outputs = [o for c in read(tmp_path / "out.ipynb").cells if c.cell_type == "code" for o in c.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 2
+    assert any("**" in str(o.get("data", {}).get("text/markdown", "")) for o in outputs), "the answer is computed"
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "outputs/campaign"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not [line for line in changed.stdout.splitlines() if "figures" in line], "readers change no committed figure"

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.arms import Setup
-from oodlib.episodes import play
+from oodlib.episodes import discounted, play
 from oodlib.ppo import PPOTrainer
 from oodlib.tasks import Verdict
 from oodlib.training import MARK, arm_settings
@@ -137,11 +137,6 @@ class Record:
             "advantage": np.float32(advantages),
         }
         self.frames.append(pd.DataFrame(frame))
-
-
-def discounted(rewards: list[list[float]], discount: float) -> np.ndarray:
-    """The return of each episode, the sum over its tries t (from 0) of discount^t times the reward."""
-    return np.array([sum(discount**t * r for t, r in enumerate(tries)) for tries in rewards])
 
 
 def advantages(returns: np.ndarray, preset) -> np.ndarray:

@@ -1,0 +1,199 @@
+"""The campaign: its plan is valid, cells are done once, and made-up data get the verdicts that they ask for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from oodlib.campaign import PLAN, Campaign, Plan, spread, summary
+from oodlib.healing import CONTROLS, as_table, effects, explained, turned, wide
+from oodlib.presets import ROOT
+from oodlib.runs import COLUMNS, Run
+
+TINY = """
+like: smoke
+common: {eval_every: 60, verify_turns: 2, sft_steps: 4, sft_checkpoints: [0, 2, 4], rl_from: [4], rl_steps: 2,
+  rl_arms: [rl, sft_continued]}
+regimes:
+  plain: {why: the start}
+  one-try: {why: fewer tries, changes: {rl_turns: 1}}
+phases:
+  explore: {seeds: [0, 1], regimes: [plain, one-try]}
+"""
+
+
+def test_every_regime_of_the_plan_is_a_valid_preset_and_says_why():
+    plan = Plan(PLAN)
+    for name, regime in plan.regimes.items():
+        assert regime["why"] and plan.preset(name, 0).n_seeds == 1
+    explored, confirmed = (set(plan.phases[p]["seeds"]) for p in ("explore", "confirm"))
+    assert explored <= set(range(5)) and confirmed <= set(range(10, 20)), "no seed both explores and confirms"
+
+
+def test_an_unknown_phase_or_regime_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"'later'.*explore"):
+        Campaign().left("later")
+    with pytest.raises(ValueError, match=r"'cold'.*one-try"):
+        Plan(PLAN).preset("cold", 0)
+    (tmp_path / "plan.yaml").write_text(TINY.replace("regimes: [plain,", "regimes: [plane,"))
+    with pytest.raises(ValueError, match=r"'plane'.*plain"):
+        Plan(tmp_path / "plan.yaml")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("campaign")
+    (folder / "plan.yaml").write_text(TINY)
+    campaign = Campaign(Plan(folder / "plan.yaml"), folder / "out")
+    steps = list(campaign.run("explore", at_once=2))
+    return campaign, steps
+
+
+def test_cells_run_in_groups_until_none_is_left(small):
+    campaign, steps = small
+    assert [[c.name for c in cells] for cells, _ in steps] == [["plain/0", "plain/1"], ["one-try/0", "one-try/1"]]
+    assert [left for _, left in steps] == [2, 0]
+    table = campaign.table()
+    assert list(table.columns) == ["regime", *COLUMNS]
+    assert set(zip(table["regime"], table["seed"], strict=True)) == {
+        (r, s) for r in campaign.plan.regimes for s in (0, 1)
+    }
+    assert {"accuracy", "accuracy@1", "accuracy@2", "advantage_skewness", "mean_angle_left"} <= set(table["metric"])
+    assert not table.duplicated(["regime", *COLUMNS[:-2]]).any()
+
+
+def test_a_finished_campaign_runs_nothing_even_where_its_work_is_gone(small):
+    campaign, _ = small
+    again = Campaign(campaign.plan, campaign.folder)
+    assert not again.left("explore") and list(again.run("explore")) == []
+
+
+def test_a_changed_plan_makes_its_cells_new(small, tmp_path):
+    campaign, _ = small
+    (tmp_path / "plan.yaml").write_text(TINY.replace("rl_turns: 1", "rl_turns: 1, rl_learning_rate: 2.0e-5"))
+    left = Campaign(Plan(tmp_path / "plan.yaml"), campaign.folder).left("explore")
+    assert {cell.regime for cell in left} == {"one-try"}
+
+
+def test_regimes_share_what_does_not_differ(small):
+    campaign, _ = small
+    parts = [p.name for p in (campaign.folder / "work" / "parts").rglob("*-from-4-*") if p.is_dir()]
+    assert sum(p.startswith("sft_continued") for p in parts) == 2, "one a seed, not one a regime"
+    assert sum(p.startswith("rl-from") for p in parts) == 4
+
+
+def test_how_advantages_are_spread():
+    played = pd.DataFrame(
+        {
+            "update": 0,
+            "group": [0, 0, 1, 1],
+            "reward": [5.0, 5, -1, 5],
+            "outcome": ["correct", "correct", "wrong_value", "correct"],
+            "advantage": [0.0, 0, -1, 1],
+        }
+    )
+    found = {name: value for name, value, _ in spread(played)}
+    assert found["groups_without_contrast"] == 0.5 and found["solved"] == 0.75
+    assert found["advantage_skewness"] == 0 and found["advantage_q50"] == 0
+
+
+# ---- the analysis, on made-up data -------------------------------------------------------------------------
+
+
+def made_up(rl: float, control: float, start: float = 0.1, peak: float = 0.4, noise: float = 0.01, seeds=range(10, 20)):
+    rng, rows = np.random.default_rng(1), []
+
+    def add(stage, arm, start_step, step, seed, split, value):
+        rows.append(("made-up", stage, arm, start_step, step, seed, split, "accuracy", value, 100))
+
+    for seed in seeds:
+        for split in ("ood", "id"):
+            own = rng.normal(0, 0.05)  # what the arms of a seed have in common
+            add("sft", "sft", 0, 8, seed, split, peak)
+            add("sft", "sft", 0, 300, seed, split, start + own)
+            for arm, value in (("rl", rl), ("sft_continued", control), ("averaging", control - 0.05)):
+                add("rl", arm, 300, 80, seed, split, value + own + rng.normal(0, noise))
+    return pd.DataFrame(rows, columns=["regime", *COLUMNS])
+
+
+@pytest.mark.parametrize(
+    ("rl", "control", "start", "verdict"),
+    [
+        (0.3, 0.2, 0.1, "RL heals more"),
+        (0.2, 0.3, 0.1, "a control heals as much"),
+        (0.1, 0.05, 0.2, "a control heals as much"),
+        (0.2, 0.199, 0.1, "undecided"),
+        (0.5, 0.2, 0.45, "nothing lost"),
+    ],
+)
+def test_verdicts_follow_the_numbers(rl, control, start, verdict):
+    (found,) = effects(made_up(rl, control, start))
+    assert found.verdict == verdict
+    assert found.effect.value == pytest.approx(rl - control, abs=0.01) and found.effect.n == 10
+    assert found.best == "sft_continued" and set(found.against) == {"sft_continued", "averaging"}
+
+
+def test_intervals_are_paired_within_a_seed():
+    """What the arms of a seed share (0.05 here) cancels; only their own noise (0.01) is left."""
+    (found,) = effects(made_up(0.3, 0.2))
+    assert found.effect.high - found.effect.low < 0.04
+
+
+def test_the_oracle_is_no_control():
+    assert "interpolation_peak" not in CONTROLS
+    table = made_up(0.3, 0.2)
+    oracle = table[table["arm"] == "averaging"].assign(arm="interpolation_peak", value=0.9)
+    (found,) = effects(pd.concat([table, oracle], ignore_index=True))
+    assert found.verdict == "RL heals more"
+
+
+def test_seeds_can_be_chosen_and_the_table_reads_well():
+    table = pd.concat([made_up(0.3, 0.2), made_up(0.1, 0.3, seeds=range(5))], ignore_index=True)
+    (found,) = effects(table, seeds=list(range(5)))
+    assert found.effect.value < 0 and found.effect.n == 5
+    (row,) = as_table([found]).to_dict("records")
+    assert row["RL - best control"].startswith("-20") and row["seeds"] == 5
+
+
+def test_the_mixed_model_finds_the_term_that_was_put_in():
+    rng, rows = np.random.default_rng(0), []
+    for regime, several in (("one-try", 0.0), ("three-tries", 1.0)):
+        for seed in range(10, 20):
+            for start, base in ((100, 0.3), (300, 0.1)):
+                ood = base + rng.normal(0, 0.02)
+                effect = 0.02 + 0.3 * (ood - 0.2) + 0.05 * several + rng.normal(0, 0.005)
+                values = {"rl": ood + effect, "sft_continued": ood, "rejection_sampling": ood - 0.01}
+                for split, level in (("ood", ood), ("id", rng.uniform(0.4, 0.6))):
+                    rows.append((regime, "sft", "sft", 0, start, seed, split, "accuracy", level, 100))
+                    for arm, value in values.items():
+                        rows.append((regime, "rl", arm, start, 80, seed, split, "accuracy", value, 100))
+    found = explained(pd.DataFrame(rows, columns=["regime", *COLUMNS]), Plan(PLAN)).set_index("term")
+    for term, value in (("start_ood", 0.03), ("several_tries", 0.05), ("headroom", 0.0)):
+        assert found.loc[term, "low"] < value < found.loc[term, "high"]
+    assert found.loc["several_tries", "low"] > 0.03
+
+
+def test_turning_is_counted_from_the_start_and_towards_the_peak():
+    rows = [
+        ("r", "rotation", arm, 300, 80, 10, "weights", metric, value, 1)
+        for arm, value in (("rl", 0.1), ("rl to peak", 0.3), ("sft to peak", 0.5))
+        for metric in ("mean_angle_left", "mean_angle_right")
+    ]
+    (row,) = turned(pd.DataFrame(rows, columns=["regime", *COLUMNS])).to_dict("records")
+    assert row["arm"] == "rl" and row["angle"] == pytest.approx(0.1) and row["towards_peak"] == pytest.approx(0.2)
+
+
+def test_summary_keeps_a_run_s_accuracies(small):
+    campaign, _ = small
+    work = campaign.folder / "work"
+    run = Run(campaign.plan.preset("plain", 0), work / "runs" / "plain-0", work)
+    assert wide(summary(run).assign(regime="plain"), "ood").columns.tolist() == ["rl", "sft_continued", "start", "peak"]
+
+
+def test_the_committed_table_belongs_to_the_committed_plan():
+    if not (ROOT / "outputs" / "campaign" / "measurements.csv").exists():
+        pytest.skip("not run yet")
+    campaign = Campaign()
+    names = {f"{r}/{s}" for r, s in campaign.table()[["regime", "seed"]].drop_duplicates().itertuples(index=False)}
+    assert names == set(campaign.manifest()["cells"])
+    mine = {cell.name: cell.mark for phase in campaign.plan.phases for cell in campaign.plan.cells(phase)}
+    assert {n: c["mark"] for n, c in campaign.manifest()["cells"].items()} == {n: mine[n] for n in names}

@@ -97,9 +97,10 @@ class Campaign:
         return self.plan.phases[phase]["seeds"]
 
     def rows(self, phase: str) -> pd.DataFrame:
-        """The rows of a phase's regimes and seeds."""
+        """The rows of a phase's regimes and seeds, the regimes in the plan's order."""
         table, regimes = self.table(), self.plan.phases[phase]["regimes"]
-        return table[table["seed"].isin(self.seeds(phase)) & table["regime"].isin(regimes)]
+        table = table[table["seed"].isin(self.seeds(phase)) & table["regime"].isin(regimes)]
+        return table.sort_values("regime", key=lambda r: r.map(regimes.index), kind="stable", ignore_index=True)
 
     def figure(self, figure: Any, name: str, save: bool) -> Any:
         """The figure, kept as PNG and SVG in the campaign's folder if asked for."""

@@ -6,6 +6,7 @@ the one with the highest mean over the seeds; intervals are Student's t over see
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ CONTROLS = (
     "random_reward",
     "format_reward",
 )
+TRAINED = ("sft_continued", "rejection_sampling")
 VERDICTS = ("RL heals more", "a control heals as much", "undecided", "nothing lost")
 LOST = 0.02  # OOD accuracy below the regime's own peak by less than this is not lost
 
@@ -36,6 +38,8 @@ class Effect:
         best: that control.
         against: OOD(RL) - OOD(control) for every control that was run.
         gain: OOD(RL) - OOD(start).
+        trained: OOD(RL) - OOD(the better of the two controls that train on right answers).
+        held: ID(RL) - ID(best control), for a control may buy OOD accuracy with ID accuracy.
         verdict: "RL heals more": RL ends above its start and above every control, each with the whole interval.
             "a control heals as much": RL does not end above its start, or not above some control, with the whole
             interval. "nothing lost": the start is not below the peak. Otherwise "undecided".
@@ -47,6 +51,8 @@ class Effect:
     best: str
     against: dict[str, Estimate]
     gain: Estimate
+    trained: Estimate
+    held: Estimate
     verdict: str
 
 
@@ -62,19 +68,21 @@ def wide(table: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.DataFr
 
 
 def effects(table: pd.DataFrame, metric: str = "accuracy", seeds: list[int] | None = None) -> list[Effect]:
-    """The effect of every regime and start that has RL and a control; of all seeds, or of some."""
+    """The effect of every regime and start that has RL and a control, in the table's order; of all seeds, or of some."""
     if seeds is not None:
         table = table[table["seed"].isin(seeds)]
-    found = []
+    found, held = [], wide(table, "id", metric)
     for (regime, start), rows in wide(table, "ood", metric).groupby(level=["regime", "from_step"]):
         rows = rows.dropna(axis=1, how="all")
         controls = [c for c in CONTROLS if c in rows]
         if "rl" in rows and controls:
-            found.append(_effect(regime, int(start), rows.dropna(subset=["rl", *controls]), controls))
-    return found
+            rows = rows.dropna(subset=["rl", *controls])
+            found.append(_effect(regime, int(start), rows, held.loc[rows.index], controls))
+    order = list(table["regime"].unique())
+    return sorted(found, key=lambda f: (order.index(f.regime), f.start))
 
 
-def _effect(regime: str, start: int, rows: pd.DataFrame, controls: list[str]) -> Effect:
+def _effect(regime: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, controls: list[str]) -> Effect:
     best = max(controls, key=lambda c: rows[c].mean())
     against = {c: over_seeds(rows["rl"] - rows[c]) for c in controls}
     gain, lost = over_seeds(rows["rl"] - rows["start"]), over_seeds(rows["peak"] - rows["start"])
@@ -86,7 +94,9 @@ def _effect(regime: str, start: int, rows: pd.DataFrame, controls: list[str]) ->
         verdict = "a control heals as much"
     else:
         verdict = "undecided"
-    return Effect(regime, start, against[best], best, against, gain, verdict)
+    trained = max(set(TRAINED) & set(controls), key=lambda c: rows[c].mean(), default=best)
+    kept = over_seeds(held["rl"] - held[best])
+    return Effect(regime, start, against[best], best, against, gain, against[trained], kept, verdict)
 
 
 def as_table(found: list[Effect]) -> pd.DataFrame:
@@ -100,6 +110,8 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
             "RL - start": _points(f.gain),
             "best control": f.best,
             "RL - best control": _points(f.effect),
+            "the same on ID": _points(f.held),
+            "RL - best trained control": _points(f.trained),
             "verdict": f.verdict,
         }
         for f in found
@@ -217,7 +229,7 @@ def explained(table: pd.DataFrame, plan: Plan, metric: str = "accuracy") -> pd.D
     """
     ood, held = wide(table, "ood", metric), wide(table, "id", metric)
     rows = ood.assign(
-        effect=ood["rl"] - ood[["sft_continued", "rejection_sampling"]].max(axis=1),
+        effect=ood["rl"] - ood[list(TRAINED)].max(axis=1),
         start_ood=10 * (ood["start"] - ood["start"].mean()),
         headroom=10 * (held["start"].mean() - held["start"]),
     ).reset_index()
@@ -225,7 +237,9 @@ def explained(table: pd.DataFrame, plan: Plan, metric: str = "accuracy") -> pd.D
     rows["several_tries"] = rows["regime"].map(turns).gt(1).astype(float)
     rows = rows.dropna(subset=["effect", "start_ood", "headroom"])
     terms = [t for t in ("start_ood", "headroom", "several_tries") if rows[t].nunique() > 1]
-    fit = smf.mixedlm("effect ~ " + " + ".join(terms), rows, groups=rows["seed"]).fit(reml=True)
+    with warnings.catch_warnings():  # the seeds' variance may be 0, on the boundary
+        warnings.simplefilter("ignore")
+        fit = smf.mixedlm("effect ~ " + " + ".join(terms), rows, groups=rows["seed"]).fit(reml=True)
     bounds = fit.conf_int()
     names = ["Intercept", *terms]
     return pd.DataFrame(

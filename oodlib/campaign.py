@@ -24,7 +24,7 @@ from scipy.stats import skew
 
 from oodlib.presets import PARAMS, ROOT, Preset, digest, load_preset
 from oodlib.provenance import Meter, code_digest, describe_machine
-from oodlib.runs import COLUMNS, Run, _write, write_whole
+from oodlib.runs import COLUMNS, Run, write_table, write_whole
 from oodlib.stages import ensure, waves
 from oodlib.tasks import check_choice
 
@@ -92,6 +92,11 @@ class Campaign:
             raise RuntimeError(f"{mine.folder} holds no measurements yet: run `oodlib campaign explore` first")
         return mine
 
+    def codes(self, phase: str) -> set[str]:
+        """The versions of the code that measured what is there of a phase; one, unless something went wrong."""
+        done = self.manifest()["cells"]
+        return {done[cell.name]["code"] for cell in self.plan.cells(phase) if cell.name in done}
+
     def seeds(self, phase: str) -> list[int]:
         check_choice("phase", phase, tuple(self.plan.phases))
         return self.plan.phases[phase]["seeds"]
@@ -125,8 +130,16 @@ class Campaign:
     def run(self, phase: str, at_once: int = 2) -> Iterator[tuple[list[Cell], int]]:
         """Run what is left of a phase; yields the cells just done and how many are left.
 
-        `at_once` seeds of a regime run together, so that as many cores have work to the end.
+        `at_once` seeds of a regime run together, so that as many cores have work to the end. Raises RuntimeError where
+        a part of the phase was measured with other code: one interval must not be over two programs.
         """
+        done = self.codes(phase) - {code_digest()}
+        if done:
+            raise RuntimeError(
+                f"a part of phase {phase!r} was measured with other code ({', '.join(sorted(done))}; this is "
+                f"{code_digest()}): check out that version to go on (manifest.json names its commit), or remove "
+                f"{self.folder / 'manifest.json'} to measure all of it again"
+            )
         while left := self.left(phase):
             regime = left[0].regime
             seeds = [cell for cell in left if cell.regime == regime][:at_once]
@@ -152,7 +165,7 @@ class Campaign:
         again = (old["regime"] == cells[0].regime) & old["seed"].isin(seeds)
         table = pd.concat([f for f in (old[~again], found) if len(f)])[["regime", *COLUMNS]]
         keys = ["regime", *COLUMNS[:-2]]
-        _write(self.folder / "measurements.csv", table.sort_values(keys, kind="stable"))
+        write_table(self.folder / "measurements.csv", table.sort_values(keys, kind="stable"))
         for cell in cells:
             hardware = machine["hardware"]
             manifest["cells"][cell.name] = {
@@ -171,8 +184,8 @@ def summary(run: Run) -> pd.DataFrame:
     """What the campaign keeps of a run: accuracies, how RL's rewards and advantages were spread, and mean angles."""
     table = run.table("measurements")
     kept = table["split"].isin(["id", "ood"]) & table["metric"].str.match(r"accuracy|malformed|wrong_numbers|loss")
-    angles = table["metric"].isin(["mean_angle_left", "mean_angle_right", "mean_value_change"])
-    curves = table[(table["split"] == "train") & table["metric"].isin(["reward", "solved"])]
+    angles = table["metric"].isin(["mean_angle_left", "mean_angle_right"])
+    curves = table[(table["split"] == "train") & (table["metric"] == "reward")]
     rows = []
     for key, curve in curves.groupby(["arm", "from_step", "seed", "metric"]):
         values = curve.sort_values("step")["value"].to_numpy()
@@ -188,13 +201,15 @@ def summary(run: Run) -> pd.DataFrame:
 
 
 def spread(played: pd.DataFrame) -> list[tuple[str, float, int]]:
-    """How the advantages of an RL run were spread: metric, value, n."""
+    """How the advantages of an RL run's first tenth, near its start, were spread: metric, value, n."""
+    played = played[played["update"] <= played["update"].min() + played["update"].max() / 10]
     advantage, n = played["advantage"].to_numpy(), len(played)
-    flat = played.groupby(["update", "group"])["reward"].nunique() == 1
+    groups = played.groupby(["update", "group"])["reward"]
+    centred = played["reward"] - groups.transform("mean")  # unlike GRPO's advantages not of unit variance in a group
     numbers = {
         "advantage_skewness": skew(advantage) if advantage.std() else 0.0,
-        "groups_without_contrast": flat.mean(),
+        "groups_without_contrast": (groups.nunique() == 1).mean(),
         "solved": (played["outcome"] == "correct").mean(),
-        **{f"advantage_q{q}": np.percentile(advantage, q) for q in QUANTILES},
+        **{f"centred_q{q}": np.percentile(centred, q) for q in QUANTILES},
     }
     return [(name, float(value), n) for name, value in numbers.items()]

@@ -17,7 +17,9 @@ from oodlib.stats import over_seeds
 ORDER = ("start", "rl", *CONTROLS, "interpolation_peak")
 HEAL_COLOURS = {
     "RL heals more": COLOURS["rl"],
-    "a control heals as much": COLOURS["ood"],
+    "as much as a control": COLOURS["id"],
+    "a control heals more": COLOURS["ood"],
+    "RL does not heal": COLOURS["noise"],
     "undecided": "#7F7F7F",
     "nothing lost": "#BBBBBB",
 }
@@ -84,8 +86,7 @@ def arms(table: pd.DataFrame, regime: str, metric: str = "accuracy") -> Figure:
 def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
     """Effect by OOD accuracy and headroom at the start; circles: one try in RL, triangles: several."""
     ood, held = wide(table, "ood"), wide(table, "id")
-    trained = [c for c in ("sft_continued", "rejection_sampling") if c in ood]
-    frame = ood.assign(effect=100 * (ood["rl"] - ood[trained].max(axis=1)), headroom=1 - held["start"]).reset_index()
+    frame = ood.assign(effect=100 * (ood["rl"] - ood["sft_continued"]), headroom=1 - held["start"]).reset_index()
     frame = frame.dropna(subset=["effect"])
     edge = max(1.0, float(frame["effect"].abs().max()))
     figure, axis = plt.subplots(figsize=(8.5, 5), layout="constrained")
@@ -106,9 +107,9 @@ def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
                 linewidths=0.6,
                 label=label,
             )
-    figure.colorbar(shown, ax=axis, label="RL - better trained control, points of OOD accuracy")
+    figure.colorbar(shown, ax=axis, label="RL - SFT continued, points of OOD accuracy")
     axis.set(xlabel="OOD accuracy at the start", ylabel="ID headroom at the start (1 - accuracy)")
-    axis.set_title("Where RL beats its trained controls (green), a mark a seed and start")
+    axis.set_title("Where RL beats continued SFT (green); a mark is a seed and a start")
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(loc="best")
@@ -140,7 +141,7 @@ def by_try(table: pd.DataFrame, regimes: list[str], start: int) -> Figure:
 
 
 def advantage_spread(table: pd.DataFrame) -> Figure:
-    """How RL's advantages were spread at each start (quantiles), beside what RL did there (C6)."""
+    """How returns were spread in RL's first tenth, from each start (quantiles), beside what RL did there (C6)."""
     mine = table[(table["split"] == "rollouts") & (table["arm"] == "rl")]
     wanted = mine.pivot_table(index=["regime", "from_step"], columns="metric", values="value")
     ood = wide(table, "ood")
@@ -149,20 +150,19 @@ def advantage_spread(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(12, 0.42 * len(keys) + 1.8), sharey=True, layout="constrained")
     for y, key in enumerate(keys):
         q = wanted.loc[key]
-        axes[0].plot([q["advantage_q5"], q["advantage_q95"]], [y, y], color=COLOURS["rl"], linewidth=1.5)
-        axes[0].plot([q["advantage_q25"], q["advantage_q75"]], [y, y], color=COLOURS["rl"], linewidth=6, alpha=0.5)
-        axes[0].plot(q["advantage_q50"], y, "|", color="k", markersize=12)
-        axes[0].text(
-            1.0, y, f"{q['advantage_skewness']:+.2f}", transform=axes[0].get_yaxis_transform(), va="center", ha="right"
-        )
+        axes[0].plot([q["centred_q5"], q["centred_q95"]], [y, y], color=COLOURS["rl"], linewidth=1.5)
+        axes[0].plot([q["centred_q25"], q["centred_q75"]], [y, y], color=COLOURS["rl"], linewidth=6, alpha=0.5)
+        axes[0].plot(q["centred_q50"], y, "|", color="k", markersize=12)
+        where = axes[0].get_yaxis_transform()
+        axes[0].text(1.0, y - 0.3, f"skew {q['advantage_skewness']:+.2f}", transform=where, va="center", ha="right")
         e = over_seeds(gain.get_group(key).dropna())
         axes[1].plot([100 * e.low, 100 * e.high], [y, y], color=COLOURS["rl"], linewidth=2)
         axes[1].plot(100 * e.value, y, "o", color=COLOURS["rl"])
     axes[0].set_yticks(range(len(keys)), [f"{r}, from {t}" for r, t in keys])
-    axes[0].set(ylim=(len(keys) - 0.5, -0.5), xlabel="advantage: median, middle half, 5 to 95 %; right: skewness")
+    axes[0].set(ylim=(len(keys) - 0.5, -0.5), xlabel="return less its group's mean: median, middle half, 5 to 95 %")
     axes[1].axvline(0, color="#555555", linewidth=1)
     axes[1].set(xlabel="RL - start, points of OOD accuracy (95 %)")
-    axes[0].set_title("How advantages were spread")
+    axes[0].set_title("How returns were spread at the start")
     axes[1].set_title("What RL did")
     return figure
 

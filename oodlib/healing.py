@@ -1,32 +1,31 @@
-"""When does RL heal? The campaign's analysis, written before its confirming runs.
+"""When does RL heal? The campaign's analysis.
 
 The effect of a regime at a start is OOD(RL) - OOD(best control), in accuracy on every OOD hand. The best control is
-the one with the highest mean over the seeds; intervals are Student's t over seeds, paired within a seed.
+the one with the highest mean over the seeds, among those that have not bought OOD accuracy with ID accuracy: whose mean
+ID accuracy is at most 2 points below RL's. Intervals are Student's t over seeds, paired within a seed.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import statsmodels.formula.api as smf
+from scipy import stats
 
-from oodlib.campaign import Plan
 from oodlib.stats import Estimate, over_seeds
 
-CONTROLS = (
-    "sft_continued",
-    "rejection_sampling",
-    "averaging",
-    "interpolation_base",
-    "random_reward",
-    "format_reward",
-)
 TRAINED = ("sft_continued", "rejection_sampling")
-VERDICTS = ("RL heals more", "a control heals as much", "undecided", "nothing lost")
-LOST = 0.02  # OOD accuracy below the regime's own peak by less than this is not lost
+CONTROLS = (*TRAINED, "averaging", "interpolation_base", "random_reward", "format_reward")
+MARGIN = 0.02  # of accuracy: smaller differences are none
+VERDICTS = (
+    "RL heals more",
+    "as much as a control",
+    "a control heals more",
+    "RL does not heal",
+    "undecided",
+    "nothing lost",
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,15 @@ class Effect:
         effect: OOD(RL) - OOD(best control).
         best: that control.
         against: OOD(RL) - OOD(control) for every control that was run.
+        bought: the controls that lost more than 2 points of ID accuracy against RL, and do not count.
         gain: OOD(RL) - OOD(start).
         trained: OOD(RL) - OOD(the better of the two controls that train on right answers).
-        held: ID(RL) - ID(best control), for a control may buy OOD accuracy with ID accuracy.
-        verdict: "RL heals more": RL ends above its start and above every control, each with the whole interval.
-            "a control heals as much": RL does not end above its start, or not above some control, with the whole
-            interval. "nothing lost": the start is not below the peak. Otherwise "undecided".
+        held: ID(RL) - ID(best control).
+        verdict: "nothing lost": the start is less than 2 points below the peak. "RL does not heal": the interval of
+            `gain` does not reach above 0. "RL heals more": `gain`, and RL less every control that counts, lie above 0
+            with the whole interval. "a control heals more": RL lies below some control that counts (t test, Holm's
+            correction over the controls). "as much as a control": the interval of `effect` lies within 2 points
+            either way. Else "undecided". The first that applies.
     """
 
     regime: str
@@ -50,6 +52,7 @@ class Effect:
     effect: Estimate
     best: str
     against: dict[str, Estimate]
+    bought: tuple[str, ...]
     gain: Estimate
     trained: Estimate
     held: Estimate
@@ -68,7 +71,7 @@ def wide(table: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.DataFr
 
 
 def effects(table: pd.DataFrame, metric: str = "accuracy", seeds: list[int] | None = None) -> list[Effect]:
-    """The effect of every regime and start that has RL and a control, in the table's order; of all seeds, or of some."""
+    """The effect of every regime and start that has RL and a control, in the table's order; of all seeds, or some."""
     if seeds is not None:
         table = table[table["seed"].isin(seeds)]
     found, held = [], wide(table, "id", metric)
@@ -83,20 +86,35 @@ def effects(table: pd.DataFrame, metric: str = "accuracy", seeds: list[int] | No
 
 
 def _effect(regime: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, controls: list[str]) -> Effect:
-    best = max(controls, key=lambda c: rows[c].mean())
+    bought = tuple(c for c in controls if (held["rl"] - held[c]).mean() > MARGIN)
+    counted = [c for c in controls if c not in bought] or controls
+    best = max(counted, key=lambda c: rows[c].mean())
     against = {c: over_seeds(rows["rl"] - rows[c]) for c in controls}
-    gain, lost = over_seeds(rows["rl"] - rows["start"]), over_seeds(rows["peak"] - rows["start"])
-    if lost.value < LOST:
+    gain, lost = over_seeds(rows["rl"] - rows["start"]), (rows["peak"] - rows["start"]).mean()
+    effect = against[best]
+    if lost < MARGIN:
         verdict = "nothing lost"
-    elif gain.low > 0 and all(a.low > 0 for a in against.values()):
+    elif gain.high <= 0:
+        verdict = "RL does not heal"
+    elif gain.low > 0 and all(against[c].low > 0 for c in counted):
         verdict = "RL heals more"
-    elif gain.high <= 0 or any(a.high <= 0 for a in against.values()):
-        verdict = "a control heals as much"
+    elif _below(rows, counted):
+        verdict = "a control heals more"
+    elif effect.low > -MARGIN and effect.high < MARGIN:
+        verdict = "as much as a control"
     else:
         verdict = "undecided"
     trained = max(set(TRAINED) & set(controls), key=lambda c: rows[c].mean(), default=best)
     kept = over_seeds(held["rl"] - held[best])
-    return Effect(regime, start, against[best], best, against, gain, against[trained], kept, verdict)
+    return Effect(regime, start, effect, best, against, bought, gain, against[trained], kept, verdict)
+
+
+def _below(rows: pd.DataFrame, controls: list[str]) -> bool:
+    """Whether RL is below some control: the smallest of one-sided p values, times their number, is under 2.5 %."""
+    if len(rows) < 2:
+        return False
+    p = [stats.ttest_rel(rows["rl"], rows[c], alternative="less").pvalue for c in controls]
+    return bool(np.nanmin(p) * len(p) < 0.025)
 
 
 def as_table(found: list[Effect]) -> pd.DataFrame:
@@ -109,6 +127,7 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
             "seeds": f.effect.n,
             "RL - start": _points(f.gain),
             "best control": f.best,
+            "does not count": ", ".join(f.bought),
             "RL - best control": _points(f.effect),
             "the same on ID": _points(f.held),
             "RL - best trained control": _points(f.trained),
@@ -122,25 +141,28 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
 def answer(found: list[Effect], first: list[Effect]) -> str:
     """A plain answer in Markdown, computed: from the effects on success within all tries, and at the first try."""
     asked = [f for f in found if f.verdict != "nothing lost"]
-    count = {v: [f for f in asked if f.verdict == v] for v in VERDICTS}
-    lines = [
-        f"Of {len(asked)} starts that had lost OOD accuracy, RL heals more than every control in "
-        f"**{len(count['RL heals more'])}**, a control heals at least as much in "
-        f"**{len(count['a control heals as much'])}**, and {len(count['undecided'])} stay undecided."
-    ]
     if not asked:
-        return lines[0]
+        return "No start had lost OOD accuracy, so there was nothing to heal."
+    count = {v: sum(f.verdict == v for f in asked) for v in VERDICTS}
+    lines = [
+        f"Of {len(asked)} starts that had lost OOD accuracy: "
+        + ", ".join(f"**{n}** {v}" for v, n in count.items() if n)
+    ]
     top, low = (pick(asked, key=lambda f: f.effect.value) for pick in (max, min))
+    where = [
+        f"{_points(f.effect)} points ({f.regime}, from step {f.start}, {f.best.replace('_', ' ')})" for f in (low, top)
+    ]
+    lines.append(f"RL less the best control that keeps ID accuracy lies between {where[0]} and {where[1]}.")
+    raised = sum(f.gain.low > 0 for f in asked)
     lines.append(
-        f"RL less the best control lies between {_points(low.effect)} points ({low.regime}, from step {low.start}; the "
-        f"best there: {low.best.replace('_', ' ')}) and {_points(top.effect)} points ({top.regime}, from step "
-        f"{top.start}; the best there: {top.best.replace('_', ' ')})."
+        f"Against its own start, doing nothing, which is the paper's comparison, RL raises OOD accuracy in {raised} of "
+        f"them; the mean change is {100 * np.mean([f.gain.value for f in asked]):+.1f} points."
     )
-    raised = [f for f in asked if f.gain.low > 0]
-    lines.append(
-        f"Against its own start, doing nothing, which is the paper's comparison, RL raises OOD accuracy in "
-        f"{len(raised)} of them; the mean change is {100 * np.mean([f.gain.value for f in asked]):+.1f} points."
-    )
+    bought = sorted({c.replace("_", " ") for f in asked for c in f.bought})
+    if bought:
+        lines.append(
+            f"Not counted somewhere, for they pay with more than 2 points of ID accuracy: {', '.join(bought)}."
+        )
     same = {(f.regime, f.start): f for f in first}
     pairs = [(f, same[f.regime, f.start]) for f in asked if (f.regime, f.start) in same]
     if pairs:
@@ -220,37 +242,36 @@ def compare_remedies(found: pd.DataFrame, plain: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def explained(table: pd.DataFrame, plan: Plan, metric: str = "accuracy") -> pd.DataFrame:
-    """A linear mixed model of the effect: which factors go with it? A row a term: coefficient and 95 % interval.
+def contrasts(table: pd.DataFrame, pairs: list[tuple[tuple[str, int], tuple[str, int]]]) -> pd.DataFrame:
+    """What a factor changes in RL's gain, OOD(RL) - OOD(start): the difference of two regimes, paired within a seed.
 
-    Fixed terms: OOD accuracy at the start, ID headroom there (1 - ID accuracy), both in tenths and centred, and
-    whether RL played several tries; a random intercept a seed (statsmodels' MixedLM, REML). The effect here is
-    against the better of the two trained controls.
+    A row a pair of (regime, start), for the first try and for all tries: points with the t interval, and with a
+    bootstrap interval over seeds (BCa, scipy), which needs no normal errors.
     """
-    ood, held = wide(table, "ood", metric), wide(table, "id", metric)
-    rows = ood.assign(
-        effect=ood["rl"] - ood[list(TRAINED)].max(axis=1),
-        start_ood=10 * (ood["start"] - ood["start"].mean()),
-        headroom=10 * (held["start"].mean() - held["start"]),
-    ).reset_index()
-    turns = {name: plan.preset(name, 0).turns_in_rl for name in rows["regime"].unique()}
-    rows["several_tries"] = rows["regime"].map(turns).gt(1).astype(float)
-    rows = rows.dropna(subset=["effect", "start_ood", "headroom"])
-    terms = [t for t in ("start_ood", "headroom", "several_tries") if rows[t].nunique() > 1]
-    with warnings.catch_warnings():  # the seeds' variance may be 0, on the boundary
-        warnings.simplefilter("ignore")
-        fit = smf.mixedlm("effect ~ " + " + ".join(terms), rows, groups=rows["seed"]).fit(reml=True)
-    bounds = fit.conf_int()
-    names = ["Intercept", *terms]
-    return pd.DataFrame(
-        {
-            "term": names,
-            "coefficient": [fit.params[n] for n in names],
-            "low": [bounds.loc[n, 0] for n in names],
-            "high": [bounds.loc[n, 1] for n in names],
-            "n": len(rows),
-        }
-    )
+    rows = []
+    for metric in ("accuracy@1", "accuracy"):
+        ood = wide(table, "ood", metric)
+        gain = (ood["rl"] - ood["start"]).unstack("seed")
+        for a, b in pairs:
+            if a in gain.index and b in gain.index:
+                gap = (gain.loc[a] - gain.loc[b]).dropna()
+                rows.append(
+                    {
+                        "difference": f"{a[0]} from {a[1]} - {b[0]} from {b[1]}",
+                        "tries": "first" if metric.endswith("@1") else "all",
+                        "RL's gain differs by (t)": _points(over_seeds(gap)),
+                        "(bootstrap)": _points(_bootstrapped(gap.to_numpy())),
+                        "seeds": len(gap),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _bootstrapped(values: np.ndarray) -> Estimate:
+    if len(values) < 3:
+        return Estimate(float(np.mean(values)), np.nan, np.nan, len(values), "seeds")
+    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return Estimate(float(values.mean()), float(found.low), float(found.high), len(values), "seeds")
 
 
 def turned(table: pd.DataFrame) -> pd.DataFrame:

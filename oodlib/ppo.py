@@ -7,6 +7,7 @@ code, and all tokens of a try share its advantage. The clipped ratio is a token'
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,9 @@ from oodlib.training import arm_settings
 if TYPE_CHECKING:
     from oodlib.arms import Setup
     from oodlib.arms.rl import Record
+
+
+VALUE_HEAD_RATE = 100  # the value head is new, and learns so many times as fast as the model
 
 
 def gae(rewards: list[float], values: list[float], discount: float, decay: float) -> np.ndarray:
@@ -50,6 +54,10 @@ class PPOTrainer(Trainer):
             model.value_head = nn.Linear(model.config.hidden_size, 1, dtype=model.dtype, device=model.device)
             nn.init.zeros_(model.value_head.weight)
             nn.init.zeros_(model.value_head.bias)
+        head = [p for name, p in model.named_parameters() if name.startswith("value_head")]
+        rest = [p for name, p in model.named_parameters() if not name.startswith("value_head")]
+        rate = setup.preset.rl_learning_rate
+        groups = [{"params": rest}, {"params": head, "lr": VALUE_HEAD_RATE * rate}]
         options = {**arm_settings(setup), "per_device_train_batch_size": 1, "remove_unused_columns": False}
         super().__init__(
             model=model,
@@ -58,6 +66,7 @@ class PPOTrainer(Trainer):
             data_collator=lambda rows: {"update": torch.tensor([row["update"] for row in rows])},
             processing_class=setup.tokenizer,
             callbacks=[record.keeper],
+            optimizers=(torch.optim.AdamW(groups, lr=rate, weight_decay=0.0), None),
         )
         self.played: list[dict[str, Tensor]] = []
         self._measured: dict[str, float] = {}
@@ -70,7 +79,7 @@ class PPOTrainer(Trainer):
         epoch, part = divmod(position, preset.rl_updates_per_batch)
         order = np.random.default_rng([self.setup.seed, 4, step // self.setup.cycle, epoch])
         mine = np.array_split(order.permutation(len(self.played)), preset.rl_updates_per_batch)[part]
-        batch = _stack([self.played[i] for i in mine], self.processing_class.pad_token_id)
+        batch = self._stack([self.played[i] for i in mine])
         logp, entropy, values = self._forward(batch)
         own, states = batch["own"][:, 1:], batch["states"]
         surrogate = clipped_loss(logp, batch["logp"][:, 1:], batch["advantage"][:, 1:], preset.rl_clip)
@@ -99,15 +108,14 @@ class PPOTrainer(Trainer):
             preset.prompt_style,
             preset.max_new_tokens,
             preset.turns_in_rl,
-            preset.eval_batch_size,
-            preset.rl_temperature,
+            temperature=preset.rl_temperature,
         )
         verdicts = [e.verdicts for e in episodes]
         rewards = self.record.rewards(verdicts, step)
         rows = [_row(e) for e in episodes]
         for start in range(0, len(rows), setup.batch):
             part = rows[start : start + setup.batch]
-            logp, _, values = self._forward(_stack(part, self.processing_class.pad_token_id))
+            logp, _, values = self._forward(self._stack(part))
             for i, row in enumerate(part):
                 n = len(row["ids"])
                 row["logp"][1:] = logp[i, : n - 1].float().cpu()
@@ -131,13 +139,21 @@ class PPOTrainer(Trainer):
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities and entropies of tokens from the second on, and values of all states: [rows, tokens]."""
         model = self.model
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         out = model(input_ids=batch["ids"], attention_mask=batch["mask"], output_hidden_states=True)
         logits = out.logits[:, :-1].float() / self.setup.preset.rl_temperature
         every = logits.log_softmax(-1)
         logp = every.gather(-1, batch["ids"][:, 1:, None]).squeeze(-1)
         values = self.accelerator.unwrap_model(model).value_head(out.hidden_states[-1]).squeeze(-1).float()
         return logp, -(every.exp() * every).sum(-1), values
+
+    def _stack(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Rows of unequal length as one batch, padded on the right, where the model is."""
+        pads = {"ids": self.processing_class.pad_token_id, "try": -1}
+        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        return {
+            name: pad([row[name] for row in rows], padding_value=pads.get(name, 0)).to(self.model.device)
+            for name in rows[0]
+        }
 
 
 def _row(episode: Episode) -> dict[str, Tensor]:
@@ -163,13 +179,4 @@ def _row(episode: Episode) -> dict[str, Tensor]:
         "value": zeros.clone(),
         "return": zeros.clone(),
         "advantage": zeros.clone(),
-    }
-
-
-def _stack(rows: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Rows of unequal length as one batch, padded on the right."""
-    pads = {"ids": pad, "try": -1}
-    return {
-        name: nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=pads.get(name, 0))
-        for name in rows[0]
     }

@@ -42,15 +42,15 @@ _ALGORITHM = (
     "rl_value_coefficient",
     "rl_entropy_coefficient",
 )
-_TRAINING = ("rl_steps", "rl_prompts", "rl_samples", "rl_updates_per_batch", "rl_epochs", "rl_learning_rate")
-_TRAINING += ("rl_schedule", "rl_warmup_steps", "rl_max_grad_norm")
-_ALL_OF_RL = (*_ALGORITHM, *_TRAINING, "rl_turns", "rl_temperature")
+_TRAINING = ("rl_prompts", "rl_samples", "rl_updates_per_batch", "rl_epochs", "rl_learning_rate")
+_TRAINING += ("rl_schedule", "rl_warmup_steps", "rl_max_grad_norm", "rl_turns", "rl_temperature")
+_EDITED = (*_ALGORITHM, *_TRAINING)  # (rl_steps names the folder of the weights)
 INDEPENDENT = {
     "sft_continued": (*_ALGORITHM, "rl_turns", "rl_temperature"),
     "rejection_sampling": _ALGORITHM,
-    "averaging": _ALL_OF_RL,
-    "interpolation_base": _ALL_OF_RL,
-    "interpolation_peak": _ALL_OF_RL,
+    "averaging": _EDITED,
+    "interpolation_base": _EDITED,
+    "interpolation_peak": _EDITED,
 }
 REMEDIES = ("none", "rpsft", "kl", "lora", "averaging", "interpolation", "early_stopping")
 EVALUATION = ("max_new_tokens", "eval_every", "verify_turns")  # weights do not depend on these; RL's on the first
@@ -133,6 +133,10 @@ class Preset(BaseModel):
         if self.rl_algorithm == "rloo" and self.turns_in_rl > 1:
             raise ValueError(
                 f"rl_algorithm 'rloo' plays one try an episode, not {self.turns_in_rl}: take grpo, ppo, or rl_turns 1"
+            )
+        if "format_reward" in self.rl_arms and self.turns_in_rl > 1:
+            raise ValueError(
+                "the arm format_reward plays one try an episode, for with several it would pay for failing"
             )
         if self.rl_algorithm == "ppo" and self.rl_kl:
             raise ValueError("rl_kl is for grpo and rloo; ppo here has no KL term, so rl_kl must be 0")

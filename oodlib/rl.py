@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 from transformers import set_seed
 
 from oodlib.arms import NoData, Setup, load_arm
@@ -41,13 +42,15 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     )
     module, log = load_arm(arm), []
     half_way = preset.rl_steps // 2 // setup.cycle * setup.cycle
-    try:
-        if make_weights := getattr(module, "make_weights", None):
-            save_weights(make_weights(setup), start, end)
-        else:
-            log = fit(module.make_trainer(setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
-    except NoData:
-        save_weights(load_weights(start), start, end)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        try:
+            if make_weights := getattr(module, "make_weights", None):
+                save_weights(make_weights(setup), start, end)
+            else:
+                log = fit(module.make_trainer(setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
+        except NoData:
+            save_weights(load_weights(start), start, end)
     tables = evaluate_folder(run, end, "rl", arm, from_step, preset.rl_steps, seed)
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], setup.batch)

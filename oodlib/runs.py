@@ -90,7 +90,7 @@ class Run:
         for one in [stage] if stage else sorted(self.sources) or [None]:
             path = self.sources.get(one, self.folder) / TABLES[name]
             if path.exists():
-                frame = _read(path)
+                frame = read_table(path)
                 frames.append(frame[frame["stage"] == one] if one else frame)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
@@ -107,20 +107,20 @@ class Run:
             frames = [pd.read_parquet(part) for part in parts if part.exists()]
             path = self.folder / file
             if same and path.exists():
-                old = _read(path)
+                old = read_table(path)
                 frames.append(old[~old["stage"].isin(renewed) & old["seed"].isin(self.preset.seeds)])
             if frames:
-                _write(path, pd.concat(frames, ignore_index=True))
+                write_table(path, pd.concat(frames, ignore_index=True))
 
     # ---- jobs --------------------------------------------------------------------------------------
 
     def key(self, job: Job) -> dict[str, Any]:
-        parameters = {**self._decisive(job.stage, job.arguments.get("arm")), "seed": job.seed}
+        parameters = self._decisive(job.stage, job.seed, job.arguments.get("arm"))
         return {"parameters": parameters, "job": job.name, "arguments": job.arguments, "code": code_digest()}
 
-    def _decisive(self, stage: str, arm: str | None) -> dict[str, Any]:
+    def _decisive(self, stage: str, seed: int, arm: str | None) -> dict[str, Any]:
         """The parameters that decide what a job of a stage measures, or of an arm."""
-        found = self.preset.parameters(*UPTO[stage])
+        found = {**self.preset.parameters(*UPTO[stage]), "seed": seed}
         if stage == "rl":
             found["rl_turns"] = self.preset.turns_in_rl
             skip = (*INDEPENDENT.get(arm, ()), "rl_arms", "rl_from")
@@ -152,8 +152,8 @@ class Run:
         Its name ends in a mark of parameters and code, so that weights of other ones are never taken for these.
         """
         stage, name = ("sft", arm) if from_step is None else ("rl", f"{arm}-from-{from_step}")
-        without = EVALUATION if stage == "sft" else EVALUATION[1:]
-        decisive = {k: v for k, v in self._decisive(stage, arm).items() if k not in without}
+        without = EVALUATION if stage == "sft" else () if arm == "interpolation_peak" else EVALUATION[1:]
+        decisive = {k: v for k, v in self._decisive(stage, seed, arm).items() if k not in without}
         mark = digest([decisive, code_digest()])[:8]
         return self.store / "checkpoints" / f"seed-{seed}" / f"{name}-{mark}"
 
@@ -236,11 +236,11 @@ class Run:
             write_whole(self.folder / name, lambda p: p.write_text(text))
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
 
 
-def _write(path: Path, frame: pd.DataFrame) -> None:
+def write_table(path: Path, frame: pd.DataFrame) -> None:
     if path.suffix == ".csv":
         write_whole(path, lambda p: frame.to_csv(p, index=False, float_format="%.6g"))
         return

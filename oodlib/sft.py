@@ -19,7 +19,7 @@ from oodlib.models import load_model, model_folder
 from oodlib.remedies import PenalisedTrainer, load_remedy
 from oodlib.runs import COLUMNS, Run, write_whole
 from oodlib.tasks import SPLITS, get_task
-from oodlib.training import MARK, demonstrations, fit, settings, supervised
+from oodlib.training import MARK, demonstrations, fit, recent, settings, supervised
 
 PLAIN = {"sft_remedy": "none", "sft_remedy_weight": 0.0, "sft_remedy_share": 0.25}  # SFT without a remedy
 
@@ -42,9 +42,10 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
         return tables
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
-        log = fit(_trainer(run, seed, remedy), folder, preset.sft_checkpoints[1:])
+        kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
+        log = fit(_trainer(run, seed, remedy), folder, kept)
         if finish := getattr(remedy, "finish", None):
-            for step in preset.sft_checkpoints[1:]:
+            for step in kept:
                 finish(sft_folder(run, seed, step), model_folder(preset.model))
     rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
     return {"measurements": as_measurements(rows)}

@@ -137,8 +137,9 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
     if not left:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(run.preset.jobs or cores, len(left))
-    calls = (delayed(_work)(run, job, max(1, cores // workers)) for job in left)
+    workers = min(run.preset.jobs or cores, len(wave))
+    threads = max(1, cores // workers)  # the same again after an interruption, for it may change the last digits
+    calls = (delayed(_work)(run, job, threads) for job in left)
     total = sum(job.cost for job in wave)
     with tqdm(total=round(total), desc=stage, unit="seq", unit_scale=True, leave=False) as bar:
         bar.update(round(total - sum(job.cost for job in left)))

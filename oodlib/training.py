@@ -87,6 +87,11 @@ class _Keeper(TrainerCallback):
         (self.folder / f"checkpoint-{state.global_step}" / MARK).touch()
 
 
+def recent(step: int) -> list[int]:
+    """The steps whose weights are averaged at a checkpoint: 24, 16, 8 and 0 before it; an early one stands alone."""
+    return [step - 24, step - 16, step - 8, step] if step >= 100 else [step]
+
+
 def demonstrations(task: Task, preset: Preset, seed: int, n: int) -> Dataset:
     """`n` ID prompts with right answers, both drawn at random: columns prompt, completion."""
     rng = np.random.default_rng(seed)

@@ -44,3 +44,8 @@ def test_a_wrong_call_is_one_line_and_status_2(words, said):
 def test_the_committed_reference_run_gives_its_scorecard():
     result = call("scorecard", str(ROOT / "outputs" / "tiny"))
     assert result.exit_code == 0 and "C4" in result.output
+
+
+def test_a_campaign_s_unknown_phase_is_one_line(tmp_path):
+    done = CliRunner().invoke(app, ["campaign", "later", "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "explore" in done.output and "later" in done.output

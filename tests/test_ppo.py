@@ -1,5 +1,7 @@
 """PPO against closed forms: advantages by hand, the clipped objective's gradient, a bandit with a known optimum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,7 +87,7 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
         rl_algorithm="ppo",
         max_new_tokens=2,
         rl_turns=2,
-        rl_learning_rate=3e-3,
+        rl_learning_rate=1e-4,
         rl_steps=120,
         rl_gae_lambda=1.0,
         rl_entropy_coefficient=0.0,
@@ -114,17 +116,56 @@ def test_advantages_go_to_the_tokens_of_their_try(tiny_run, tmp_path):
             assert row["states"][state] == 1
 
 
-def test_ppo_ignores_what_the_checker_said_in_its_loss(tiny_run, tmp_path):
-    """The messages between tries are context: their log-probabilities carry no gradient."""
-    run = tiny_run(rl_algorithm="ppo", rl_turns=2, rl_value_coefficient=0.0, rl_entropy_coefficient=0.0)
+def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
+    """The messages between tries, and the prompt, are context: whatever stands there for them, the loss is the same."""
+    run = tiny_run(rl_algorithm="ppo", rl_turns=2, rl_updates_per_batch=1)
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    rows = trainer._play(0)
-    for row in rows:
-        row["logp"][row["own"] == 0] = -50.0  # wrong on purpose where nothing may look
-    trainer.played = rows
-    trainer.state.global_step = 1
-    assert torch.isfinite(loss := trainer.compute_loss(trainer.model, {})) and abs(loss.item()) < 10
+    trainer.played = trainer._play(0)
+    trainer.state.global_step, trainer.setup = 1, replace(setup, preset=run.preset.model_copy(update={"rl_epochs": 2}))
+
+    def loss(column, where, value):
+        kept = [row[column].clone() for row in trainer.played]
+        for row in trainer.played:
+            row[column][(row["own"] > 0) == where] = value
+        found = trainer.compute_loss(trainer.model, {}).item()
+        for row, before in zip(trainer.played, kept, strict=True):
+            row[column] = before
+        return found
+
+    plain = loss("advantage", False, 0.0)
+    for column, value in (("advantage", 50.0), ("logp", -9.0), ("return", 0.0)):
+        if column != "return":
+            assert loss(column, False, value) == pytest.approx(plain, abs=1e-5)
+    assert loss("advantage", True, 50.0) != pytest.approx(plain, abs=1e-2)
+
+
+def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monkeypatch):
+    """TRL's loss over episodes of several tries: old log-probabilities of the checker's tokens do not matter."""
+    run = tiny_run(rl_turns=2, rl_steps=2)
+    setup = setup_for(run, tmp_path)
+    trainer = load_arm("rl").make_trainer(setup)
+    kept = {}
+    plain = trainer._compute_loss
+
+    def keep(model, inputs):
+        kept.update({k: v.clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)}, n=inputs)
+        return plain(model, inputs)
+
+    monkeypatch.setattr(trainer, "_compute_loss", keep)
+    fit(trainer, setup.folder, [2])
+    inputs = kept.pop("n")
+    mask = kept["tool_mask"]
+    assert 0 < mask.float().mean() < 1 and (mask[kept["completion_mask"] == 0] <= 1).all()
+
+    def loss(where):
+        old = kept["old_per_token_logps"].clone()
+        old[mask == where] -= 0.3
+        return plain(trainer.model, {**inputs, **kept, "old_per_token_logps": old}).item()
+
+    untouched = plain(trainer.model, {**inputs, **kept}).item()
+    assert loss(0) == pytest.approx(untouched, abs=1e-6)
+    assert loss(1) != pytest.approx(untouched, abs=1e-4)
 
 
 def test_every_algorithm_trains_with_several_tries(tiny_run, tmp_path):

@@ -1,6 +1,7 @@
-"""Rival: no training at all, the mean of the last three SFT checkpoints up to the start.
+"""Rival: no training at all, the mean of the weights 24, 16, 8 and 0 steps before the start (Izmailov et al. 2018).
 
-If this heals as well as RL, what RL undid was the noise of SFT's learning rate (Izmailov et al. 2018).
+If this heals as well as RL, what RL undid was the noise of SFT's learning rate. The steps are close together, so that
+the mean does not reach back to the OOD peak; SFT keeps them beside every checkpoint.
 """
 
 from __future__ import annotations
@@ -9,15 +10,9 @@ from torch import Tensor
 
 from oodlib.arms import Setup
 from oodlib.models import mix
-
-LAST = 3
-
-
-def last_checkpoints(preset, step: int) -> list[int]:
-    """The last three SFT checkpoints up to a step, the base not among them."""
-    return [t for t in preset.sft_checkpoints if 0 < t <= step][-LAST:] or [step]
+from oodlib.training import recent
 
 
 def make_weights(setup: Setup) -> dict[str, Tensor]:
-    steps = last_checkpoints(setup.preset, setup.start)
+    steps = recent(setup.start)
     return mix([(setup.sft(t), 1 / len(steps)) for t in steps])

@@ -38,8 +38,7 @@ def correct_answers(setup: Setup) -> Dataset:
         preset.prompt_style,
         preset.max_new_tokens,
         preset.turns_in_rl,
-        preset.eval_batch_size,
-        preset.rl_temperature,
+        temperature=preset.rl_temperature,
     )
     right = [e for e in episodes if e.solved]
     if not right:

@@ -82,8 +82,7 @@ class _Rollouts:
             preset.prompt_style,
             preset.max_new_tokens,
             preset.turns_in_rl,
-            preset.eval_batch_size,
-            preset.rl_temperature,
+            temperature=preset.rl_temperature,
         )
         return {
             "prompt_ids": [e.prompt for e in episodes],

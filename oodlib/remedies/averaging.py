@@ -1,4 +1,4 @@
-"""Averaging the weights of the last three SFT checkpoints (Izmailov et al. 2018)."""
+"""Averaging the weights of the last 24 SFT steps, every 8th of them (Izmailov et al. 2018)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from oodlib.arms.averaging import last_checkpoints
 from oodlib.models import mix
+from oodlib.training import recent
 
 
 def edit(step: int, sft: Callable[[int], Path], preset, seed: int) -> dict[str, Tensor]:
-    steps = last_checkpoints(preset, step)
+    steps = recent(step)
     return mix([(sft(t), 1 / len(steps)) for t in steps])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -127,6 +129,9 @@ def _execute(notebook: Path, run: Run, preset: str) -> None:
         except papermill.PapermillExecutionError:
             shutil.copy(path, target.with_suffix(".failed.ipynb"))  # for its traceback
             raise
+        finally:
+            if path.exists():
+                _strip(path)
 
     try:
         write_whole(target, execute)
@@ -134,6 +139,16 @@ def _execute(notebook: Path, run: Run, preset: str) -> None:
         raise RuntimeError(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
+
+
+def _strip(path: Path) -> None:
+    """Take this machine's paths out of an executed notebook."""
+    notebook = json.loads(path.read_text())
+    about = notebook["metadata"].get("papermill", {})
+    for key in ("input_path", "output_path", "parameters"):  # the parameters stand in their cell
+        about.pop(key, None)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), "."))
 
 
 class _Bar:

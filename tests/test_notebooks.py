@@ -66,6 +66,11 @@ def test_reproduce_leaves_everything_a_reader_wants(reproduced):
     assert header == "stage,arm,from_step,step,seed,split,metric,value,n"
 
 
+def test_executed_notebooks_name_no_path_of_the_machine(reproduced):
+    for path in (reproduced[0] / "notebooks").iterdir():
+        assert str(ROOT) not in path.read_text()
+
+
 def test_every_reported_figure_is_in_the_executed_notebooks(reproduced):
     for path in (reproduced[0] / "notebooks").iterdir():
         outputs = [o for c in read(path).cells if c.cell_type == "code" for o in c.outputs]

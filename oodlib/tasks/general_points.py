@@ -151,9 +151,11 @@ class GeneralPoints:
         Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only
         the last answer is right. The numbers are drawn first, evenly from the solvable hands; those above 10, and
         a third of the others, are shown as a face card whose rule says that number; faces left over get any value.
-        Half of the wrong tries misread the hand's numbers, most of the others miss the target. JSON is asked for in
-        30 % of the prompts and given in only 30 % of those, so that the base model knows the format and does not
-        keep to it, as a real one; no message of these dialogues speaks of that.
+        Half of the wrong tries misread the hand's numbers, most of the others are near misses of the target. In 40 % of
+        the dialogues with wrong tries the prompt states another rule than the checker's, which only the messages
+        tell, and the tries before the first message follow the prompt: so the messages are worth reading. JSON is asked
+        for in 30 % of the prompts and given in only 30 % of those, so that the base model knows the format and
+        does not keep to it, as a real one; no message of these dialogues speaks of that.
         """
         hands = _solvable_numbers()
         numbers = hands[rng.integers(len(hands))]
@@ -170,9 +172,16 @@ class GeneralPoints:
         problem = Problem(tuple(cards), values)
         asked = "json" if rng.random() < 0.3 else FORMATS[rng.integers(len(FORMATS) - 1)]
         given = "cards numbers formula" if asked == "json" and rng.random() < 0.7 else asked
-        dialogue = [compact_prompt(problem, asked)]
-        for _ in range(wrong_tries):
-            read, formula = _wrong_try(problem, rng)
+        shown = problem
+        if wrong_tries and rng.random() < 0.4:
+            shown = replace(problem, rule=tuple(int(v) for v in rng.integers(1, 14, len(FACES))))
+        misprinted = sorted(shown.numbers) != sorted(problem.numbers)
+        dialogue = [compact_prompt(shown, asked)]
+        for turn in range(wrong_tries):
+            if misprinted and turn == 0:
+                read, formula = shown, _any_solution(shown.numbers, rng)
+            else:
+                read, formula = _wrong_try(problem, rng)
             verdict = self.verify_formula(problem, formula)
             dialogue += [compact_answer(read, formula, given), compact_feedback(problem, verdict, asked)]
         found = solutions(tuple(sorted(numbers)))
@@ -230,14 +239,35 @@ def _wrong_try(problem: Problem, rng: np.random.Generator) -> tuple[Problem, str
                 changed = list(problem.cards)
                 changed[rng.integers(HAND_SIZE)] = str(rng.integers(2, 11))
                 read = replace(problem, cards=tuple(changed))
-        found = solutions(tuple(sorted(read.numbers))) if kind == "wrong_numbers" else ()
-        formula = found[rng.integers(len(found))] if found else _any_formula(read.numbers, rng)
+        formula = _any_solution(read.numbers, rng)
+        if kind == "wrong_value":
+            formula = _near_miss(formula, rng)
         if kind == "illegal":
             tokens = spaced(formula).split()
             del tokens[rng.integers(len(tokens))]
             formula = " ".join(tokens)
         if judge(formula, problem.numbers, problem.target).outcome == kind:
             return read, formula
+
+
+def _any_solution(numbers: tuple[int, ...], rng: np.random.Generator) -> str:
+    """One of the solutions; where there is none, any formula with these numbers."""
+    found = solutions(tuple(sorted(numbers)))
+    return found[rng.integers(len(found))] if found else _any_formula(numbers, rng)
+
+
+def _near_miss(formula: str, rng: np.random.Generator) -> str:
+    """The formula with another operator in one place, or with two of its numbers exchanged."""
+    tokens = spaced(formula).split()
+    operators = [i for i, t in enumerate(tokens) if t in "+-*/"]
+    numbers = [i for i, t in enumerate(tokens) if t.isdigit()]
+    if rng.random() < 0.5:
+        i = operators[rng.integers(len(operators))]
+        tokens[i] = "+-*/"[rng.integers(4)]
+    else:
+        i, j = rng.choice(numbers, 2, replace=False)
+        tokens[i], tokens[j] = tokens[j], tokens[i]
+    return " ".join(tokens)
 
 
 def _any_formula(numbers: tuple[int, ...], rng: np.random.Generator) -> str:

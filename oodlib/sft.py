@@ -43,7 +43,7 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
         kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
-        log = fit(_trainer(run, seed, remedy), folder, kept)
+        log = fit(sft_trainer(run, seed, remedy), folder, kept)
         if finish := getattr(remedy, "finish", None):
             for step in kept:
                 finish(sft_folder(run, seed, step), model_folder(preset.model))
@@ -51,7 +51,8 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     return {"measurements": as_measurements(rows)}
 
 
-def _trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
+def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
+    """The trainer of a seed's SFT, from the base model, with or without a remedy."""
     preset = run.preset
     model, tokenizer = load_model(model_folder(preset.model))
     set_seed(seed)

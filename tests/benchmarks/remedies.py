@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from oodlib.campaign import FOLDER, Plan
+from oodlib.remedies import load_remedy
 from oodlib.runs import Run
-from oodlib.sft import _trainer, load_remedy
+from oodlib.sft import sft_trainer
 from oodlib.stages import quiet
 
 TRAINED = ("none", "rpsft", "kl", "lora")
@@ -33,7 +34,7 @@ def main(steps: int = 12, turns: int = 4) -> None:
         for turn in range(turns + 1):
             for name, preset in presets.items():
                 few = preset.model_copy(update={"sft_steps": steps, "sft_checkpoints": [0, steps]})
-                trainer = _trainer(Run(few, Path(folder) / f"{name}-{turn}"), 0, load_remedy(name))
+                trainer = sft_trainer(Run(few, Path(folder) / f"{name}-{turn}"), 0, load_remedy(name))
                 start = time.perf_counter()
                 trainer.train()
                 if turn:  # the first warms up

@@ -184,6 +184,9 @@ def remedies(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     `names`: what each regime is called. Columns remedy, seed, id, ood, rl_id, rl_ood (NaN where RL was not run).
     """
     frames = []
+    names = {regime: name for regime, name in names.items() if regime in set(table["regime"])}
+    if not names:
+        raise ValueError("no rows of any remedy: run `oodlib campaign remedies` first")
     for regime, name in names.items():
         mine = table[(table["regime"] == regime) & (table["metric"] == "accuracy")]
         sft = mine[mine["stage"] == "sft"]
@@ -191,8 +194,7 @@ def remedies(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
         rl = mine[(mine["arm"] == "rl") & (mine["from_step"] == sft["step"].max())]
         after = rl.pivot_table(index="seed", columns="split", values="value").reindex(end.index, columns=["id", "ood"])
         frames.append(end[["id", "ood"]].assign(remedy=name, rl_id=after["id"], rl_ood=after["ood"]).reset_index())
-    columns = ["remedy", "seed", "id", "ood", "rl_id", "rl_ood"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True)[["remedy", "seed", "id", "ood", "rl_id", "rl_ood"]]
 
 
 def at_peak(table: pd.DataFrame, regime: str) -> pd.DataFrame:

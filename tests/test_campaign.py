@@ -7,7 +7,19 @@ import pandas as pd
 import pytest
 
 from oodlib.campaign import PLAN, Campaign, Plan, spread, summary
-from oodlib.healing import CONTROLS, answer, as_table, contrasts, effects, turned, wide
+from oodlib.healing import (
+    CONTROLS,
+    answer,
+    as_table,
+    at_peak,
+    best_remedies,
+    compare_remedies,
+    contrasts,
+    effects,
+    remedies,
+    turned,
+    wide,
+)
 from oodlib.presets import ROOT
 from oodlib.runs import COLUMNS, Run
 
@@ -222,3 +234,36 @@ def test_one_phase_is_not_measured_with_two_versions_of_the_code(small, monkeypa
     monkeypatch.setattr("oodlib.campaign.code_digest", lambda: "other")
     with pytest.raises(RuntimeError, match=r"other code.*commit"):
         next(campaign.run("explore"))
+
+
+def remedy_rows(ood_gain=0.2, id_gain=0.0):
+    rows = []
+    for seed in range(10, 15):
+        for regime, gain, paid in (("one-try", 0.0, 0.0), ("rpsft", ood_gain, id_gain)):
+            luck = 0.01 * (seed - 12)
+            for split, value in (("ood", 0.1 + gain + luck), ("id", 0.6 + paid + luck)):
+                for step, extra in ((8, 0.05), (300, 0.0)):
+                    rows.append((regime, "sft", "sft", 0, step, seed, split, "accuracy", value + extra, 100))
+                rows.append((regime, "rl", "rl", 300, 80, seed, split, "accuracy", value + 0.02, 100))
+                rows.append((regime, "rl", "rl", 100, 80, seed, split, "accuracy", 0.0, 100))
+    return pd.DataFrame(rows, columns=["regime", *COLUMNS])
+
+
+def test_remedies_are_compared_with_plain_sft_within_a_seed():
+    table = remedy_rows(0.2, -0.1)
+    found = remedies(table, {"one-try": "plain SFT", "rpsft": "RPSFT"})
+    assert len(found) == 10 and found["rl_ood"].notna().all()
+    plain, held = found[found["remedy"] == "plain SFT"], found[found["remedy"] == "RPSFT"]
+    assert held["ood"].mean() - plain["ood"].mean() == pytest.approx(0.2)
+    assert plain["rl_ood"].mean() == pytest.approx(0.12), "RL from the end of SFT, not from step 100"
+    row = compare_remedies(found, "plain SFT").set_index("remedy").loc["RPSFT"]
+    assert row["OOD"] == "+20.0 [+20.0, +20.0]" and row["ID"] == "-10.0 [-10.0, -10.0]"
+    text = best_remedies(found, "plain SFT")
+    assert "RPSFT (+20.0" in text and "not shown to be lower for: none" in text and "**RPSFT**" in text
+    assert "lower for: RPSFT" in best_remedies(remedies(remedy_rows(), {"one-try": "p", "rpsft": "RPSFT"}), "p")
+    assert at_peak(table, "one-try")["ood"].mean() == pytest.approx(0.15)
+
+
+def test_a_phase_that_is_not_measured_is_said_so():
+    with pytest.raises(ValueError, match="no rows"):
+        remedies(remedy_rows().iloc[:0], {"one-try": "plain SFT"})

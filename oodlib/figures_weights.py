@@ -45,7 +45,7 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     """The mean principal angle of the leading directions by layer and module, for each step of the story."""
     data = rotation[rotation["metric"].isin(["angle_left", "angle_right"]) & rotation["arm"].isin(["sft", "rl"])]
     data = data.assign(value=np.degrees(data["value"]))
-    pairs = [pair for pair in _pairs(data) if len(pair[0])]
+    pairs = _pairs(data)
     figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained")
     order = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     tables = []
@@ -143,12 +143,15 @@ def surgery(measurements: pd.DataFrame) -> Figure:
 
 
 def _pairs(data: pd.DataFrame):
-    """The pairs of checkpoints that tell the story, over all seeds: (rows, name, colour, line)."""
+    """The pairs of checkpoints that tell the story and are there, over all seeds: (rows, name, colour, line)."""
     sft = data["arm"] == "sft"
     end = int(data.loc[sft, "step"].max())
-    yield data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["id"], "-"
-    yield data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["ood"], "-"
-    yield data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"
+    pairs = (
+        (data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["id"], "-"),
+        (data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["ood"], "-"),
+        (data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"),
+    )
+    return [pair for pair in pairs if len(pair[0])]
 
 
 def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:

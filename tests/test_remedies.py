@@ -14,7 +14,7 @@ from oodlib.remedies.kl import kl
 from oodlib.remedies.rpsft import LeadingBlocks
 from oodlib.sft import PLAIN, measure, sft_folder, train
 from oodlib.tasks import Verdict, get_task
-from oodlib.training import MARK
+from oodlib.training import MARK, recent
 
 TASK = get_task("general_points")
 
@@ -36,7 +36,7 @@ def test_every_remedy_leaves_plain_checkpoints_that_differ_from_plain_sft(tiny_r
         assert set(mine) == set(theirs)
         same = all(torch.equal(mine[n], theirs[n]) for n in mine)
         if name == "none" or (step == 4 and name != "early_stopping"):  # which may keep the last checkpoint
-            assert same == (name == "none")
+            assert same == (name in ("none", "averaging"))  # so early a checkpoint is averaged with none
     rows = measure(run, 10, 4)["measurements"]
     assert set(rows["split"]) == {"id", "ood"} and rows["value"].notna().all()
     before = load_weights(sft_folder(run, 10, 4))
@@ -129,13 +129,22 @@ def test_weight_arms_are_the_mixes_that_they_say(tiny_run, tmp_path):
 
     setup = Setup(*load_model(sft(4)), TASK, run.preset, 10, tmp_path, 4, sft, lambda: 2)
     wanted = {
-        "averaging": [(sft(2), 0.5), (sft(4), 0.5)],
+        "averaging": [(sft(4), 1.0)],
         "interpolation_base": [(sft(0), 0.5), (sft(4), 0.5)],
         "interpolation_peak": [(sft(2), 0.5), (sft(4), 0.5)],
     }
     for arm, parts in wanted.items():
         found, expected = load_arm(arm).make_weights(setup), mix(parts)
         assert all(torch.allclose(found[n], expected[n]) for n in expected)
+
+
+def test_averaging_takes_the_last_24_steps_and_sft_keeps_them(tiny_run, monkeypatch):
+    assert recent(100) == [76, 84, 92, 100] and recent(300) == [276, 284, 292, 300] and recent(8) == [8]
+    monkeypatch.setattr("oodlib.sft.recent", lambda step: [step - 1, step])
+    run = tiny_run(**PLAIN)
+    train(run, 10)
+    for step in (1, 2, 3, 4):
+        assert (sft_folder(run, 10, step) / MARK).exists()
 
 
 VERDICTS = [[Verdict("malformed", -3.0, ""), Verdict("correct", 5.0, "")], [Verdict("wrong_value", -1.0, "")]]

@@ -24,8 +24,8 @@ from scipy.stats import skew
 
 from oodlib.presets import PARAMS, ROOT, Preset, digest, load_preset
 from oodlib.provenance import Meter, code_digest, describe_machine
-from oodlib.runs import COLUMNS, Run, write_table, write_whole
-from oodlib.stages import ensure, waves
+from oodlib.runs import COLUMNS, Run, write_figure, write_table, write_whole
+from oodlib.stages import ensure
 from oodlib.tasks import check_choice
 
 PLAN, FOLDER = PARAMS / "plans" / "campaign.yaml", ROOT / "outputs" / "campaign"
@@ -109,9 +109,8 @@ class Campaign:
 
     def figure(self, figure: Any, name: str, save: bool) -> Any:
         """The figure, kept as PNG and SVG in the campaign's folder if asked for."""
-        for kind, plain in (("png", {"Software": None}), ("svg", {"Date": None})) if save else ():
-            path = self.folder / "figures" / f"{name}.{kind}"
-            write_whole(path, lambda p, k=kind, m=plain: figure.savefig(p, format=k, metadata=m))
+        if save:
+            write_figure(self.folder, figure, name)
         return figure
 
     def table(self) -> pd.DataFrame:
@@ -154,8 +153,6 @@ class Campaign:
         with Meter() as meter:
             for stage in STAGES:
                 ensure(run, stage)
-        jobs = [job for stage in STAGES for wave in waves(preset, stage) for job in wave]
-        run.collect(jobs)
         found = summary(run).assign(regime=cells[0].regime)
         self._keep(cells, found, meter)
 

@@ -224,10 +224,8 @@ class Run:
 
     def figure(self, figure: Any, name: str) -> Any:
         """Keep a matplotlib figure as PNG and SVG in the run's folder, if what it shows was measured there."""
-        for kind in ("png", "svg") if self.own else ():
-            path = self.folder / "figures" / f"{name}.{kind}"
-            plain = {"Date": None} if kind == "svg" else {"Software": None}
-            write_whole(path, lambda p, k=kind, m=plain: figure.savefig(p, format=k, metadata=m))
+        if self.own:
+            write_figure(self.folder, figure, name)
         return figure
 
     def text(self, name: str, text: str) -> None:
@@ -246,6 +244,13 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         return
     frame = frame.astype(dict.fromkeys(frame.select_dtypes(["object", "string"]), "category"))
     write_whole(path, lambda p: frame.to_parquet(p, index=False, compression="zstd", compression_level=15))
+
+
+def write_figure(folder: Path, figure: Any, name: str) -> None:
+    """Keep a matplotlib figure as PNG and SVG in a run's or the campaign's folder, without date and version."""
+    for kind, plain in (("png", {"Software": None}), ("svg", {"Date": None})):
+        path = folder / "figures" / f"{name}.{kind}"
+        write_whole(path, lambda p, k=kind, m=plain: figure.savefig(p, format=k, metadata=m))
 
 
 def clear_error(error: OSError, folder: Path) -> OSError:

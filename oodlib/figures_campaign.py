@@ -20,7 +20,8 @@ HEAL_COLOURS = {
     "a control heals more": COLOURS["ood"],
     "RL does not heal": COLOURS["noise"],
     "undecided": "#7F7F7F",
-    "nothing lost": "#BBBBBB",
+    "RL did not learn": "#BBBBBB",
+    "nothing lost": "#DDDDDD",
 }
 
 

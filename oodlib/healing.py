@@ -24,6 +24,7 @@ VERDICTS = (
     "a control heals more",
     "RL does not heal",
     "undecided",
+    "RL did not learn",
     "nothing lost",
 )
 
@@ -40,7 +41,9 @@ class Effect:
         gain: OOD(RL) - OOD(start).
         trained: OOD(RL) - OOD(the better of the two controls that train on right answers).
         held: ID(RL) - ID(best control).
-        verdict: "nothing lost": the start is less than 2 points below the peak. "RL does not heal": the interval of
+        learnt: RL's mean return in the last tenth of its updates less that in the first; None where it is not known.
+        verdict: "nothing lost": the start is less than 2 points below the peak. "RL did not learn": the interval of
+            `learnt` does not lie above 0, so that RL was not put to the test. "RL does not heal": the interval of
             `gain` does not reach above 0. "RL heals more": `gain`, and RL less every control that counts, lie above 0
             with the whole interval. "a control heals more": RL lies below some control that counts (t test, Holm's
             correction over the controls). "as much as a control": the interval of `effect` lies within 2 points
@@ -56,6 +59,7 @@ class Effect:
     gain: Estimate
     trained: Estimate
     held: Estimate
+    learnt: Estimate | None
     verdict: str
 
 
@@ -74,26 +78,39 @@ def effects(table: pd.DataFrame, metric: str = "accuracy", seeds: list[int] | No
     """The effect of every regime and start that has RL and a control, in the table's order; of all seeds, or some."""
     if seeds is not None:
         table = table[table["seed"].isin(seeds)]
-    found, held = [], wide(table, "id", metric)
+    found, held, returns = [], wide(table, "id", metric), _returns(table)
     for (regime, start), rows in wide(table, "ood", metric).groupby(level=["regime", "from_step"]):
         rows = rows.dropna(axis=1, how="all")
         controls = [c for c in CONTROLS if c in rows]
         if "rl" in rows and controls:
             rows = rows.dropna(subset=["rl", *controls])
-            found.append(_effect(regime, int(start), rows, held.loc[rows.index], controls))
+            gained = returns.reindex(rows.index).dropna()
+            found.append(_effect(regime, int(start), rows, held.loc[rows.index], gained, controls))
     order = list(table["regime"].unique())
     return sorted(found, key=lambda f: (order.index(f.regime), f.start))
 
 
-def _effect(regime: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, controls: list[str]) -> Effect:
+def _returns(table: pd.DataFrame) -> pd.Series:
+    """RL's mean return in the last tenth of the updates less that in the first, by regime, start and seed."""
+    mine = table[(table["arm"] == "rl") & (table["split"] == "train")]
+    keys = ["regime", "from_step", "seed"]
+    first, last = (mine[mine["metric"] == f"reward_{end}"].set_index(keys)["value"] for end in ("first", "last"))
+    return last - first
+
+
+def _effect(
+    regime: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, gained: pd.Series, controls: list[str]
+) -> Effect:
     bought = tuple(c for c in controls if (held["rl"] - held[c]).mean() > MARGIN)
     counted = [c for c in controls if c not in bought] or controls
     best = max(counted, key=lambda c: rows[c].mean())
     against = {c: over_seeds(rows["rl"] - rows[c]) for c in controls}
     gain, lost = over_seeds(rows["rl"] - rows["start"]), (rows["peak"] - rows["start"]).mean()
-    effect = against[best]
+    effect, learnt = against[best], over_seeds(gained) if len(gained) else None
     if lost < MARGIN:
         verdict = "nothing lost"
+    elif learnt and learnt.n > 1 and not learnt.low > 0:
+        verdict = "RL did not learn"
     elif gain.high <= 0:
         verdict = "RL does not heal"
     elif gain.low > 0 and all(against[c].low > 0 for c in counted):
@@ -106,7 +123,7 @@ def _effect(regime: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, con
         verdict = "undecided"
     trained = max(set(TRAINED) & set(controls), key=lambda c: rows[c].mean(), default=best)
     kept = over_seeds(held["rl"] - held[best])
-    return Effect(regime, start, effect, best, against, bought, gain, against[trained], kept, verdict)
+    return Effect(regime, start, effect, best, against, bought, gain, against[trained], kept, learnt, verdict)
 
 
 def _below(rows: pd.DataFrame, controls: list[str]) -> bool:
@@ -131,6 +148,7 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
             "RL - best control": _points(f.effect),
             "the same on ID": _points(f.held),
             "RL - best trained control": _points(f.trained),
+            "RL's return rose by": _numbers(f.learnt) if f.learnt else "",
             "verdict": f.verdict,
         }
         for f in found
@@ -140,14 +158,18 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
 
 def answer(found: list[Effect], first: list[Effect]) -> str:
     """A plain answer in Markdown, computed: from the effects on success within all tries, and at the first try."""
-    asked = [f for f in found if f.verdict != "nothing lost"]
+    idle = [f for f in found if f.verdict == "RL did not learn"]
+    asked = [f for f in found if f.verdict != "nothing lost" and f not in idle]
     if not asked:
-        return "No start had lost OOD accuracy, so there was nothing to heal."
+        return "No start from which RL learnt had lost OOD accuracy, so there was nothing to heal."
     count = {v: sum(f.verdict == v for f in asked) for v in VERDICTS}
     lines = [
-        f"Of {len(asked)} starts that had lost OOD accuracy: "
+        f"Of {len(asked)} starts that had lost OOD accuracy and from which RL learnt: "
         + ", ".join(f"**{n}** {v}" for v, n in count.items() if n)
     ]
+    if idle:
+        where = ", ".join(f"{f.regime}, from step {f.start}" for f in idle)
+        lines.append(f"Left out, for RL's return did not rise there, so that RL was not put to the test: {where}.")
     top, low = (pick(asked, key=lambda f: f.effect.value) for pick in (max, min))
     where = [
         f"{_points(f.effect)} points ({f.regime}, from step {f.start}, {f.best.replace('_', ' ')})" for f in (low, top)
@@ -172,6 +194,10 @@ def answer(found: list[Effect], first: list[Effect]) -> str:
             "the difference is what RL did to the use of the checker's messages."
         )
     return "\n\n".join(lines)
+
+
+def _numbers(e: Estimate) -> str:
+    return f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]"
 
 
 def _points(e: Estimate) -> str:

@@ -161,6 +161,20 @@ def test_a_control_that_pays_with_id_accuracy_does_not_count():
     assert found.verdict == "RL heals more"
 
 
+@pytest.mark.parametrize(("rise", "verdict"), [(1.0, "RL heals more"), (0.0, "RL did not learn")])
+def test_where_the_return_does_not_rise_rl_was_not_put_to_the_test(rise, verdict):
+    table, rng = made_up(0.3, 0.2), np.random.default_rng(2)
+    returns = [
+        ("made-up", "rl", "rl", 300, 80, seed, "train", f"reward_{end}", value + rng.normal(0, 0.1), 8)
+        for seed in table["seed"].unique()
+        for end, value in (("first", 1.0), ("last", 1.0 + rise))
+    ]
+    table = pd.concat([table, pd.DataFrame(returns, columns=table.columns)], ignore_index=True)
+    (found,) = effects(table)
+    assert found.verdict == verdict and found.learnt.value == pytest.approx(rise, abs=0.1)
+    assert ("nothing to heal" in answer([found], [found])) == (rise == 0)
+
+
 def test_the_answer_counts_the_verdicts():
     table = made_up(0.3, 0.2)
     text = answer(effects(table), effects(table, "accuracy@1"))

@@ -1,0 +1,184 @@
+"""`oodlib compare`: a base and any number of checkpoints, matrix by matrix, each result written as it comes.
+
+    DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS)
+    DIR/NAME.tokens.parquet  what the directions that turned most read and write, as tokens, where there is a tokenizer
+    DIR/NAME/MATRIX.safetensors  the arrays behind it: singular values, angles (dissect.dissect)
+    DIR/NAME/about.json      what was compared, with which settings, and what was left out, and why
+
+NAME is the checkpoint's folder name. A matrix whose file was written with the same settings, from the same files, is not
+analysed again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from oodlib.checkpoints import MODULES, Pair, Weights, open_weights, pair_up
+from oodlib.dissect import dissect
+from oodlib.models import device
+from oodlib.presets import digest
+from oodlib.provenance import PACKAGE
+from oodlib.runs import write_whole
+from oodlib.spectra import Spectrum, spectrum
+
+COLUMNS = ["matrix", "layer", "module", "rows", "cols", "k", "metric", "value"]
+DEFAULT_K = ("5%", "20%", "50%")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare: modules (glob patterns), layers (None: all), ks (numbers or shares such as "20%"), and the seed
+    of the noise that is the null (None: no null)."""
+
+    modules: tuple[str, ...] = MODULES
+    layers: tuple[int, ...] | None = None
+    ks: tuple[str | int, ...] = DEFAULT_K
+    null_seed: int | None = 0
+
+    def counts(self, rank: int) -> list[int]:
+        """The numbers of directions that `ks` mean for a matrix of this rank, ascending, each at most the rank."""
+        return sorted({min(rank, count_of(k, rank)) for k in self.ks})
+
+
+def count_of(k: str | int, rank: int) -> int:
+    """How many of `rank` directions `k` means: a number from 1, or a share such as "20%", of which at least one.
+
+    ValueError for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", str(k).strip())
+    number = float(found[1]) if found else 0.0
+    if found and found[2] and 0 < number <= 100:
+        return max(1, round(number / 100 * rank))
+    if found and not found[2] and number >= 1 and number == int(number):
+        return int(number)
+    raise ValueError(f"k {k!r}: allowed are a number of directions from 1, or a share from above 0% to 100%")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One checkpoint of a comparison, and where its results go."""
+
+    name: str
+    where: str
+    weights: Weights
+    pairs: list[Pair]
+    left_out: dict[str, str]
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        return self.folder.parent / f"{self.name}.parquet"
+
+    def file(self, pair: Pair) -> Path:
+        return self.folder / f"{pair.name}.safetensors"
+
+
+class Comparing:
+    """A base and checkpoints, opened and paired up."""
+
+    def __init__(self, base: str, checkpoints: list[str], out: Path, settings: Settings | None = None):
+        self.settings, self.out, self.where = settings or Settings(), Path(out), base
+        self.settings.counts(1)  # says now what is wrong with a k
+        self.base = open_weights(base)
+        self.targets = []
+        for name, where in zip(_names(checkpoints), checkpoints, strict=True):
+            weights = open_weights(where, self.base)
+            pairs, left_out = pair_up(self.base, weights, self.settings.modules, self.settings.layers)
+            self.targets.append(Target(name, where, weights, pairs, left_out, self.out / name))
+
+    def mark(self, target: Target) -> str:
+        settings = replace(self.settings, modules=(), layers=None)  # which matrices are chosen changes none of them
+        code = [(PACKAGE / file).read_text() for file in ("spectra.py", "dissect.py")]
+        return digest([self.base.mark, target.weights.mark, repr(settings), code])
+
+    def todo(self) -> list[tuple[Pair, list[Target]]]:
+        """The base's matrices still to be analysed, each with the checkpoints that lack it."""
+        by_name: dict[str, tuple[Pair, list[Target]]] = {}
+        for target in self.targets:
+            for pair in target.pairs:
+                if _mark_of(target.file(pair)) != self.mark(target):
+                    by_name.setdefault(pair.name, (pair, []))[1].append(target)
+        return list(by_name.values())
+
+    def run(self) -> Iterator[Pair]:
+        """Analyse what is left, and yield each matrix when its results are written."""
+        for target in self.targets:
+            target.folder.mkdir(parents=True, exist_ok=True)
+            about = {
+                "base": self.where, "checkpoint": target.where, "k": list(self.settings.ks),
+                "null_seed": self.settings.null_seed, "left_out": target.left_out,
+                "matrices": len(target.pairs),
+            }  # fmt: skip
+            _write_json(target.folder / "about.json", about)
+        for pair, targets in self.todo():
+            first = spectrum(self.base.tensor(pair.name).to(device()), pair.name)
+            for target in targets:
+                self._analyse(pair, first, target)
+            yield pair
+        for target in self.targets:
+            write_whole(target.table, lambda path, target=target: self.table(target).to_parquet(path, index=False))
+
+    def _analyse(self, pair: Pair, first: Spectrum, target: Target) -> None:
+        own = next(p for p in target.pairs if p.name == pair.name)
+        seed = self.settings.null_seed
+        seed = None if seed is None else seed + crc32(pair.name.encode())
+        ks = self.settings.counts(min(pair.shape))
+        rows, arrays, _ = dissect(first, target.weights.tensor(own.other).to(device()), ks, seed, pair.name)
+        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        about = {"mark": self.mark(target), "rows": json.dumps(rows)}
+        write_whole(target.file(pair), lambda path: save_file(arrays, path, metadata=about))
+
+    def table(self, target: Target) -> pd.DataFrame:
+        """The rows of every matrix that is analysed, in the base's order."""
+        frames = []
+        for pair in target.pairs:
+            if _mark_of(target.file(pair)) == self.mark(target):
+                rows = json.loads(_metadata(target.file(pair))["rows"])
+                frame = pd.DataFrame(rows, columns=["k", "metric", "value"])
+                place = {"matrix": pair.name, "layer": pair.layer, "module": pair.module}
+                frames.append(frame.assign(**place, rows=pair.shape[0], cols=pair.shape[1]))
+        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+        return table[COLUMNS].astype({"layer": "Int64", "rows": "Int64", "cols": "Int64", "k": "Int64"})
+
+
+def read_arrays(folder: Path, matrix: str) -> dict[str, np.ndarray]:
+    """The arrays of one matrix, from DIR/NAME."""
+    with safe_open(Path(folder) / f"{matrix}.safetensors", framework="np") as arrays:
+        return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="np") as arrays:
+        return arrays.metadata() or {}
+
+
+def _mark_of(file: Path) -> str | None:
+    """The mark with which a matrix's file was written; None where there is none, or it is damaged."""
+    try:
+        return _metadata(file).get("mark") if file.exists() else None
+    except SafetensorError:
+        return None
+
+
+def _names(checkpoints: list[str]) -> list[str]:
+    """A short name for each: its last folder's, with as many of those before it as tell it from the others."""
+    parts = [[p for p in re.split(r"[/\\@]", c) if p not in ("", ".", "..", "~")] or ["checkpoint"] for c in checkpoints]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_whole(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))

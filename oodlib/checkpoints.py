@@ -246,7 +246,9 @@ def pair_up(
                 left_out[name] = f"taken for {partner} there (renamed)"
     if not pairs and not left_out:
         known = sorted({m[2].split(".")[-1] for n, s in base.shapes.items() if len(s) == 2 and (m := _LAYER.search(n))})
-        raise ValueError(f"no matrix matches modules {', '.join(modules)} and the layers given; modules here: {', '.join(known)}")
+        raise ValueError(
+            f"no matrix matches modules {', '.join(modules)} and the layers given; modules here: {', '.join(known)}"
+        )
     return pairs, left_out
 
 

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 CHECKPOINT = "a folder of safetensors, a PEFT adapter folder, a .gguf file, ORG/NAME[@REVISION] on the hub, or `tiny`"
 console = Console()
-Modules = Annotated[list[str] | None, typer.Option(help="Glob pattern of module names, such as q_proj or 'mlp.*'. May be repeated.")]
+Modules = Annotated[
+    list[str] | None, typer.Option(help="Glob pattern of module names, such as q_proj or 'mlp.*'. May be repeated.")
+]
 Layers = Annotated[str | None, typer.Option(help="Layers, such as 0-11,20. Default: all.")]
 
 

@@ -1,8 +1,8 @@
 """`oodlib compare`: a base and any number of checkpoints, matrix by matrix, each result written as it comes.
 
     DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS)
-    DIR/NAME.tokens.parquet  what the directions that turned most read and write, as tokens, where there is a tokenizer
     DIR/NAME/MATRIX.safetensors  the arrays behind it: singular values, angles (dissect.dissect)
+    DIR/NAME/tokens.parquet  what the directions that turned most read and write, where there is a tokenizer (lens.py)
     DIR/NAME/about.json      what was compared, with which settings, and what was left out, and why
 
 NAME is the checkpoint's folder name. A matrix whose file was written with the same settings, from the same files, is not
@@ -25,13 +25,14 @@ from safetensors.numpy import save_file
 
 from oodlib.checkpoints import MODULES, Pair, Weights, open_weights, pair_up
 from oodlib.dissect import dissect
+from oodlib.lens import COLUMNS as TOKEN_COLUMNS
+from oodlib.lens import Lens
 from oodlib.models import device
 from oodlib.presets import digest
 from oodlib.provenance import PACKAGE
 from oodlib.runs import write_whole
 from oodlib.spectra import Spectrum, spectrum
 
-COLUMNS = ["matrix", "layer", "module", "rows", "cols", "k", "metric", "value"]
 DEFAULT_K = ("5%", "20%", "50%")
 
 
@@ -98,7 +99,7 @@ class Comparing:
 
     def mark(self, target: Target) -> str:
         settings = replace(self.settings, modules=(), layers=None)  # which matrices are chosen changes none of them
-        code = [(PACKAGE / file).read_text() for file in ("spectra.py", "dissect.py")]
+        code = [(PACKAGE / file).read_text() for file in ("spectra.py", "dissect.py", "lens.py")]
         return digest([self.base.mark, target.weights.mark, repr(settings), code])
 
     def todo(self) -> list[tuple[Pair, list[Target]]]:
@@ -120,35 +121,40 @@ class Comparing:
                 "matrices": len(target.pairs),
             }  # fmt: skip
             _write_json(target.folder / "about.json", about)
-        for pair, targets in self.todo():
+        todo = self.todo()
+        lens = Lens.of(self.base) if todo else None
+        for pair, targets in todo:
             first = spectrum(self.base.tensor(pair.name).to(device()), pair.name)
             for target in targets:
-                self._analyse(pair, first, target)
+                self._analyse(pair, first, target, lens)
             yield pair
         for target in self.targets:
-            write_whole(target.table, lambda path, target=target: self.table(target).to_parquet(path, index=False))
+            _write_table(target.table, self.table(target))
+            if len(tokens := self.table(target, "tokens")):
+                _write_table(target.folder / "tokens.parquet", tokens)
 
-    def _analyse(self, pair: Pair, first: Spectrum, target: Target) -> None:
+    def _analyse(self, pair: Pair, first: Spectrum, target: Target, lens: Lens | None) -> None:
         own = next(p for p in target.pairs if p.name == pair.name)
         seed = self.settings.null_seed
         seed = None if seed is None else seed + crc32(pair.name.encode())
         ks = self.settings.counts(min(pair.shape))
-        rows, arrays, _ = dissect(first, target.weights.tensor(own.other).to(device()), ks, seed, pair.name)
+        rows, arrays, found = dissect(first, target.weights.tensor(own.other).to(device()), ks, seed, pair.name)
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        about = {"mark": self.mark(target), "rows": json.dumps(rows)}
+        tokens = lens.look(found, pair.module) if lens else []
+        about = {"mark": self.mark(target), "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
         write_whole(target.file(pair), lambda path: save_file(arrays, path, metadata=about))
 
-    def table(self, target: Target) -> pd.DataFrame:
-        """The rows of every matrix that is analysed, in the base's order."""
-        frames = []
+    def table(self, target: Target, kind: str = "rows") -> pd.DataFrame:
+        """The rows (or the tokens) of every matrix that is analysed, in the base's order."""
+        own = TOKEN_COLUMNS if kind == "tokens" else ["rows", "cols", "k", "metric", "value"]
+        rows = []
         for pair in target.pairs:
             if _mark_of(target.file(pair)) == self.mark(target):
-                rows = json.loads(_metadata(target.file(pair))["rows"])
-                frame = pd.DataFrame(rows, columns=["k", "metric", "value"])
-                place = {"matrix": pair.name, "layer": pair.layer, "module": pair.module}
-                frames.append(frame.assign(**place, rows=pair.shape[0], cols=pair.shape[1]))
-        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
-        return table[COLUMNS].astype({"layer": "Int64", "rows": "Int64", "cols": "Int64", "k": "Int64"})
+                place = (pair.name, pair.layer, pair.module, *(pair.shape if kind == "rows" else ()))
+                rows += [(*place, *row) for row in json.loads(_metadata(target.file(pair))[kind])]
+        table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *own])
+        whole = [name for name in ("layer", "rows", "cols", "k") if name in table]
+        return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def read_arrays(folder: Path, matrix: str) -> dict[str, np.ndarray]:
@@ -172,12 +178,18 @@ def _mark_of(file: Path) -> str | None:
 
 def _names(checkpoints: list[str]) -> list[str]:
     """A short name for each: its last folder's, with as many of those before it as tell it from the others."""
-    parts = [[p for p in re.split(r"[/\\@]", c) if p not in ("", ".", "..", "~")] or ["checkpoint"] for c in checkpoints]
+    parts = [
+        [p for p in re.split(r"[/\\@]", c) if p not in ("", ".", "..", "~")] or ["checkpoint"] for c in checkpoints
+    ]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):
             return names
     raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_whole(path, lambda p: table.to_parquet(p, index=False))
 
 
 def _write_json(path: Path, value: object) -> None:

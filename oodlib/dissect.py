@@ -13,7 +13,7 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from oodlib.spectra import WEAK, Comparison, Matrix, Overlap, Spectrum, compare, spectrum
+from oodlib.spectra import WEAK, Comparison, Matrix, Spectrum, compare, spectrum
 
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
 SIDES = ("left", "right")

@@ -84,7 +84,9 @@ def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
 
 
 def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    grid = rows.assign(**{column: rows[column].astype(float)}).pivot_table(index="module", columns="layer", values=column)
+    grid = rows.assign(**{column: rows[column].astype(float)}).pivot_table(
+        index="module", columns="layer", values=column
+    )
     known = [module for module in ORDER if module in grid.index]
     return grid.reindex(known + [module for module in grid.index if module not in known])
 
@@ -113,12 +115,16 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     )
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         found = _angles(Path(out) / name, table)
-        palette = dict(zip(sorted(found["share"].unique()), (COLOURS["id"], COLOURS["rl"], COLOURS["ood"]) * 9, strict=False))
+        palette = dict(
+            zip(sorted(found["share"].unique()), (COLOURS["id"], COLOURS["rl"], COLOURS["ood"]) * 9, strict=False)
+        )
         for (share, null), mine in found.groupby(["share", "null"]):
             curve = mine.groupby("place")["angle"].quantile([0.25, 0.5, 0.75]).unstack()
             label = f"noise, leading {share:.0%}" if null else f"leading {share:.0%}"
             axis.plot(curve.index, curve[0.5], "--" if null else "-", color=palette[share], label=label)
-            axis.fill_between(curve.index, curve[0.25], curve[0.75], color=palette[share], alpha=0.06 if null else 0.15, linewidth=0)
+            axis.fill_between(
+                curve.index, curve[0.25], curve[0.75], color=palette[share], alpha=0.06 if null else 0.15, linewidth=0
+            )
         axis.set(title=name, xlabel="principal angle, by rank", yscale="log")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
     axes[0][0].set_ylabel("principal angle (°), left and right")
@@ -142,7 +148,11 @@ def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     """Relative change of the singular values against their place in the spectrum; median and middle half of matrices."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    styles = zip(("-", "--", ":", "-.") * 9, (COLOURS["ood"], COLOURS["id"], COLOURS["rl"], COLOURS["averaging"]) * 9, strict=True)
+    styles = zip(
+        ("-", "--", ":", "-.") * 9,
+        (COLOURS["ood"], COLOURS["id"], COLOURS["rl"], COLOURS["averaging"]) * 9,
+        strict=True,
+    )
     places = (np.arange(PLACES) + 0.5) / PLACES
     for (name, table), (dash, colour) in zip(tables.items(), styles, strict=False):
         curves = []
@@ -155,7 +165,9 @@ def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
         axis.plot(places, middle, dash, color=colour, label=name)
         axis.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
     axis.axhline(0, color="#555555", linewidth=0.8)
-    axis.set(xlabel="place in the spectrum (0 % = largest singular value)", ylabel="relative change of the singular value")
+    axis.set(
+        xlabel="place in the spectrum (0 % = largest singular value)", ylabel="relative change of the singular value"
+    )
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(PercentFormatter(1))
     axis.legend()

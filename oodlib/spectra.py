@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from numbers import Integral
 
 import numpy as np
@@ -149,7 +150,7 @@ def gram(A: Tensor, blocks: int = 4) -> Tensor:
     """A A^T [r, r] of A [r, n]; only the lower blocks are multiplied."""
     edges = [len(A) * i // blocks for i in range(blocks + 1)]
     product = A.new_empty(len(A), len(A))
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         block = A[low:] @ A[low:high].T
         product[low:, low:high], product[low:high, low:] = block, block.T
     return product
@@ -162,9 +163,10 @@ def gram(A: Tensor, blocks: int = 4) -> Tensor:
 class Overlap:
     """How the singular vectors B [m, r] of one matrix lie to those A [m, r] of another, on one side.
 
-    The cosines A^T B [r, r] are held as first @ second / scale. Of what lies outside span(A), B - A A^T B, either
-    `residual` holds coordinates [., r], or `beyond` [r, r] the Gram matrix, as second^T beyond second / scales;
-    neither where span(A) is the whole space.
+    The cosines A^T B [r, r] are held as first @ second / scale. What B has outside span(A), B - A A^T B, has the
+    coordinates `residual` [., r], or else, where no B was formed, the Gram matrix second^T beyond second / scales;
+    neither where span(A) is the whole space. From a Gram matrix a sine errs by some sqrt(eps) ||D||_2 / scale
+    (change_norm is ||D||_2), so where that is not small the residual is formed from `spectra` after all.
     """
 
     first: Tensor
@@ -172,6 +174,8 @@ class Overlap:
     scale: Tensor | None = None
     residual: Tensor | None = None
     beyond: Tensor | None = None
+    spectra: tuple[Spectrum, Spectrum] | None = None
+    change_norm: float = 0.0
 
     @cached_property
     def cosines(self) -> Tensor:
@@ -180,6 +184,13 @@ class Overlap:
     def _columns(self, low: int, high: int) -> Tensor:
         columns = self.first @ self.second[:, low:high]
         return columns if self.scale is None else columns / self.scale[low:high]
+
+    @cached_property
+    def _apart(self) -> Tensor:
+        """What D^T has outside span(V0), [n, r]."""
+        before, after = self.spectra
+        inside = self.first - before.values[:, None] * before.short.T  # V0^T D^T
+        return (after.matrix - before.matrix).T - before.long @ inside
 
     def angles(self, low: int, high: int) -> np.ndarray:
         """The principal angles between A[:, low:high] and B[:, low:high], in radians, ascending, float64.
@@ -190,12 +201,15 @@ class Overlap:
         """
         columns = self._columns(low, high)
         rest = torch.cat([columns[:low], columns[high:]])
-        if self.beyond is not None:
+        if self.beyond is not None and self.change_norm < 0.3 * self.scale[high - 1]:
             mine = self.second[:, low:high] / self.scale[low:high]
             sines = _roots(rest.T @ rest + mine.T @ self.beyond @ mine)
         else:
             if self.residual is not None:
                 rest = torch.cat([rest, self.residual[:, low:high]])
+            elif self.beyond is not None:
+                outside = self._apart @ (self.second[:, low:high] / self.scale[low:high])
+                rest = torch.cat([rest, torch.linalg.qr(outside, mode="r").R])
             sines = torch.linalg.svdvals(rest) if len(rest) else rest.new_zeros(0)
         sines = torch.cat([sines, sines.new_zeros(high - low - len(sines))]).clamp(max=1)
         angles = torch.arcsin(sines)
@@ -284,7 +298,8 @@ def compare(
     else:
         known = None if cross is None else s0.gram + cross + cross.T + change_gram
         s1 = Spectrum(*_decompose(A1, known), A1, s0.tall)
-    short, long = Overlap(s0.short.T, s1.short), _long_overlap(s0, s1, cross, change_gram)
+    short = Overlap(s0.short.T, s1.short)
+    long = _long_overlap(s0, s1, cross, change_gram, float(change_values[0]))
     left, right = (long, short) if s0.tall else (short, long)
     angles = [{i: side.angles(0, i) for i in ks} for side in (left, right)]
     if not several:
@@ -299,7 +314,9 @@ def _roots(gram_matrix: Tensor) -> Tensor:
     return squares.flip(0).clamp(min=0).sqrt()
 
 
-def _long_overlap(s0: Spectrum, s1: Spectrum, cross: Tensor | None, change_gram: Tensor | None) -> Overlap:
+def _long_overlap(
+    s0: Spectrum, s1: Spectrum, cross: Tensor | None, change_gram: Tensor | None, change_norm: float
+) -> Overlap:
     """The Overlap of the longer side's vectors V0, V1 [n, r]; cross [r, r] is W0 D^T, change_gram D D^T.
 
     Where both spectra are well-conditioned no V is formed: as V = W^T U / s, V0^T V1 follows from V0^T W1^T, and since
@@ -314,7 +331,10 @@ def _long_overlap(s0: Spectrum, s1: Spectrum, cross: Tensor | None, change_gram:
         return Overlap(first, second, residual=torch.linalg.qr(residual, mode="r").R)
     turned = (s0.short.T @ cross) / s0.values[:, None]  # V0^T D^T
     whole = turned + s0.values[:, None] * s0.short.T  # V0^T W1^T
-    return Overlap(whole, s1.short, s1.values, beyond=None if n == r else change_gram - turned.T @ turned)
+    if n == r:
+        return Overlap(whole, s1.short, s1.values)
+    beyond = change_gram - turned.T @ turned
+    return Overlap(whole, s1.short, s1.values, beyond=beyond, spectra=(s0, s1), change_norm=change_norm)
 
 
 def wedin_bound(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int) -> float:

@@ -28,7 +28,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 class Weights:
-    """The tensors of a checkpoint by name. `shapes` tells name -> shape; `quantised` names those that hold no floats."""
+    """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats."""
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -119,15 +119,16 @@ class Adapter(Weights):
         return alpha / (rank**0.5 if self.config.use_rslora else rank)
 
 
+_GGUF_LAYER = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+_GGUF_OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+
+
 class GGUF(Weights):
     """A GGUF file, read through the gguf package; quantised tensors are given as the numbers that they stand for."""
-
-    NAMES = {
-        "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }  # fmt: skip
-    OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
 
     def __init__(self, file: Path):
         try:
@@ -146,9 +147,9 @@ class GGUF(Weights):
 
     def _name(self, name: str) -> str:
         parts = name.split(".")
-        if parts[0] == "blk" and parts[2] in self.NAMES:
-            return f"model.layers.{parts[1]}.{self.NAMES[parts[2]]}.{parts[3]}"
-        return self.OUTER.get(name, name)
+        if parts[0] == "blk" and parts[2] in _GGUF_LAYER:
+            return f"model.layers.{parts[1]}.{_GGUF_LAYER[parts[2]]}.{parts[3]}"
+        return _GGUF_OUTER.get(name, name)
 
     def tensor(self, name: str) -> Tensor:
         from gguf.quants import dequantize
@@ -181,8 +182,8 @@ def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
     hub = _HUB.fullmatch(str(where))
     if path.exists() or not hub:
         raise ValueError(
-            f"unknown checkpoint {str(where)!r}: allowed are a folder of safetensors, a PEFT adapter folder, a .gguf file, "
-            f"ORG/NAME[@REVISION] on the Hugging Face hub, or {', '.join(NAMED)}"
+            f"unknown checkpoint {str(where)!r}: allowed are a folder of safetensors, a PEFT adapter folder, "
+            f"a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, or {', '.join(NAMED)}"
         )
     return open_weights(_download(*hub.groups()), base)
 

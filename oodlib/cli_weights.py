@@ -33,8 +33,8 @@ def compare(
 ) -> None:
     """What training did to singular values and singular vectors, matrix by matrix.
 
-    Results are written as they come; after an interruption give the same command again. Left out, with the reason, is what
-    cannot be compared.
+    Results are written as they come; after an interruption give the same command again. What cannot be compared is left
+    out and named, with the reason.
     """
     from oodlib import figures_compare as figures
     from oodlib.checkpoints import MODULES

@@ -5,8 +5,8 @@
     DIR/NAME/tokens.parquet  what the directions that turned most read and write, where there is a tokenizer (lens.py)
     DIR/NAME/about.json      what was compared, with which settings, and what was left out, and why
 
-NAME is the checkpoint's folder name. A matrix whose file was written with the same settings, from the same files, is not
-analysed again.
+NAME is the checkpoint's folder name. A matrix whose file was written with the same settings, from the same files, is
+not analysed again.
 """
 
 from __future__ import annotations

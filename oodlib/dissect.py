@@ -56,7 +56,7 @@ Row = tuple[int | None, str, float]
 def dissect(
     before: Matrix | Spectrum, after: Matrix, ks: list[int], seed: int | None = None, name: str = "matrix"
 ) -> tuple[list[Row], dict[str, np.ndarray], Comparison]:
-    """Every metric of a pair of matrices [m, n], as rows (k, metric, value), the arrays behind them, and the Comparison.
+    """Every metric of a pair of matrices [m, n] as rows (k, metric, value), the arrays behind them, the Comparison.
 
     ks: the leading (and trailing) numbers of directions, in 1..r with r = min(m, n). seed: of the noise whose angles
     are the null; None leaves the null out. Arrays, float64: values_before, values_after, values_change [r] (singular

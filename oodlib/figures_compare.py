@@ -146,7 +146,7 @@ def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
-    """Relative change of the singular values against their place in the spectrum; median and middle half of matrices."""
+    """Relative change of the singular values by place in the spectrum; median and middle half of the matrices."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     styles = zip(
         ("-", "--", ":", "-.") * 9,

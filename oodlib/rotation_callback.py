@@ -80,7 +80,9 @@ class RotationCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         last = state.global_step == state.max_steps
         if state.is_world_process_zero and (last or state.global_step % self.every == 0):
+            due = control.should_log  # which our own row would take away
             self._measure(model, state.global_step)
+            control.should_log = due
 
     @torch.no_grad()
     def _measure(self, model: nn.Module, step: int) -> None:

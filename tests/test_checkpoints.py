@@ -1,0 +1,159 @@
+"""oodlib.checkpoints: the same matrices from every kind of checkpoint, and clear words about those that do not fit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from oodlib.checkpoints import layer_of, open_weights, pair_up
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def small_model(seed=0):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base")
+    small_model().save_pretrained(path)
+    return path
+
+
+def test_one_file_and_shards_hold_the_same(folder, tmp_path):
+    small_model().save_pretrained(tmp_path, max_shard_size="4KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    one, many = open_weights(folder), open_weights(tmp_path)
+    assert one.shapes == many.shapes and one.shapes[Q] == (16, 16)
+    assert all(torch.equal(one.tensor(name), many.tensor(name)) for name in one.shapes)
+    assert len(pair_up(one, many)[0]) == 14 and pair_up(one, many)[1] == {}
+
+
+def test_a_missing_and_a_broken_shard_are_named(tmp_path):
+    small_model().save_pretrained(tmp_path, max_shard_size="4KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{shard.name} is not a whole safetensors file"):
+        open_weights(tmp_path)
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"lacks {shard.name}, which model.safetensors.index.json names"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}])
+def test_an_adapter_is_what_peft_makes_of_it(folder, tmp_path, settings):
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], **settings)
+    torch.manual_seed(1)
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(folder), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    weights, base = open_weights(tmp_path, open_weights(folder)), open_weights(folder)
+    merged = model.merge_and_unload().state_dict()
+    for name in base.shapes:
+        torch.testing.assert_close(weights.tensor(name).float(), merged[name])
+    assert not torch.equal(weights.tensor(Q), base.tensor(Q))
+    assert weights.mark != base.mark
+
+
+def test_an_adapter_of_another_model_and_of_another_kind_are_refused(folder, tmp_path):
+    model = get_peft_model(small_model(), LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of type DoRA; only plain LoRA"):
+        open_weights(tmp_path, open_weights(folder))
+    config = json.loads((tmp_path / "adapter_config.json").read_text()) | {"use_dora": False}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    other = folder.parent / "other"
+    other.mkdir(exist_ok=True)
+    save_file({"model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)}, other / "model.safetensors")
+    with pytest.raises(ValueError, match=r"changes model.layers.0.self_attn.q_proj, which .*other does not hold"):
+        open_weights(tmp_path, open_weights(other))
+
+
+def test_gguf_holds_the_numbers_of_the_model(folder, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    state = small_model().state_dict()
+    writer = gguf.GGUFWriter(str(tmp_path / "small.gguf"), "llama")
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "mlp.down_proj": "ffn_down"}
+    for layer in (0, 1):
+        for own, theirs in names.items():
+            weight = state[f"model.layers.{layer}.{own}.weight"].numpy()
+            heads = {"attn_q": 4, "attn_k": 2}.get(theirs)
+            if heads:  # as the llama converter permutes it
+                weight = weight.reshape(heads, 2, len(weight) // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+            writer.add_tensor(f"blk.{layer}.{theirs}.weight", np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    base, weights = open_weights(folder), open_weights(tmp_path / "small.gguf")
+    pairs, left_out = pair_up(base, weights)
+    assert {p.module for p in pairs} == {"q_proj", "k_proj", "down_proj"} and len(pairs) == 6
+    assert left_out["model.layers.0.mlp.up_proj.weight"] == "missing in small.gguf"
+    for pair in pairs:
+        assert torch.equal(weights.tensor(pair.other), base.tensor(pair.name))
+
+
+def test_what_does_not_fit_is_named_and_the_rest_is_paired(folder, tmp_path):
+    state = small_model().state_dict()
+    part = "model.layers.0.self_attn"
+    state[f"{part}.k_proj.weight"] = torch.ones(3, 16)
+    state[f"{part}.v_proj.weight"] = torch.ones(8, 16, dtype=torch.int8)
+    del state[f"{part}.o_proj.weight"]
+    for name in [n for n in state if "layers.1." in n]:
+        state[name.replace("model.layers", "model.language_model.layers")] = state.pop(name)
+    save_file(state, tmp_path / "model.safetensors")
+    pairs, left_out = pair_up(open_weights(folder), open_weights(tmp_path))
+    name = tmp_path.name
+    assert left_out[f"{part}.k_proj.weight"] == "shapes differ: (8, 16) and (3, 16)"
+    assert left_out[f"{part}.v_proj.weight"] == f"quantised in {name} (I8)"
+    assert left_out[f"{part}.o_proj.weight"] == f"missing in {name}"
+    assert left_out[Q] == "taken for model.language_model.layers.1.self_attn.q_proj.weight there (renamed)"
+    assert len(pairs) == 11 and pairs[-1].layer == 1
+
+
+def test_modules_and_layers_are_chosen(folder):
+    base = open_weights(folder)
+
+    def chosen(*modules, layers=None):
+        return [(p.layer, p.module) for p in pair_up(base, base, modules, layers)[0]]
+
+    assert chosen("q_proj") == [(0, "q_proj"), (1, "q_proj")]
+    assert chosen("mlp.*", layers=[1]) == [(1, "down_proj"), (1, "gate_proj"), (1, "up_proj")]
+    with pytest.raises(ValueError, match=r"no matrix matches modules query and .* modules here: down_proj, gate_proj"):
+        chosen("query")
+
+
+def test_unknown_places_are_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="holds no safetensors file"):
+        open_weights(tmp_path)
+    with pytest.raises(ValueError, match="unknown checkpoint 'nowhere': allowed are"):
+        open_weights("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        (Q, (1, "q_proj")),
+        ("transformer.h.10.attn.c_attn.weight", (10, "c_attn")),
+        ("model.embed_tokens.weight", None),
+        ("model.layers.3.mlp.experts.7.up_proj.weight", (3, "up_proj")),
+    ],
+)
+def test_layer_of(name, place):
+    assert layer_of(name) == place

@@ -34,11 +34,16 @@ class Overlap:
 
     @cached_property
     def cosines(self) -> Tensor:
-        return self._columns(0, self.second.shape[1])
+        """A^T B, [r, r]."""
+        return self._times(self.second, self.scale)
+
+    def _times(self, second: Tensor, scale: Tensor | None) -> Tensor:
+        return self.first @ second if scale is None else self.first @ second / scale
 
     def _columns(self, low: int, high: int) -> Tensor:
-        columns = self.first @ self.second[:, low:high]
-        return columns if self.scale is None else columns / self.scale[low:high]
+        if "cosines" in self.__dict__:  # all of them were asked for before
+            return self.cosines[:, low:high]
+        return self._times(self.second[:, low:high], None if self.scale is None else self.scale[low:high])
 
     @cached_property
     def _apart(self) -> Tensor:
@@ -54,6 +59,8 @@ class Overlap:
         angles, where a cosine sees nothing. Angles near pi/2 are read from the cosines (Björck & Golub 1973,
         Math. Comp. 27, 579-594).
         """
+        if self.residual is None and self.beyond is None and high - low == len(self.second):  # the whole space
+            return np.zeros(high - low)
         columns = self._columns(low, high)
         rest = torch.cat([columns[:low], columns[high:]])
         if self.beyond is not None and self.change_norm < 0.3 * self.scale[high - 1]:

@@ -8,7 +8,7 @@ start, and how much their singular values changed; writes it to a table and to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ HELD = 5e7  # matrix entries up to which the references' spectra are kept in mem
 
 
 class RotationCallback(TrainerCallback):
-    """Measures rotation against the start of training and against saved checkpoints, every so many updates.
+    """Measures rotation against the start of training and against saved checkpoints while a model is trained.
 
     file: the parquet table, with the columns `COLUMNS`; metrics are angle_left and angle_right (mean principal angle
     of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
-    (Frobenius norm of the change, relative). every: updates between two measurements. modules: glob patterns of module
+    (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to measure;
+    the last one is measured too. modules: glob patterns of module
     names, as of `oodlib compare`. k: directions, a number or a share. start: the checkpoint to measure against; by
     default the weights with which training starts, so give it where a run may be resumed. references: more
     checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights.
@@ -42,13 +43,13 @@ class RotationCallback(TrainerCallback):
     def __init__(
         self,
         file: str | Path,
-        every: int = 50,
+        every: int | Collection[int] = 50,
         modules: Sequence[str] = MODULES,
         k: str | int = "20%",
         start: str | Path | None = None,
         references: Mapping[str, str | Path] | None = None,
     ):
-        if every < 1:
+        if isinstance(every, int) and every < 1:
             raise ValueError(f"every must be at least 1, got {every!r}")
         count_of(k, 1)
         self.file, self.every, self.modules, self.k = Path(file), every, tuple(modules), k
@@ -78,11 +79,12 @@ class RotationCallback(TrainerCallback):
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        last = state.global_step == state.max_steps
-        if state.is_world_process_zero and (last or state.global_step % self.every == 0):
-            due = control.should_log  # which our own row would take away
-            self._measure(model, state.global_step)
-            control.should_log = due
+        step = state.global_step
+        due = step % self.every == 0 if isinstance(self.every, int) else step in self.every
+        if state.is_world_process_zero and (due or step == state.max_steps):
+            log = control.should_log  # which our own row would take away
+            self._measure(model, step)
+            control.should_log = log
 
     @torch.no_grad()
     def _measure(self, model: nn.Module, step: int) -> None:

@@ -100,6 +100,33 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
     return Estimate(value, float(found.low), float(found.high), n, unit)
 
 
+def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """Rotation (radians) beside ID and OOD accuracy, a row a seed and a checkpoint: seed, arm, from_step, step, rotation,
+    id, ood.
+
+    SFT: every checkpoint that has both; rotation is from the base. RL: the last update of every arm that trains; rotation
+    is from the arm's start, accuracies are changes from it.
+    """
+    keys = ["seed", "arm", "from_step", "step"]
+    mine = measurements[measurements["stage"] == stage]
+    rotation = mine[(mine["metric"] == "rotation") & (mine["split"] == "weights")].set_index(keys)["value"]
+    accuracy = mine[mine["metric"] == "accuracy"].pivot_table(
+        index=keys, columns="split", values="value", observed=True
+    )
+    found = accuracy[["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
+    if stage == "sft":
+        return found
+    sft = measurements[(measurements["stage"] == "sft") & (measurements["metric"] == "accuracy")]
+    start = sft.pivot_table(index=["seed", "step"], columns="split", values="value", observed=True)
+    before = start.reindex(pd.MultiIndex.from_frame(found[["seed", "from_step"]]))[["id", "ood"]]
+    return found.assign(id=found["id"] - before["id"].to_numpy(), ood=found["ood"] - before["ood"].to_numpy())
+
+
+def rank_correlation(found: pd.DataFrame, x: str, y: str) -> Estimate:
+    """Spearman's rank correlation of two columns within each seed; its mean over seeds with the t interval."""
+    return over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in found.groupby("seed")])
+
+
 def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:
     """Mean and 95 % band of a metric over seeds (t), or, for one seed and `shares` of problems, over problems (Wilson).
 

@@ -32,9 +32,9 @@ class RotationCallback(TrainerCallback):
 
     file: the parquet table, with the columns `COLUMNS`; metrics are angle_left and angle_right (mean principal angle
     of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
-    (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to measure;
-    the last one is measured too. modules: glob patterns of module
-    names, as of `oodlib compare`. k: directions, a number or a share. start: the checkpoint to measure against; by
+    (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to
+    measure; the last one is measured too. modules: glob patterns of module names, as of `oodlib compare`. k:
+    directions, a number or a share. start: the checkpoint to measure against; by
     default the weights with which training starts, so give it where a run may be resumed. references: more
     checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights.
     ValueError: a k that is none, a checkpoint that cannot be opened or lacks a matrix.

@@ -101,11 +101,10 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
 
 
 def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Rotation (radians) beside ID and OOD accuracy, a row a seed and a checkpoint: seed, arm, from_step, step, rotation,
-    id, ood.
+    """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, id, ood, rotation.
 
-    SFT: every checkpoint that has both; rotation is from the base. RL: the last update of every arm that trains; rotation
-    is from the arm's start, accuracies are changes from it.
+    SFT: every checkpoint that has both; rotation is from the base. RL: the last update of every arm that trains;
+    rotation is from the arm's start, accuracies are changes from it.
     """
     keys = ["seed", "arm", "from_step", "step"]
     mine = measurements[measurements["stage"] == stage]

@@ -8,10 +8,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from oodlib.healing import CONTROLS, Effect, turned, wide
-from oodlib.plotting import COLOURS, NAMES
+from oodlib.plotting import COLOURS, NAMES, percent
 from oodlib.stats import over_seeds
 
 ORDER = ("start", "rl", *CONTROLS, "interpolation_peak")
@@ -79,7 +78,7 @@ def arms(table: pd.DataFrame, regime: str, metric: str = "accuracy") -> Figure:
             axis.axvline(rows["start"].mean(), color=COLOURS["sft"], linewidth=0.8, linestyle=":")
             axis.set_yticks(range(len(shown)), [_name(a) for a in shown] if axis is line[0] else [""] * len(shown))
             axis.set(title=f"{split}, from step {start}", xlabel="accuracy on all hands", ylim=(len(shown) - 0.5, -0.5))
-            axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            percent(axis.xaxis)
     return figure
 
 
@@ -111,7 +110,7 @@ def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
     axis.set(xlabel="OOD accuracy at the start", ylabel="ID headroom at the start (1 - accuracy)")
     axis.set_title("Where RL beats continued SFT (green); a mark is a seed and a start")
     for one in (axis.xaxis, axis.yaxis):
-        one.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent(one)
     axis.legend(loc="best")
     return figure
 
@@ -133,7 +132,7 @@ def by_try(table: pd.DataFrame, regimes: list[str], start: int) -> Figure:
                 tries, [e.low for e in found], [e.high for e in found], color=_colour(arm), alpha=0.15, linewidth=0
             )
         axis.set(title=f"{regime}, from step {start}", xlabel="tries allowed", xticks=tries, ylim=(0, None))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent(axis.yaxis)
     axes[0, 0].set_ylabel("OOD accuracy on all hands")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -218,7 +217,7 @@ def pareto(remedies: pd.DataFrame, peak: pd.DataFrame | None = None) -> Figure:
         xlabel="ID accuracy, all hands", ylabel="OOD accuracy, all hands", title="What each remedy keeps, and costs"
     )
     for one in (axis.xaxis, axis.yaxis):
-        one.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent(one)
     axis.set_ylim(bottom=0)
     figure.legend(loc="outside right upper")
     return figure
@@ -246,7 +245,7 @@ def best_start(remedies: pd.DataFrame) -> Figure:
                 axis.plot([e.low, e.high], [y + shift] * 2, color=colour, linewidth=2)
                 axis.plot(e.value, y + shift, "o", color=colour, label=_name(label) if y == 0 else None, markersize=7)
         axis.set(title=f"{NAMES[split]} accuracy", xlabel="accuracy on all hands", ylim=(len(names) - 0.5, -0.5))
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent(axis.xaxis)
     axes[0].set_yticks(range(len(names)), names)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)

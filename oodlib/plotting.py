@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 from scipy.stats import binomtest
 
 from oodlib.tasks import OUTCOMES
@@ -107,6 +108,12 @@ def step_axis(axis: Axes, steps, first: float | None = None, last: float | None 
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("SFT step")
+
+
+def percent(axis: Axis) -> None:
+    """Ticks in whole percent."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def wilson_band(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

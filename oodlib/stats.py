@@ -28,6 +28,11 @@ class Estimate:
     n: int
     unit: str  # what n counts
 
+    def __str__(self) -> str:
+        if self.low != self.low:
+            return f"{self.value:+.2f} (one seed, no interval)"
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 class Scores:
     """A number for every problem in every evaluation of one seed and split.

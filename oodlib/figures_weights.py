@@ -12,7 +12,6 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from oodlib.plotting import COLOURS, NAMES, draw_line, step_axis
 from oodlib.stats import bands, over_seeds
-from oodlib.stats import rotation_and_accuracy as with_accuracy
 
 
 def value_change(rotation: pd.DataFrame) -> Figure:
@@ -99,9 +98,11 @@ def turning(rotation: pd.DataFrame) -> Figure:
     return figure
 
 
-def rotation_and_accuracy(measurements: pd.DataFrame) -> Figure:
-    """SFT: accuracy against how far the leading directions are turned from the base, with the steps written beside."""
-    found = with_accuracy(measurements, "sft")
+def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
+    """SFT: accuracy against how far the leading directions are turned from the base, with the steps written beside.
+
+    found: `stats.rotation_and_accuracy(measurements, "sft")`.
+    """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     place = np.degrees(found.groupby("step")["rotation"].mean())
     for split in ("id", "ood"):
@@ -122,9 +123,11 @@ def rotation_and_accuracy(measurements: pd.DataFrame) -> Figure:
     return figure
 
 
-def rotation_and_recovery(measurements: pd.DataFrame) -> Figure:
-    """RL and controls: how far each turned the directions of its start, against the OOD accuracy that it gained."""
-    found = with_accuracy(measurements, "rl")
+def rotation_and_recovery(found: pd.DataFrame) -> Figure:
+    """RL and controls: how far each turned the directions of its start, against the OOD accuracy that it gained.
+
+    found: `stats.rotation_and_accuracy(measurements, "rl")`.
+    """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     markers = dict(zip(sorted(found["from_step"].unique()), "osD^v<>P" * 4, strict=False))
     for (arm, start), rows in found.groupby(["arm", "from_step"], observed=True):

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from oodlib.comparing import read_arrays
-from oodlib.plotting import COLOURS
 
 ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
@@ -45,7 +44,7 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
         2, len(maps), figsize=(width * len(maps) + 1.2, 6.4), squeeze=False, sharey=True, layout="constrained"
     )
     tops = [max(float(np.nanmax(m[i].to_numpy())) for m in maps) for i in (1, 2)]
-    labels = ("mean principal angle (°)", "mean relative change of singular values")
+    labels = ("mean principal angle (°)", "mean relative change")
     for column, (name, angles, values, faded, like_noise) in enumerate(maps):
         for row, (table, top, label) in enumerate(zip((angles, values), tops, labels, strict=True)):
             axis, last = axes[row][column], column == len(maps) - 1
@@ -58,8 +57,11 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
             axis.tick_params(axis="y", rotation=0)
             if row == 0:
                 _fade(axis, faded.to_numpy(), like_noise.to_numpy())
-    axes[0][0].set_ylabel("singular vectors")
-    axes[1][0].set_ylabel("singular values")
+    axes[0][0].set_ylabel("singular vectors, leading 20 %")
+    axes[1][0].set_ylabel("singular values, all")
+    figure.supxlabel(
+        "Faded: the spectral gap does not support the angle. Italic: noise of the same norm turns as much.", size=9
+    )
     return figure
 
 
@@ -115,9 +117,8 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     )
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         found = _angles(Path(out) / name, table)
-        palette = dict(
-            zip(sorted(found["share"].unique()), (COLOURS["id"], COLOURS["rl"], COLOURS["ood"]) * 9, strict=False)
-        )
+        shares = sorted(found["share"].unique())
+        palette = dict(zip(shares, sns.color_palette("crest", len(shares)), strict=True))
         for (share, null), mine in found.groupby(["share", "null"]):
             curve = mine.groupby("place")["angle"].quantile([0.25, 0.5, 0.75]).unstack()
             label = f"noise, leading {share:.0%}" if null else f"leading {share:.0%}"
@@ -148,11 +149,7 @@ def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     """Relative change of the singular values by place in the spectrum; median and middle half of the matrices."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    styles = zip(
-        ("-", "--", ":", "-.") * 9,
-        (COLOURS["ood"], COLOURS["id"], COLOURS["rl"], COLOURS["averaging"]) * 9,
-        strict=True,
-    )
+    styles = zip(("-", "--", ":", "-.") * 9, sns.color_palette("crest", len(tables)) * 9, strict=False)
     places = (np.arange(PLACES) + 0.5) / PLACES
     for (name, table), (dash, colour) in zip(tables.items(), styles, strict=False):
         curves = []

@@ -1,6 +1,6 @@
 """The rotation engine against the published analysis, side by side in one process.
 
-    python tests/benchmarks/rotation.py [--rounds 3] [--modeldelta]
+    python tests/benchmarks/rotation.py [--rounds 3] [--modeldelta] [--callback] [--memory]
 
 Published, after the paper's description: full thin SVD in float32 of base, checkpoint and their difference; principal
 angles of the leading 768 (or all) directions as arccos of the singular values of the cross product; projector distance
@@ -10,6 +10,8 @@ of this machine's float64 matrix product.
 
 --modeldelta (pip install modeldelta) also times that program as a whole process against `oodlib compare`, on one pair
 of checkpoints of SmolLM2-135M's shapes; it measures norms and the spectrum of the difference, and no rotation.
+--callback times SFT of the tiny model with and without RotationCallback at its default interval. --memory compares two
+matrices of Qwen2.5-7B's largest shape through `oodlib compare` and prints the process's peak.
 """
 
 from __future__ import annotations
@@ -182,9 +184,56 @@ def programs() -> None:
             print(f"{name:<26} {time.perf_counter() - start:6.1f} s")
 
 
+def callback(steps: int = 100, turns: int = 4) -> None:
+    """Seconds a step of SFT of the tiny model, with and without the callback."""
+    from oodlib.presets import load_preset
+    from oodlib.rotation_callback import RotationCallback
+    from oodlib.runs import Run
+    from oodlib.sft import sft_trainer
+    from oodlib.stages import quiet
+
+    quiet()
+    torch.set_num_threads(1)
+    preset = load_preset("tiny", sft_steps=steps, sft_checkpoints=[0, steps], rl_from=[steps])
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(turns + 1):
+            for watched in (False, True):
+                trainer = sft_trainer(Run(preset, Path(folder) / f"{watched}-{turn}"), 0, None)
+                if watched:
+                    RotationCallback(Path(folder) / f"{turn}.parquet").attach(trainer)
+                start = time.perf_counter()
+                trainer.train()
+                if turn:  # the first warms up
+                    seconds[watched].append((time.perf_counter() - start) / steps)
+    without, with_it = (sorted(seconds[w])[turns // 2] for w in (False, True))
+    print(f"SFT step {1000 * without:.1f} ms, with the callback {1000 * with_it:.1f} ms: {with_it / without - 1:+.1%}")
+
+
+def memory() -> None:
+    """Peak memory and time of `oodlib compare` on one pair of matrices [18944, 3584] in bfloat16, a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, weight in zip("ab", pair((18944, 3584), "cpu"), strict=True):
+            (Path(folder) / name).mkdir()
+            tensors = {"model.layers.0.mlp.up_proj.weight": weight.bfloat16()}
+            save_file(tensors, Path(folder) / name / "model.safetensors", {"format": "pt"})
+        words = [sys.executable, "-m", "oodlib.cli", "compare", f"{folder}/a", f"{folder}/b", "--out", f"{folder}/out"]
+        start, peak = time.perf_counter(), 0
+        process = psutil.Popen(words, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.02)
+        print(f"18944x3584: {time.perf_counter() - start:.0f} s, at most {peak / 2**30:.1f} GiB")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--modeldelta", action="store_true")
+    for name in ("modeldelta", "callback", "memory"):
+        parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args()
-    programs() if options.modeldelta else shapes(options.rounds)
+    if not (options.modeldelta or options.callback or options.memory):
+        shapes(options.rounds)
+    for wanted, work in ((options.modeldelta, programs), (options.callback, callback), (options.memory, memory)):
+        if wanted:
+            work()

@@ -211,7 +211,7 @@ def callback(steps: int = 100, turns: int = 4) -> None:
 
 
 def memory() -> None:
-    """Peak memory and time of `oodlib compare`, as a process of its own, on one pair of bfloat16 matrices [18944, 3584]."""
+    """Peak memory and time of the command on one pair of bfloat16 matrices [18944, 3584]."""
     with tempfile.TemporaryDirectory() as folder:
         for name, weight in zip("ab", pair((18944, 3584), "cpu"), strict=True):
             (Path(folder) / name).mkdir()

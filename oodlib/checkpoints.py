@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
@@ -21,8 +18,6 @@ from torch import Tensor
 from oodlib.models import NAMED
 from oodlib.presets import digest
 
-MODULES = ("*_proj",)
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.(.+)\.weight$")
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -63,7 +58,8 @@ class Safetensors(Weights):
                 raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
 
     def _shards(self) -> list[Path]:
-        for index in sorted(self.path.glob("*.safetensors.index.json")):
+        usual = self.path / "model.safetensors.index.json"
+        for index in [usual] if usual.exists() else sorted(self.path.glob("*.safetensors.index.json"))[:1]:
             named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             missing = [name for name in named if not (self.path / name).exists()]
             if missing:
@@ -77,46 +73,77 @@ class Safetensors(Weights):
 
 
 class Adapter(Weights):
-    """A PEFT LoRA folder on its base: W + scale B A, formed a matrix at a time."""
+    """A PEFT LoRA folder on its base: W + scale B A, formed a matrix at a time.
 
-    def __init__(self, folder: Path, base: Weights):
+    ValueError for adapters that do more than that: other kinds, DoRA, those that change the base when they are made
+    (PiSSA, OLoRA, LoftQ, CorDA), and any tensor that would be left out.
+    """
+
+    def __init__(self, folder: Path, given: Weights | None):
         from peft import LoraConfig, PeftConfig
 
-        self.path, self.base = folder, base
-        self.config = PeftConfig.from_pretrained(str(folder))
-        if not isinstance(self.config, LoraConfig) or self.config.use_dora:
-            kind = "DoRA" if isinstance(self.config, LoraConfig) else self.config.peft_type
+        self.path, self.config = folder, PeftConfig.from_pretrained(str(folder))
+        kind = self.config.peft_type.value if not isinstance(self.config, LoraConfig) else None
+        if kind is None and self.config.use_dora:
+            kind = "DoRA"
+        if kind is None and str(self.config.init_lora_weights).lower().startswith(("pissa", "olora", "loftq", "corda")):
+            kind = f"LoRA with {self.config.init_lora_weights} initialisation"
+        if kind:
             raise ValueError(f"{folder} is an adapter of type {kind}; only plain LoRA can be added to its base")
+        self.base = self._base(given)
         self.low_rank = Safetensors(folder)
-        prefix, middle = "base_model.model.", ".lora_A"
+        if not self.low_rank.shapes:
+            raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
+        self.shapes, self.quantised = dict(self.base.shapes), dict(self.base.quantised)
+        self._pairs: dict[str, dict[str, str]] = {}
+        self._saved: dict[str, str] = {}
         for name in self.low_rank.shapes:
-            if middle in name:
-                own = name.split(middle)[0].removeprefix(prefix)
-                if f"{own}.weight" not in base.shapes:
-                    raise ValueError(f"{folder} changes {own}, which {base.path} does not hold: is that its base?")
-        self.shapes, self.quantised = dict(base.shapes), dict(base.quantised)
+            own = name.removeprefix("base_model.model.")
+            found = re.fullmatch(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight", own)
+            target = f"{found[1]}.weight" if found else own
+            if target not in self.base.shapes:
+                raise ValueError(f"{folder} changes {target}, which {self.base.path} does not hold: is that its base?")
+            if found:
+                self._pairs.setdefault(target, {})[found[2]] = name
+            else:  # modules_to_save
+                self._saved[target] = name
+        if broken := [name for name, pair in self._pairs.items() if set(pair) != {"A", "B"}]:
+            raise ValueError(f"{folder} holds only half of the change of {', '.join(broken)}")
+
+    def _base(self, given: Weights | None) -> Weights:
+        """The base that the configuration names; the one given, if none is named or it goes by the same name."""
+        while isinstance(given, Adapter):
+            given = given.base
+        named = self.config.base_model_name_or_path
+        if given is not None and (not named or Path(named).name == given.path.name or _same(Path(named), given.path)):
+            return given
+        if not named:
+            raise ValueError(f"{self.path} does not name its base")
+        return open_weights(named)
 
     @cached_property
     def mark(self) -> str:
-        return digest([self.low_rank.mark, self.base.mark])
+        configuration = (self.path / "adapter_config.json").read_text()
+        return digest([self.low_rank.mark, self.base.mark, configuration])
 
     def tensor(self, name: str) -> Tensor:
-        own = name.removesuffix(".weight")
-        pair = {
-            part: next((n for n in self.low_rank.shapes if n.startswith(f"base_model.model.{own}.lora_{part}")), None)
-            for part in "AB"
-        }
+        if name in self._saved:
+            return self.low_rank.tensor(self._saved[name])
         weight = self.base.tensor(name)
-        if None in pair.values():
+        if name not in self._pairs:
             return weight
-        A, B = (self.low_rank.tensor(pair[part]).double() for part in "AB")
-        change = self._scale(own, len(A)) * (B @ A)
+        A, B = (self.low_rank.tensor(self._pairs[name][part]).double() for part in "AB")
+        change = self._scale(name.removesuffix(".weight"), len(A)) * (B @ A)
         return weight.double() + (change.T if self.config.fan_in_fan_out else change)
 
     def _scale(self, module: str, rank: int) -> float:
         patterns = self.config.alpha_pattern or {}
-        alpha = next((a for p, a in patterns.items() if re.fullmatch(rf"(?:.*\.)?{p}", module)), self.config.lora_alpha)
+        alpha = next((a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), self.config.lora_alpha)
         return alpha / (rank**0.5 if self.config.use_rslora else rank)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and a.resolve() == b.resolve()
 
 
 _GGUF_LAYER = {
@@ -124,6 +151,9 @@ _GGUF_LAYER = {
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }  # fmt: skip
+# Converters interleave the rows of each head of q and k for some architectures, and leave those of others as they are.
+_GGUF_INTERLEAVED = ("llama",)
+_GGUF_PLAIN = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "starcoder2", "stablelm", "gpt2")
 _GGUF_OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
 
 
@@ -138,12 +168,16 @@ class GGUF(Weights):
         self.path, self.quantised, reader = file, {}, GGUFReader(str(file))
         self._tensors = {self._name(t.name): t for t in reader.tensors}
         self.shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in self._tensors.items()}
-        self._heads = {}
-        architecture = reader.get_field("general.architecture").contents()
-        if architecture == "llama":  # its converter interleaves the rows of each head of q and k
-            heads = reader.get_field("llama.attention.head_count").contents()
-            groups = reader.get_field("llama.attention.head_count_kv")
+        architecture, self._heads = reader.get_field("general.architecture").contents(), {}
+        if architecture in _GGUF_INTERLEAVED:
+            heads = reader.get_field(f"{architecture}.attention.head_count").contents()
+            groups = reader.get_field(f"{architecture}.attention.head_count_kv")
             self._heads = {"q_proj": heads, "k_proj": groups.contents() if groups else heads}
+        elif architecture not in _GGUF_PLAIN:
+            unknown = f"the order of its rows in GGUF is not known for {architecture}"
+            self.quantised |= {
+                name: unknown for name in self.shapes if name.endswith(("q_proj.weight", "k_proj.weight"))
+            }
 
     def _name(self, name: str) -> str:
         parts = name.split(".")
@@ -164,8 +198,8 @@ class GGUF(Weights):
 
 
 def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
-    """The weights at `where`: a folder of safetensors, a PEFT adapter folder (which needs `base`, or else the base that
-    its configuration names), a GGUF file, `tiny`, or a hub id as ORG/NAME or ORG/NAME@REVISION.
+    """The weights at `where`: a folder of safetensors, a GGUF file, `tiny`, a hub id as ORG/NAME or ORG/NAME@REVISION,
+    or a PEFT adapter folder, on the base that it names (or on `base`, if that goes by the same name or none is named).
 
     ValueError where there is nothing of the kind, or it is damaged.
     """
@@ -174,8 +208,7 @@ def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
         return GGUF(path)
     if path.is_dir():
         if (path / "adapter_config.json").exists():
-            named = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
-            return Adapter(path, base or open_weights(named))
+            return Adapter(path, base)
         if any(path.glob("*.safetensors*")):
             return Safetensors(path)
         raise ValueError(f"{path} holds no safetensors file (pickled weights are not read)")
@@ -199,79 +232,3 @@ def _download(repository: str, revision: str | None) -> Path:
         raise ValueError(
             f"{repository!r} is no folder here, and could not be had from the hub{at}: {str(error).splitlines()[0]}"
         ) from error
-
-
-# ---- which matrices of two checkpoints belong together ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A matrix that two checkpoints share, under its name in each."""
-
-    name: str
-    other: str
-    layer: int
-    module: str
-    shape: tuple[int, int]
-
-
-def pair_up(
-    base: Weights, other: Weights, modules: Iterable[str] = MODULES, layers: Iterable[int] | None = None
-) -> tuple[list[Pair], dict[str, str]]:
-    """The chosen matrices of `base` with their partners, and for each one without a partner the reason.
-
-    modules: glob patterns over the module's name, "q_proj", or over its path in the layer, "self_attn.*". layers:
-    their numbers, all by default. Partners have the same name, or else the same path from the layer on.
-    ValueError where nothing is chosen.
-    """
-    by_tail = {m[0].lstrip("."): name for name in other.shapes if (m := _LAYER.search(name))}
-    modules, layers = list(modules), None if layers is None else set(layers)
-    pairs, left_out = [], {}
-    for name, shape in sorted(base.shapes.items(), key=lambda item: _order(item[0])):
-        place = _LAYER.search(name)
-        if not place or len(shape) < 2:
-            continue
-        layer, path = int(place[1]), place[2]
-        module = path.split(".")[-1]
-        if layers is not None and layer not in layers:
-            continue
-        if not any(fnmatchcase(module, p) or fnmatchcase(path, p) for p in modules):
-            continue
-        partner = name if name in other.shapes else by_tail.get(place[0].lstrip("."))
-        reason = _unfit(name, partner, base, other)
-        if reason:
-            left_out[name] = reason
-        else:
-            pairs.append(Pair(name, partner, layer, module, shape))
-            if partner != name:
-                left_out[name] = f"taken for {partner} there (renamed)"
-    if not pairs and not left_out:
-        known = sorted({m[2].split(".")[-1] for n, s in base.shapes.items() if len(s) == 2 and (m := _LAYER.search(n))})
-        raise ValueError(
-            f"no matrix matches modules {', '.join(modules)} and the layers given; modules here: {', '.join(known)}"
-        )
-    return pairs, left_out
-
-
-def _unfit(name: str, partner: str | None, base: Weights, other: Weights) -> str | None:
-    if partner is None:
-        return f"missing in {other.path.name}"
-    for weights, own in ((base, name), (other, partner)):
-        if own in weights.quantised:
-            return f"quantised in {weights.path.name} ({weights.quantised[own]})"
-    if len(base.shapes[name]) != 2:
-        return f"has {len(base.shapes[name])} dimensions"
-    if base.shapes[name] != other.shapes[partner]:
-        return f"shapes differ: {base.shapes[name]} and {other.shapes[partner]}"
-    return None
-
-
-def layer_of(name: str) -> tuple[int, str] | None:
-    """The layer and the module of a weight's name, such as (3, "q_proj"); None for one that is in no layer."""
-    place = _LAYER.search(name)
-    return (int(place[1]), place[2].split(".")[-1]) if place else None
-
-
-def _order(name: str) -> tuple[int, str]:
-    place = _LAYER.search(name)
-    return (int(place[1]) if place else -1, name)

@@ -37,20 +37,24 @@ def compare(
     out and named, with the reason.
     """
     from oodlib import figures_compare as figures
-    from oodlib.checkpoints import MODULES
     from oodlib.comparing import DEFAULT_K, Comparing, Settings
+    from oodlib.pairing import MODULES
     from oodlib.plotting import style
     from oodlib.runs import write_figure
 
     settings = Settings(tuple(modules or MODULES), _layers(layers), tuple(k or DEFAULT_K), seed if null else None)
     comparing = Comparing(base, checkpoints, out, settings)
     for target in comparing.targets:
-        for name, reason in target.left_out.items():
-            console.print(f"[yellow]{target.name}[/yellow]: {name}: {reason}", highlight=False)
+        _remark(target.name, target.remarks)
+    before = {target.name: set(target.remarks) for target in comparing.targets}
     todo = comparing.todo()
     _show(comparing.run(), [pair.shape for pair, _ in todo], "comparing")
+    for target in comparing.targets:
+        _remark(target.name, {n: r for n, r in target.remarks.items() if n not in before[target.name]})
     style()
-    tables = {target.name: comparing.table(target) for target in comparing.targets}
+    tables = {target.name: table for target in comparing.targets if len(table := comparing.table(target))}
+    if not tables:
+        raise ValueError("no matrix could be analysed: see the remarks above")
     for name, figure in (
         ("where", figures.where(tables)),
         ("angles", figures.angle_spectra(out, tables)),
@@ -76,8 +80,8 @@ def restore(
 
     The result loads with from_pretrained and keeps the recipient's dtype, tokenizer and configuration.
     """
-    from oodlib.checkpoints import MODULES
     from oodlib.model_surgery import Restoration
+    from oodlib.pairing import MODULES
 
     job = Restoration(recipient, donor, out, part, k_top, k_tail, tuple(modules or MODULES), _layers(layers))
     if dry_run:
@@ -90,6 +94,11 @@ def restore(
     moved = _show(job.run(), [pair.shape for pair in job.pairs.values()], "restoring")
     mean = sum(change for _, change in moved) / len(moved)
     console.print(f"{len(moved)} matrices edited, moved by {mean:.1%} of their norm on average -> {out}")
+
+
+def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
+    for name, reason in remarks.items():
+        console.print(f"[yellow]{checkpoint}[/yellow]: {name}: {reason}", highlight=False)
 
 
 def _show(work: Iterator, shapes: list[tuple[int, int]], what: str) -> list:
@@ -125,6 +134,8 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
         return None
     try:
         ends = [[int(n) for n in part.split("-")] for part in text.split(",")]
+        if any(len(end) > 2 or end[0] > end[-1] for end in ends):
+            raise ValueError
         return tuple(n for end in ends for n in range(end[0], end[-1] + 1))
     except ValueError:
         raise ValueError(f"layers {text!r}: write numbers and ranges, such as 0-11,20") from None

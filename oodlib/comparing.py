@@ -3,10 +3,10 @@
     DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS)
     DIR/NAME/MATRIX.safetensors  the arrays behind it: singular values, angles (dissect.dissect)
     DIR/NAME/tokens.parquet  what the directions that turned most read and write, where there is a tokenizer (lens.py)
-    DIR/NAME/about.json      what was compared, with which settings, and what was left out, and why
+    DIR/NAME/about.json      what was compared, with which settings, and remarks on what was left out or renamed
 
-NAME is the checkpoint's folder name. A matrix whose file was written with the same settings, from the same files, is
-not analysed again.
+NAME is the checkpoint's folder name, and MATRIX the matrix's, escaped. A matrix whose file was written with the same
+settings, from the same files, is not analysed again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 from zlib import crc32
 
 import numpy as np
@@ -23,16 +24,18 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from oodlib.checkpoints import MODULES, Pair, Weights, open_weights, pair_up
+from oodlib.checkpoints import Weights, open_weights
 from oodlib.dissect import dissect
 from oodlib.lens import COLUMNS as TOKEN_COLUMNS
 from oodlib.lens import Lens
 from oodlib.models import device
+from oodlib.pairing import MODULES, Pair, pair_up
 from oodlib.presets import digest
 from oodlib.provenance import PACKAGE
 from oodlib.runs import write_whole
-from oodlib.spectra import Spectrum, spectrum
+from oodlib.spectra import Spectrum, as_matrix, spectrum
 
+CODE = ("spectra.py", "overlap.py", "dissect.py", "lens.py", "checkpoints.py")  # a change in these makes results old
 DEFAULT_K = ("5%", "20%", "50%")
 
 
@@ -73,7 +76,7 @@ class Target:
     where: str
     weights: Weights
     pairs: list[Pair]
-    left_out: dict[str, str]
+    remarks: dict[str, str]
     folder: Path
 
     @property
@@ -81,7 +84,14 @@ class Target:
         return self.folder.parent / f"{self.name}.parquet"
 
     def file(self, pair: Pair) -> Path:
-        return self.folder / f"{pair.name}.safetensors"
+        return array_file(self.folder, pair.name)
+
+    def check_own(self) -> None:
+        """ValueError if the folder holds results of another checkpoint of the same name."""
+        about = self.folder / "about.json"
+        earlier = json.loads(about.read_text())["checkpoint"] if about.exists() else self.where
+        if Path(earlier).resolve() != Path(self.where).resolve():
+            raise ValueError(f"{self.folder} holds results of {earlier}: choose another folder with --out")
 
 
 class Comparing:
@@ -94,12 +104,16 @@ class Comparing:
         self.targets = []
         for name, where in zip(_names(checkpoints), checkpoints, strict=True):
             weights = open_weights(where, self.base)
-            pairs, left_out = pair_up(self.base, weights, self.settings.modules, self.settings.layers)
-            self.targets.append(Target(name, where, weights, pairs, left_out, self.out / name))
+            pairs, remarks = pair_up(self.base, weights, self.settings.modules, self.settings.layers)
+            if not pairs:
+                why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
+                raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
+            self.targets.append(Target(name, where, weights, pairs, remarks, self.out / name))
+            self.targets[-1].check_own()
 
     def mark(self, target: Target) -> str:
         settings = replace(self.settings, modules=(), layers=None)  # which matrices are chosen changes none of them
-        code = [(PACKAGE / file).read_text() for file in ("spectra.py", "dissect.py", "lens.py")]
+        code = [(PACKAGE / file).read_text() for file in CODE]
         return digest([self.base.mark, target.weights.mark, repr(settings), code])
 
     def todo(self) -> list[tuple[Pair, list[Target]]]:
@@ -112,33 +126,47 @@ class Comparing:
         return list(by_name.values())
 
     def run(self) -> Iterator[Pair]:
-        """Analyse what is left, and yield each matrix when its results are written."""
-        for target in self.targets:
-            target.folder.mkdir(parents=True, exist_ok=True)
-            about = {
-                "base": self.where, "checkpoint": target.where, "k": list(self.settings.ks),
-                "null_seed": self.settings.null_seed, "left_out": target.left_out,
-                "matrices": len(target.pairs),
-            }  # fmt: skip
-            _write_json(target.folder / "about.json", about)
+        """Analyse what is left, and yield each matrix when its results are written.
+
+        A matrix that is unfit (NaN, inf) is left out with a remark.
+        """
+        self._say()
         todo = self.todo()
         lens = Lens.of(self.base) if todo else None
         for pair, targets in todo:
-            first = spectrum(self.base.tensor(pair.name).to(device()), pair.name)
+            try:
+                first = spectrum(self.base.tensor(pair.name).to(device()), f"{pair.name} of {self.where}")
+            except ValueError as error:
+                for target in targets:
+                    target.remarks[pair.name] = str(error)
+                targets = []
             for target in targets:
-                self._analyse(pair, first, target, lens)
+                try:
+                    self._analyse(pair, first, target, lens)
+                except ValueError as error:
+                    target.remarks[pair.name] = str(error)
             yield pair
+        self._say()
         for target in self.targets:
             _write_table(target.table, self.table(target))
             if len(tokens := self.table(target, "tokens")):
                 _write_table(target.folder / "tokens.parquet", tokens)
+
+    def _say(self) -> None:
+        for target in self.targets:
+            about = {
+                "base": self.where, "checkpoint": target.where, "k": list(self.settings.ks),
+                "null_seed": self.settings.null_seed, "matrices": len(target.pairs), "remarks": target.remarks,
+            }  # fmt: skip
+            write_whole(target.folder / "about.json", lambda p, a=about: p.write_text(json.dumps(a, indent=1) + "\n"))
 
     def _analyse(self, pair: Pair, first: Spectrum, target: Target, lens: Lens | None) -> None:
         own = next(p for p in target.pairs if p.name == pair.name)
         seed = self.settings.null_seed
         seed = None if seed is None else seed + crc32(pair.name.encode())
         ks = self.settings.counts(min(pair.shape))
-        rows, arrays, found = dissect(first, target.weights.tensor(own.other).to(device()), ks, seed, pair.name)
+        weight = as_matrix(target.weights.tensor(own.other).to(device()), f"{own.other} of {target.where}")
+        rows, arrays, found = dissect(first, weight, ks, seed, pair.name)
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         tokens = lens.look(found, pair.module) if lens else []
         about = {"mark": self.mark(target), "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
@@ -157,9 +185,14 @@ class Comparing:
         return table.astype(dict.fromkeys(whole, "Int64"))
 
 
+def array_file(folder: Path, matrix: str) -> Path:
+    """Where the arrays of a matrix lie; whatever its name, in this folder."""
+    return Path(folder) / f"{quote(matrix, safe='')}.safetensors"
+
+
 def read_arrays(folder: Path, matrix: str) -> dict[str, np.ndarray]:
     """The arrays of one matrix, from DIR/NAME."""
-    with safe_open(Path(folder) / f"{matrix}.safetensors", framework="np") as arrays:
+    with safe_open(array_file(folder, matrix), framework="np") as arrays:
         return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
 
 
@@ -183,6 +216,7 @@ def _names(checkpoints: list[str]) -> list[str]:
     ]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]) for p in parts]
+        names = [f"{name}-checkpoint" if name == "figures" else name for name in names]  # there the figures lie
         if len(set(names)) == len(names):
             return names
     raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")
@@ -190,7 +224,3 @@ def _names(checkpoints: list[str]) -> list[str]:
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     write_whole(path, lambda p: table.to_parquet(p, index=False))
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_whole(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 
 from oodlib.spectra import WEAK, Comparison, Matrix, Spectrum, compare, spectrum
 
+ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
 SIDES = ("left", "right")
 METRICS = {
@@ -23,7 +24,7 @@ METRICS = {
     "change_norm": "Frobenius norm of the change, the second minus the first",
     "change_ratio": "change_norm / norm",
     "change_spectral_norm": "largest singular value of the change",
-    "value_change_mean": "mean over all singular values of |after - before| / before",
+    "value_change_mean": "mean over the singular values above 0 of |after - before| / before",
     "value_change_max": "the largest of these",
     "stable_rank_before": "squared Frobenius norm / squared largest singular value (Rudelson & Vershynin 2007)",
     "stable_rank_after": "the same of the second matrix",
@@ -97,7 +98,7 @@ def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
 def _whole(found: Comparison, shape: tuple[int, int]) -> dict[str, float]:
     values, change = found.values0, found.change
     norm, moved = float(np.linalg.norm(values)), float(np.linalg.norm(change))
-    relative = found.relative_change
+    relative = found.relative_change[values > ZERO * values[0]] if norm else np.zeros(1)
     edge = noise_edge(change, shape)
     above = change > edge
     return {

@@ -138,12 +138,13 @@ def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
     places = (np.arange(PLACES) + 0.5) / PLACES
     for (matrix, rows, cols), _ in table.groupby(["matrix", "rows", "cols"]):
         for name, angles in read_arrays(folder, matrix).items():
-            if "angle_" in name and len(angles) > 1:
+            if "angle_" in name:
                 share = round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2)
                 curve = np.degrees(np.quantile(angles, places))
                 frame = {"place": places, "angle": curve, "share": share, "null": name.startswith("null")}
                 frames.append(pd.DataFrame(frame))
-    return pd.concat(frames, ignore_index=True).query("angle > 0")
+    found = pd.concat(frames, ignore_index=True)
+    return found[found["angle"] > 0]
 
 
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:

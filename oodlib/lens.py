@@ -33,12 +33,16 @@ class Lens:
 
     @classmethod
     def of(cls, weights: Weights) -> Lens | None:
-        """A checkpoint's; None where it has no embedding or no tokenizer. Without an unembedding the two are tied."""
+        """A checkpoint's; None without an embedding or a sound tokenizer. Without an unembedding the two are tied."""
         found = [next((n for n in weights.shapes if n.endswith(names)), None) for names in (_IN, _OUT)]
         if found[0] is None or not (weights.path / "tokenizer.json").exists():
             return None
+        try:
+            tokenizer = load_tokenizer(weights.path)
+        except (KeyError, OSError, TypeError, ValueError):  # what transformers says of a broken one
+            return None
         embedding = weights.tensor(found[0])
-        return cls(embedding, weights.tensor(found[1]) if found[1] else embedding, load_tokenizer(weights.path))
+        return cls(embedding, weights.tensor(found[1]) if found[1] else embedding, tokenizer)
 
     def look(self, found: Comparison, module: str) -> list[tuple]:
         """The tokens of the directions that turned most: rows of `COLUMNS`.

@@ -14,14 +14,15 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from oodlib.checkpoints import MODULES, Pair, Safetensors, open_weights, pair_up
+from oodlib.checkpoints import Safetensors, open_weights
 from oodlib.comparing import count_of
 from oodlib.models import device
+from oodlib.pairing import MODULES, Pair, pair_up
 from oodlib.runs import clear_error
 from oodlib.surgery import PARTS, restore
 from oodlib.tasks import check_choice
 
-NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")  # weights of any kind, and pickles
+COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".py", "")  # beside the weights; nothing is run
 
 
 @dataclass
@@ -48,11 +49,11 @@ class Restoration:
         if not isinstance(self.own, Safetensors):
             raise ValueError(f"the recipient must be a folder of safetensors, {self.recipient} is not")
         self.other = open_weights(self.donor, self.own)
-        pairs, left_out = pair_up(self.own, self.other, self.modules, self.layers)
+        pairs, remarks = pair_up(self.own, self.other, self.modules, self.layers)
         self.pairs = {pair.name: pair for pair in pairs}
-        if lacking := [f"{name}: {why}" for name, why in left_out.items() if name not in self.pairs]:
+        if lacking := [f"{n}: {why}" for n, why in remarks.items() if n not in self.pairs and n in self.own.shapes]:
             raise ValueError("cannot be edited: " + "; ".join(lacking))
-        self.out = Path(self.out)
+        self.out = Path(self.out).resolve()
         if self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} holds something already: choose another folder")
         for pair in pairs:
@@ -77,9 +78,9 @@ class Restoration:
         try:
             unfinished.mkdir(parents=True)
             for shard in self.own.shards:
-                yield from self._shard(shard, unfinished / shard.name)
+                yield from self._shard(shard, unfinished / shard.relative_to(self.own.path))
             for file in self.own.path.iterdir():
-                if file.is_file() and file.suffix not in NOT_COPIED:
+                if file.is_file() and file.suffix in COPIED:
                     shutil.copy(file, unfinished)
             about = {"recipient": self.recipient, "donor": self.donor, "part": self.part, "k_top": self.k_top}
             about |= {"k_tail": self.k_tail, "matrices": list(self.pairs)}
@@ -103,4 +104,5 @@ class Restoration:
                 moved = float((edited.double() - own.double()).norm() / own.double().norm())
                 state[name] = edited.cpu().contiguous()
                 yield name, moved
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, target, metadata or {"format": "pt"})

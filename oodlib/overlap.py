@@ -45,6 +45,11 @@ class Overlap:
             return self.cosines[:, low:high]
         return self._times(self.second[:, low:high], None if self.scale is None else self.scale[low:high])
 
+    @property
+    def _coarse(self) -> Tensor:
+        """For which columns of B, [r], the Gram matrix is not exact enough."""
+        return self.change_norm >= 0.3 * self.scale
+
     @cached_property
     def _apart(self) -> Tensor:
         """What D^T has outside span(V0), [n, r]."""
@@ -63,7 +68,7 @@ class Overlap:
             return np.zeros(high - low)
         columns = self._columns(low, high)
         rest = torch.cat([columns[:low], columns[high:]])
-        if self.beyond is not None and self.change_norm < 0.3 * self.scale[high - 1]:
+        if self.beyond is not None and not self._coarse[high - 1]:
             mine = self.second[:, low:high] / self.scale[low:high]
             sines = roots(rest.T @ rest + mine.T @ self.beyond @ mine)
         else:
@@ -87,7 +92,10 @@ class Overlap:
         if self.residual is not None:
             across = across + self.residual.square().sum(0)
         if self.beyond is not None:
-            across = across + ((self.beyond @ self.second) * self.second).sum(0).clamp(min=0) / self.scale**2
+            outside = ((self.beyond @ self.second) * self.second).sum(0).clamp(min=0)
+            if self._coarse.any():
+                outside[self._coarse] = (self._apart @ self.second[:, self._coarse]).square().sum(0)
+            across = across + outside / self.scale**2
         return torch.atan2(across.sqrt(), along.abs()).cpu().numpy()
 
     def best_match(self) -> np.ndarray:
@@ -96,6 +104,7 @@ class Overlap:
 
 
 def roots(gram_matrix: Tensor) -> Tensor:
-    """The square roots of a positive semidefinite matrix's eigenvalues, descending."""
-    squares = torch.linalg.eigvalsh(gram_matrix)
-    return squares.flip(0).clamp(min=0).sqrt()
+    """The square roots of a positive semidefinite matrix's eigenvalues, descending; 0 for what is only rounding."""
+    squares = torch.linalg.eigvalsh(gram_matrix).flip(0)
+    rounding = len(squares) * torch.finfo(squares.dtype).eps * squares[0]
+    return torch.where(squares > rounding, squares, 0.0).sqrt()

@@ -35,6 +35,7 @@ SHOWING = (
     "healing.py",
     "lens.py",
     "model_surgery.py",
+    "pairing.py",
     "plotting.py",
     "stats.py",
     "widgets.py",

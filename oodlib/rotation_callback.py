@@ -8,6 +8,7 @@ start, and how much their singular values changed; writes it to a table and to t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from oodlib.checkpoints import MODULES, Weights, layer_of, open_weights
+from oodlib.checkpoints import Weights, open_weights
 from oodlib.comparing import count_of
+from oodlib.pairing import MODULES, layer_of
 from oodlib.runs import write_whole
 from oodlib.spectra import Spectrum, compare, spectrum
 
@@ -33,11 +35,13 @@ class RotationCallback(TrainerCallback):
     file: the parquet table, with the columns `COLUMNS`; metrics are angle_left and angle_right (mean principal angle
     of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
     (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to
-    measure; the last one is measured too. modules: glob patterns of module names, as of `oodlib compare`. k:
+    measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib compare`. k:
     directions, a number or a share. start: the checkpoint to measure against; by
     default the weights with which training starts, so give it where a run may be resumed. references: more
     checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights.
-    ValueError: a k that is none, a checkpoint that cannot be opened or lacks a matrix.
+    Above HELD matrix entries the references are decomposed anew each time, so that memory stays small.
+    ValueError, when training begins: a k that is none, a checkpoint that cannot be opened or lacks a matrix, no matrix
+    that matches, weights that are sharded, quantised or adapted by DoRA.
     """
 
     def __init__(
@@ -68,23 +72,36 @@ class RotationCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero:
             return
+        self._references, self._spectra, self._rows = {}, {}, []
+        own = {name: weight.detach() for name, weight in self._matrices(model)}
+        if not own:
+            raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
         self._references = {name: open_weights(where) for name, where in self._given.items()}
+        for reference, weights in self._references.items():
+            if lacking := [name for name in own if name not in weights.shapes]:
+                raise ValueError(f"the reference {reference!r} ({self._given[reference]}) lacks {lacking[0]}")
         if "start" not in self._references:
             if state.global_step:
                 raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
-            own = {name: weight.detach().to("cpu", copy=True) for name, weight in self._matrices(model)}
-            self._references = {"start": own, **self._references}
+            start = {name: weight.to("cpu", copy=True) for name, weight in own.items()}
+            self._references = {"start": start, **self._references}
         if state.global_step and self.file.exists():
             old = pd.read_parquet(self.file)
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         step = state.global_step
-        due = step % self.every == 0 if isinstance(self.every, int) else step in self.every
-        if state.is_world_process_zero and (due or step == state.max_steps):
+        if state.is_world_process_zero and self._due(step):
             log = control.should_log  # which our own row would take away
             self._measure(model, step)
             control.should_log = log
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if state.is_world_process_zero and state.global_step and not self._due(state.global_step):
+            self._measure(model, state.global_step)
+
+    def _due(self, step: int) -> bool:
+        return step % self.every == 0 if isinstance(self.every, int) else step in self.every
 
     @torch.no_grad()
     def _measure(self, model: nn.Module, step: int) -> None:
@@ -93,14 +110,9 @@ class RotationCallback(TrainerCallback):
             layer, module = layer_of(name)
             for reference in self._references:
                 before = self._before(reference, name, weight)
-                k = min(count_of(self.k, len(before.values)), len(before.values))
-                found = compare(before, weight, k, name)
-                numbers = {
-                    "angle_left": found.angles_left.mean(),
-                    "angle_right": found.angles_right.mean(),
-                    "value_change": found.relative_change[:k].mean(),
-                    "change_ratio": float((found.change**2).sum() / (found.values0**2).sum()) ** 0.5,
-                }
+                rank = len(before.values)
+                k = min(count_of(self.k, rank), rank)
+                numbers = _numbers(before, weight, k, name)
                 rows += [(step, reference, name, layer, module, k, m, float(v)) for m, v in numbers.items()]
         self._rows += rows
         table = pd.DataFrame(self._rows, columns=COLUMNS)
@@ -114,10 +126,7 @@ class RotationCallback(TrainerCallback):
         if (reference, name) in self._spectra:
             return self._spectra[reference, name]
         source = self._references[reference]
-        try:
-            before = source[name] if isinstance(source, dict) else source.tensor(name)
-        except KeyError:
-            raise ValueError(f"{name}: missing in the reference {reference!r}") from None
+        before = source[name] if isinstance(source, dict) else source.tensor(name)
         found = spectrum(before.to(weight.device), name)
         if sum(s.matrix.numel() for s in self._spectra.values()) + weight.numel() <= HELD:
             self._spectra[reference, name] = found
@@ -128,11 +137,39 @@ class RotationCallback(TrainerCallback):
         for path, module in model.named_modules():
             inner: Any = getattr(module, "base_layer", module)
             weight = getattr(inner, "weight", None)
-            if path.endswith(".base_layer") or weight is None or weight.ndim != 2:
-                continue
-            name = f"{path.removeprefix('base_model.model.').removeprefix('module.')}.weight"
+            name = f"{_plain(path)}.weight"
             place = layer_of(name)
-            if place and any(fnmatchcase(place[1], pattern) for pattern in self.modules):
-                for adapter in getattr(module, "active_adapters", []) if inner is not module else []:
-                    weight = weight + module.get_delta_weight(adapter)
-                yield name, weight
+            if path.endswith(".base_layer") or not isinstance(weight, Tensor) or not place:
+                continue
+            if not any(fnmatchcase(place[1], pattern) for pattern in self.modules):
+                continue
+            if weight.ndim != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
+                raise ValueError(f"{name} is sharded (FSDP, ZeRO-3), which RotationCallback cannot measure")
+            if not weight.is_floating_point():
+                raise ValueError(f"{name} is quantised ({weight.dtype}), which RotationCallback cannot measure")
+            if any(getattr(module, "use_dora", {}).values()):
+                raise ValueError(f"{name} is adapted by DoRA, which RotationCallback cannot measure")
+            if inner is not module and not module.merged:
+                for adapter in module.active_adapters:
+                    if adapter in module.lora_A:
+                        weight = weight + module.get_delta_weight(adapter)
+            yield name, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
+
+
+def _plain(path: str) -> str:
+    """A module's path without what wrappers put before it."""
+    while (shorter := re.sub(r"^(?:module|_orig_mod|base_model\.model)\.", "", path)) != path:
+        path = shorter
+    return path
+
+
+def _numbers(before: Spectrum, weight: Tensor, k: int, name: str) -> dict[str, float]:
+    if not torch.isfinite(weight).all():  # training has gone wrong; that is for its own log to say
+        return dict.fromkeys(("angle_left", "angle_right", "value_change", "change_ratio"), float("nan"))
+    found = compare(before, weight, k, name)
+    return {
+        "angle_left": found.angles_left.mean(),
+        "angle_right": found.angles_right.mean(),
+        "value_change": found.relative_change[:k].mean(),
+        "change_ratio": float((found.change**2).sum() / (found.values0**2).sum()) ** 0.5,
+    }

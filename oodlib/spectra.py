@@ -5,7 +5,7 @@ vectors. This file measures both for one pair of matrices, in float64; it knows 
 
 Large matrices go a shorter way than an SVD: with r the shorter side, everything asked here follows from matrices
 [r, r], the eigenvectors of W W^T and the products W0 D^T, D D^T with D = W1 - W0. In float64 that is as exact as an
-SVD except for directions far below the largest singular value; those are decomposed apart (`_decompose`).
+SVD, save for directions far below the largest singular value; those are decomposed apart (`_decompose`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from oodlib.overlap import Overlap, roots
 
 Matrix = Tensor | np.ndarray
 SMALL = 64  # shorter sides up to this take an SVD
-WEAK = 3e-4  # singular values below this share of the largest lose digits in W W^T: eps / WEAK^2 = 2e-9
-LOST = 1e-6  # and below this one all of them
+WEAK = 1e-2  # directions below this share of the largest singular value lose digits in W W^T, and are taken apart
+LOST = 1e-12  # below this share they are rounding: the matrix is rank-deficient
 
 
 @dataclass(frozen=True)
@@ -126,26 +126,27 @@ def _decompose(A: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, 
     """Vectors of the shorter side, values, and those of the longer side (None: A^T short / values) of A [r, n], r <= n;
     `known` is A A^T where it is known.
 
-    An eigenvector of A A^T is as exact as a left singular vector up to a factor of (largest / own value). So the
-    span of the weak directions is exact enough, and the SVD of A^T within it, a thin matrix, gives them all digits.
+    An eigenvector of A A^T errs by eps * largest^2 / (own^2 - next^2), a singular vector by eps * largest / (own -
+    next). So what is weak against the largest is decomposed apart, in the same way, where it is the largest: A^T on
+    the span of the weak directions, without its rounding along the strong ones.
     """
-    if len(A) <= SMALL:
-        left, values, right_t = torch.linalg.svd(A, full_matrices=False)
-        return left, values, right_t.T
-    squares, short = torch.linalg.eigh(gram(A) if known is None else known)
-    values, short = squares.flip(0).clamp(min=0).sqrt(), short.flip(1)
-    strong = int((values > WEAK * values[0]).sum())
-    if strong == len(values):
-        return short, values, None
-    if values[-1] <= LOST * values[0]:  # rank-deficient: the longer side's vectors have to be completed
-        left, values, right_t = torch.linalg.svd(A, full_matrices=False)
-        return left, values, right_t.T
-    lead = (A.T @ short[:, :strong]) / values[:strong]
-    weak = A.T @ short[:, strong:]
-    weak = weak - lead @ (lead.T @ weak)
-    rest, small, turn_t = torch.linalg.svd(weak, full_matrices=False)
-    short = torch.cat([short[:, :strong], short[:, strong:] @ turn_t.T], 1)
-    return short, torch.cat([values[:strong], small]), torch.cat([lead, rest], 1)
+    if len(A) > SMALL:
+        squares, short = torch.linalg.eigh(gram(A) if known is None else known)
+        values, short = squares.flip(0).clamp(min=0).sqrt(), short.flip(1)
+        strong = int((values > WEAK * values[0]).sum())
+        if strong == len(values):
+            return short, values, None
+        if strong:
+            lead = (A.T @ short[:, :strong]) / values[:strong]
+            weak = A.T @ short[:, strong:]
+            weak = weak - lead @ (lead.T @ weak)
+            turn, small, rest = _decompose(weak.T)
+            if small[-1] > LOST * values[0]:
+                rest = (weak @ turn) / small if rest is None else rest
+                short = torch.cat([short[:, :strong], short[:, strong:] @ turn], 1)
+                return short, torch.cat([values[:strong], small]), torch.cat([lead, rest], 1)
+    left, values, right_t = torch.linalg.svd(A, full_matrices=False)
+    return left, values, right_t.T
 
 
 def gram(A: Tensor, blocks: int = 4) -> Tensor:
@@ -221,7 +222,9 @@ def compare(
     else:
         change_gram, cross = gram(change), s0.matrix @ change.T
         change_values = roots(change_gram)
-    if isinstance(W1, Spectrum):
+    if not change.any():
+        s1 = s0  # among equal singular values another decomposition would have other vectors
+    elif isinstance(W1, Spectrum):
         s1 = W1.to(s0.matrix.device)
     else:
         known = None if cross is None else s0.gram + cross + cross.T + change_gram
@@ -273,8 +276,6 @@ def wedin_bound(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int) -> float:
 def _wedin(values0: np.ndarray, values1: np.ndarray, change_norm: float, k: int) -> float:
     after0, after1 = (np.append(v, 0.0)[k] for v in (values0, values1))
     gap = max(values1[k - 1] - after0, values0[k - 1] - after1)
-    if change_norm == 0:
-        return 0.0
     return math.asin(change_norm / gap) if gap > change_norm else math.pi / 2
 
 

@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from oodlib.checkpoints import layer_of, open_weights, pair_up
+from oodlib.checkpoints import open_weights
+from oodlib.pairing import layer_of, pair_up
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -78,8 +79,98 @@ def test_an_adapter_of_another_model_and_of_another_kind_are_refused(folder, tmp
     other = folder.parent / "other"
     other.mkdir(exist_ok=True)
     save_file({"model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)}, other / "model.safetensors")
-    with pytest.raises(ValueError, match=r"changes model.layers.0.self_attn.q_proj, which .*other does not hold"):
+    with pytest.raises(
+        ValueError, match=r"changes model.layers.0.self_attn.q_proj.weight, which .*other does not hold"
+    ):
         open_weights(tmp_path, open_weights(other))
+
+
+def adapter(folder, path, **settings):
+    torch.manual_seed(len(str(path)))
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(folder), LoraConfig(r=2, **settings))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(path)
+    return {name: tensor.clone() for name, tensor in model.merge_and_unload().state_dict().items()}
+
+
+def test_an_adapter_stands_on_its_own_base_and_not_on_another_adapter_or_model(folder, tmp_path):
+    a, b = (adapter(folder, tmp_path / name, target_modules=["q_proj"]) for name in "ab")
+    first = open_weights(tmp_path / "a")
+    second = open_weights(tmp_path / "b", first)
+    torch.testing.assert_close(first.tensor(Q).float(), a[Q])
+    torch.testing.assert_close(second.tensor(Q).float(), b[Q])
+    small_model(seed=5).save_pretrained(tmp_path / "stranger")
+    torch.testing.assert_close(
+        open_weights(tmp_path / "b", open_weights(tmp_path / "stranger")).tensor(Q).float(), b[Q]
+    )
+
+
+def test_saved_modules_and_alternative_patterns_are_what_peft_makes_of_them(folder, tmp_path):
+    settings = {"target_modules": ["q_proj", "down_proj"], "alpha_pattern": {"q_proj|down_proj": 3}}
+    expected = adapter(folder, tmp_path, modules_to_save=["v_proj"], **settings)
+    weights = open_weights(tmp_path)
+    for name in weights.shapes:
+        torch.testing.assert_close(weights.tensor(name).float(), expected[name])
+
+
+def test_adapters_that_do_more_are_refused(folder, tmp_path):
+    adapter(folder, tmp_path / "pissa", target_modules=["q_proj"], init_lora_weights="pissa")
+    with pytest.raises(ValueError, match="of type LoRA with pissa initialisation"):
+        open_weights(tmp_path / "pissa")
+    adapter(folder, tmp_path / "pickled", target_modules=["q_proj"])
+    (tmp_path / "pickled" / "adapter_model.safetensors").rename(tmp_path / "pickled" / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"holds no adapter_model\.safetensors"):
+        open_weights(tmp_path / "pickled")
+
+
+def test_a_changed_configuration_of_an_adapter_changes_its_mark(folder, tmp_path):
+    adapter(folder, tmp_path, target_modules=["q_proj"])
+    before = open_weights(tmp_path).mark
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 800}))
+    assert open_weights(tmp_path).mark != before
+
+
+def test_a_language_model_is_not_paired_with_a_vision_tower(folder, tmp_path):
+    state = {n: t.clone() for n, t in small_model().state_dict().items() if "layers" in n}
+    both = {n.replace("model.layers", "language_model.layers"): t for n, t in state.items()}
+    both |= {n.replace("model.layers", "vision_tower.encoder.layers"): t + 1 for n, t in state.items()}
+    save_file(both, tmp_path / "model.safetensors")
+    pairs, remarks = pair_up(open_weights(folder), open_weights(tmp_path))
+    assert not pairs and "could be any of language_model" in remarks[Q] and "vision_tower" in remarks[Q]
+
+
+def test_embeddings_on_demand_and_fused_experts_by_name(folder, tmp_path):
+    base = open_weights(folder)
+    pairs, _ = pair_up(base, base, ["embed_tokens", "lm_head"])
+    assert [(p.layer, p.module) for p in pairs] == [(None, "lm_head"), (None, "embed_tokens")]
+    tied = {n: t for n, t in small_model().state_dict().items() if n != "lm_head.weight"}
+    tied["model.layers.0.mlp.experts.gate_up_proj"] = torch.ones(2, 3, 4)
+    save_file(tied, tmp_path / "model.safetensors")
+    other = open_weights(tmp_path)
+    assert pair_up(base, other, ["lm_head"])[1] == {
+        "lm_head.weight": f"missing in {tmp_path.name} (tied to the embedding)"
+    }
+    fused = "model.layers.0.mlp.experts.gate_up_proj"
+    assert pair_up(base, other)[1] == {fused: f"only in {tmp_path.name}"}
+    assert pair_up(other, other)[1] == {fused: "has 3 dimensions"}
+
+
+def test_gguf_of_an_unknown_architecture_leaves_out_what_it_cannot_order(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(str(tmp_path / "small.gguf"), "minicpm")
+    for name in ("attn_q", "attn_v"):
+        writer.add_tensor(f"blk.0.{name}.weight", np.ones((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    weights = open_weights(tmp_path / "small.gguf")
+    pairs, remarks = pair_up(weights, weights)
+    assert [p.module for p in pairs] == ["v_proj"]
+    assert "not known for minicpm" in remarks["model.layers.0.self_attn.q_proj.weight"]
 
 
 def test_gguf_holds_the_numbers_of_the_model(folder, tmp_path):

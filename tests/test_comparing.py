@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -57,6 +58,55 @@ def test_the_table_says_what_compare_says(tuned, tmp_path):
     tokens = pd.read_parquet(tmp_path / "tuned" / "tokens.parquet")
     assert set(tokens[tokens["matrix"] == DOWN]["side"]) == {"left"} and tokens["token"].str.len().min() > 0
     assert json.loads((tmp_path / "tuned" / "about.json").read_text())["matrices"] == 28
+
+
+def test_what_is_unfit_is_left_out_with_a_remark(tuned, tmp_path):
+    state = load_weights(tuned)
+    state[DOWN] = state[DOWN].clone()
+    state[DOWN][0, 0] = math.nan
+    (tmp_path / "broken").mkdir()
+    save_file(state, tmp_path / "broken" / "model.safetensors")
+    done = oodlib("compare", "tiny", tmp_path / "broken", tuned, "--out", tmp_path / "out", "--modules", "down_proj")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "of 16384 entries are NaN" in said or "entries are NaN" in said
+    tables = figures.read_tables(tmp_path / "out")
+    assert tables["broken"]["matrix"].nunique() == 3 and tables["tuned"]["matrix"].nunique() == 4
+    remarks = json.loads((tmp_path / "out" / "broken" / "about.json").read_text())["remarks"]
+    assert f"{DOWN} of {tmp_path / 'broken'}: 1 of" in remarks[DOWN]
+
+
+def test_nothing_to_compare_and_a_name_taken_are_said(tuned, tmp_path):
+    for name in ("x/c", "y/c"):
+        (tmp_path / name).mkdir(parents=True)
+        save_file({DOWN: torch.ones(3, 3)}, tmp_path / name / "model.safetensors")
+    with pytest.raises(ValueError, match=r"nothing of .* can be compared with tiny: .*: missing in c"):
+        Comparing("tiny", [str(tmp_path / "x/c")], tmp_path / "out")
+    base = str(tmp_path / "x/c")
+    list(Comparing(base, [str(tmp_path / "x/c")], tmp_path / "out").run())
+    with pytest.raises(ValueError, match=r"holds results of .*x/c: choose another folder"):
+        Comparing(base, [str(tmp_path / "y/c")], tmp_path / "out")
+
+
+def test_no_name_of_a_matrix_leads_out_of_the_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    name = "../../../up/x.layers.0.q_proj.weight"
+    save_file({name: torch.eye(3)}, tmp_path / "a" / "model.safetensors")
+    list(Comparing(str(tmp_path / "a"), [str(tmp_path / "a")], tmp_path / "in" / "out").run())
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "in"} and [p.name for p in (tmp_path / "in").iterdir()] == [
+        "out"
+    ]
+    assert read_arrays(tmp_path / "in" / "out" / "a", name)["values_before"].tolist() == [1, 1, 1]
+
+
+def test_a_broken_tokenizer_and_a_single_direction_stop_nothing(tuned, tmp_path):
+    (tmp_path / "base").mkdir()
+    save_file(load_weights(BASE), tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    words = ("--out", tmp_path / "out", "--k", "1", "--modules", "v_proj", "--layers", "0")
+    done = oodlib("compare", tmp_path / "base", tuned, *words)
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "out" / "tuned" / "tokens.parquet").exists()
 
 
 def test_goes_on_where_it_stopped(tuned, tmp_path):
@@ -124,6 +174,7 @@ def test_the_command_compares(tuned, tmp_path):
         (("--layers", "a-b"), "layers 'a-b': write numbers and ranges"),
         (("--modules", "nothing"), "no matrix matches modules nothing"),
         (("--layers", "17"), "no matrix matches"),
+        (("--layers", "1-2-3"), "layers '1-2-3': write numbers and ranges"),
     ],
 )
 def test_the_command_says_what_is_wrong(tuned, tmp_path, words, complaint):
@@ -170,6 +221,22 @@ def test_restore_refuses(tuned, tmp_path):
     ):
         with pytest.raises(ValueError, match=complaint):
             Restoration(**{"recipient": str(tuned), "donor": "tiny", "out": tmp_path / "out", **change})
+
+
+def test_restore_keeps_shards_in_folders_and_copies_no_other_weights(tmp_path):
+    source = tmp_path / "source"
+    for place, layer in (("a", 0), ("z", 1)):
+        (source / place).mkdir(parents=True)
+        name = f"model.layers.{layer}.self_attn.q_proj.weight"
+        save_file({name: torch.eye(4), f"norm{layer}": torch.ones(4)}, source / place / "m.safetensors")
+    named = {f"model.layers.{i}.self_attn.q_proj.weight": f"{p}/m.safetensors" for i, p in ((0, "a"), (1, "z"))}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    (source / "flax_model.msgpack").write_bytes(b"old weights")
+    (source / "config.json").write_text("{}")
+    assert len(list(Restoration(str(source), str(source), tmp_path / "out").run())) == 2
+    files = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    index = {"model.safetensors.index.json", "config.json", "oodlib_restore.json"}
+    assert files == {"a/m.safetensors", "z/m.safetensors"} | index
 
 
 def test_restore_cut_off_leaves_nothing(tuned, tmp_path):

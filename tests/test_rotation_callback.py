@@ -95,6 +95,67 @@ def test_adapters_are_counted_in(tmp_path):
     assert len(table) == 8
 
 
+def test_it_measures_where_training_stops_early_and_begins_anew_each_time(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "rotation.parquet", every=2, k=2, modules=("q_proj",)).attach(mine)
+    mine.add_callback(Stop())
+    for _ in range(2):
+        mine.train()
+        table = pd.read_parquet(tmp_path / "rotation.parquet")
+        assert sorted(table["step"].unique()) == [2, 3]
+        assert not table.duplicated(["step", "matrix", "metric"]).any()
+
+
+def test_weights_that_are_no_numbers_any_more_stop_nothing(tmp_path):
+    mine = trainer(tmp_path / "run", steps=1)
+    callback = RotationCallback(tmp_path / "rotation.parquet", modules=("q_proj",)).attach(mine)
+    mine.train()
+    with torch.no_grad():
+        mine.model.model.layers[0].self_attn.q_proj.weight[0, 0] = float("nan")
+    callback._measure(mine.model, 2)
+    last = pd.read_parquet(tmp_path / "rotation.parquet").query("step == 2")
+    assert last[last["layer"] == 0]["value"].isna().all() and last[last["layer"] == 1]["value"].notna().all()
+
+
+def test_merged_and_two_adapters_are_counted_once(tmp_path):
+    model, _ = load_model(BASE)
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["v_proj"]))
+    model.add_adapter("b", LoraConfig(r=4, target_modules=["o_proj"]))
+    model.base_model.set_adapter(["default", "b"])
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj", "o_proj"))
+    apart = {name: weight.detach().clone() for name, weight in callback._matrices(model)}
+    model.merge_adapter(["default", "b"])
+    together = dict(callback._matrices(model))
+    assert set(apart) == set(together) and len(apart) == 8
+    for name, weight in apart.items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(weight, load_weights(BASE)[name])
+
+
+def test_what_it_cannot_measure_is_refused(tmp_path):
+    model, _ = load_model(BASE)
+    callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj",))
+    model.model.layers[0].self_attn.v_proj.weight = torch.nn.Parameter(torch.ones(4), requires_grad=False)
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.v_proj\.weight is sharded"):
+        list(callback._matrices(model))
+    quantised = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    model.model.layers[0].self_attn.v_proj.weight = quantised
+    with pytest.raises(ValueError, match=r"is quantised \(torch.int8\)"):
+        list(callback._matrices(model))
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "a.parquet", modules=("query",)).attach(mine)
+    with pytest.raises(ValueError, match="no weight matrix of the model matches modules query"):
+        mine.train()
+
+
 def test_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         RotationCallback(tmp_path / "a.parquet", every=0)

@@ -387,3 +387,44 @@ def test_wedin_s_bound_by_hand():
     turned = plane_rotation(2, 0, 1, 0.1) @ np.diag([1.0, 0.0])
     bound = wedin_bound(np.diag([1.0, 0.0]), turned, 1)
     assert 0.1 <= bound <= 0.101  # and it is nearly attained by a rotation
+
+
+@pytest.mark.parametrize("shape", [(120, 120), (120, 260), (260, 120)])
+@pytest.mark.parametrize("place", [1e-1, 1e-2, 1e-3, 3e-4, 1e-5])
+def test_a_weak_close_pair_is_turned_as_the_svd_says(shape, place):
+    """k parts two values that differ by 1e-4 of themselves, at `place` of the largest."""
+    r = min(shape)
+    values = np.r_[
+        np.geomspace(1, 2 * place, 40), place * (1 + 1e-4), place, np.geomspace(place / 2, place / 9, r - 42)
+    ]
+    W0 = like(shape, values)
+    W1 = W0 + 1e-6 * place * like(shape, np.linspace(2, 1, r), seed=7)
+    c = compare(W0, W1, 41)
+    *_, left, right = by_svd(W0, W1, 41)
+    np.testing.assert_allclose(c.angles_left, left, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(c.angles_right, right, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (100, 250), (250, 100)])
+def test_directions_that_did_not_turn_are_said_not_to(shape):
+    """A change of rank 1 that touches only the first direction."""
+    W0 = like(shape, np.geomspace(1, 1e-3, min(shape)))
+    s = spectrum(W0)
+    W1 = W0 + 3 * np.outer(s.left[:, 0], s.right[:, 0])
+    both = compare(W0, W1, 1)
+    for side in (both.left, both.right):
+        np.testing.assert_allclose(side.directions(), 0, atol=1e-7)
+
+
+def test_an_unchanged_matrix_of_equal_values_is_not_turned():
+    W = frame(100, 100)
+    c = compare(W, W.copy(), [20])
+    assert c.angles_left[20].max() < 1e-12 and c.left.best_match().min() > 1 - 1e-12
+    assert wedin_bound(W, W, 20) == math.pi / 2 and wedin_bound(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), 1) == 0
+
+
+@pytest.mark.parametrize("shape", [(100, 150), (300, 120), (200, 200)])
+def test_a_change_of_low_rank_has_no_more_singular_values_than_that(shape):
+    W0 = gaussian(*shape)
+    change = gaussian(shape[0], 4, seed=1) @ gaussian(4, shape[1], seed=2)
+    assert (compare(W0, W0 + change, 3).change > 0).sum() == 4

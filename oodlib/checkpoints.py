@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +25,15 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 class Weights:
-    """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats."""
+    """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats.
+
+    `rounded`: those that can be read, but were quantised.
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     quantised: dict[str, str]
+    rounded: Mapping[str, str] = MappingProxyType({})
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, read now, in its own dtype."""
@@ -168,6 +174,9 @@ class GGUF(Weights):
         self.path, self.quantised, reader = file, {}, GGUFReader(str(file))
         self._tensors = {self._name(t.name): t for t in reader.tensors}
         self.shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in self._tensors.items()}
+        plain = ("F64", "F32", "F16", "BF16")
+        kinds = {name: t.tensor_type.name for name, t in self._tensors.items()}
+        self.rounded = {name: f"numbers rounded to {kind}" for name, kind in kinds.items() if kind not in plain}
         architecture, self._heads = reader.get_field("general.architecture").contents(), {}
         if architecture in _GGUF_INTERLEAVED:
             heads = reader.get_field(f"{architecture}.attention.head_count").contents()
@@ -199,10 +208,14 @@ class GGUF(Weights):
 
 def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
     """The weights at `where`: a folder of safetensors, a GGUF file, `tiny`, a hub id as ORG/NAME or ORG/NAME@REVISION,
-    or a PEFT adapter folder, on the base that it names (or on `base`, if that goes by the same name or none is named).
+    a run of this suite as RUN@STEP or RUN@ARM-from-STEP (RUN@seed-11/STEP for another than its first seed), or a PEFT
+    adapter folder, on the base that it names (or on `base`, if that goes by the same name or none is named).
 
     ValueError where there is nothing of the kind, or it is damaged.
     """
+    run, at, which = str(where).partition("@")
+    if at and (Path(run).expanduser() / "checkpoints").is_dir():
+        return open_weights(_of_run(Path(run).expanduser(), which), base)
     path = Path(NAMED.get(str(where), where)).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return GGUF(path)
@@ -216,9 +229,22 @@ def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
     if path.exists() or not hub:
         raise ValueError(
             f"unknown checkpoint {str(where)!r}: allowed are a folder of safetensors, a PEFT adapter folder, "
-            f"a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, or {', '.join(NAMED)}"
+            "a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, or "
+            + ", ".join(NAMED)
         )
     return open_weights(_download(*hub.groups()), base)
+
+
+def _of_run(run: Path, which: str) -> Path:
+    """The folder of a checkpoint of a run: the newest, if it was trained with several versions of the parameters."""
+    *seed, name = which.split("/")
+    seeds = [run / "checkpoints" / seed[0]] if seed else sorted((run / "checkpoints").glob("seed-*"))[:1]
+    pattern = f"sft-*/checkpoint-{name}" if name.isdigit() else f"{name}-????????/checkpoint-*"
+    found = [folder for one in seeds for folder in one.glob(pattern)]
+    if not found:
+        there = {p.parent.name.rpartition("-")[0] for p in (run / "checkpoints").glob("seed-*/*/checkpoint-*")}
+        raise ValueError(f"{run} has no checkpoint {which!r}; it has those of {', '.join(sorted(there)) or 'nothing'}")
+    return max(found, key=lambda p: (p.parent.stat().st_mtime, int(p.name.split("-")[1])))
 
 
 def _download(repository: str, revision: str | None) -> Path:

@@ -58,8 +58,10 @@ def pair_up(
             remarks[name] = reason
             continue
         pairs.append(Pair(name, partner, layer, module, base.shapes[name]))
-        if partner != name:
-            remarks[name] = f"taken for {partner} there (renamed)"
+        notes = [f"taken for {partner} there (renamed)"] if partner != name else []
+        notes += [kind for weights, own in ((base, name), (other, partner)) if (kind := weights.rounded.get(own))]
+        if notes:
+            remarks[name] = "; ".join(notes)
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
     if not pairs and not remarks:
         known = {place[1] for n, s in base.shapes.items() if len(s) == 2 and (place := layer_of(n))}

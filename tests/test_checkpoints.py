@@ -229,6 +229,21 @@ def test_modules_and_layers_are_chosen(folder):
         chosen("query")
 
 
+def test_a_run_of_the_suite_is_named_by_its_step(folder, tmp_path):
+    places = (
+        "seed-10/sft-01234567/checkpoint-8",
+        "seed-10/rl-from-8-01234567/checkpoint-80",
+        "seed-11/sft-0123/checkpoint-8",
+    )
+    for place in places:
+        (tmp_path / "checkpoints" / place).mkdir(parents=True)
+        save_file({Q: torch.eye(2)}, tmp_path / "checkpoints" / place / "model.safetensors")
+    for which, place in zip(("8", "rl-from-8", "seed-11/8"), places, strict=True):
+        assert open_weights(f"{tmp_path}@{which}").path == tmp_path / "checkpoints" / place
+    with pytest.raises(ValueError, match=r"has no checkpoint '9'; it has those of rl-from-8, sft"):
+        open_weights(f"{tmp_path}@9")
+
+
 def test_unknown_places_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ValueError, match="holds no safetensors file"):

@@ -48,7 +48,7 @@ class Overlap:
     @property
     def _coarse(self) -> Tensor:
         """For which columns of B, [r], the Gram matrix is not exact enough."""
-        return self.change_norm >= 0.3 * self.scale
+        return self.change_norm >= 0.5 * self.scale
 
     @cached_property
     def _apart(self) -> Tensor:

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from oodlib import cli_weights
 from oodlib.presets import PARAMS, ROOT, Preset, load_preset, preset_names
 from oodlib.runs import Run, write_whole
 
@@ -90,6 +92,20 @@ def campaign(
                 names = ", ".join(cell.name for cell in cells)
                 hence = minutes / (left - rest) * rest
                 console.print(f"  {names} done after {minutes:.0f} min; {rest} cells left, about {hence:.0f} min")
+
+
+@app.command()
+@wraps(cli_weights.compare)
+def compare(*args, **options) -> None:
+    with _short_errors():
+        cli_weights.compare(*args, **options)
+
+
+@app.command()
+@wraps(cli_weights.restore)
+def restore(*args, **options) -> None:
+    with _short_errors():
+        cli_weights.restore(*args, **options)
 
 
 @app.command()

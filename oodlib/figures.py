@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from oodlib.claims import PAPER, Claim, interval
-from oodlib.figures_weights import rotation_map, surgery, turning, value_change
+from oodlib.figures_weights import (
+    rotation_and_accuracy,
+    rotation_and_recovery,
+    rotation_map,
+    surgery,
+    turning,
+    value_change,
+)
 from oodlib.plotting import (
     COLOURS,
     NAMES,
@@ -34,6 +41,8 @@ __all__ = [
     "outcomes",
     "recovery",
     "rewards",
+    "rotation_and_accuracy",
+    "rotation_and_recovery",
     "rotation_map",
     "scorecard",
     "style",

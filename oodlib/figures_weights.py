@@ -8,10 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from oodlib.plotting import COLOURS, NAMES, draw_line, step_axis
-from oodlib.stats import bands
+from oodlib.stats import bands, over_seeds
 
 
 def value_change(rotation: pd.DataFrame) -> Figure:
@@ -95,6 +95,55 @@ def turning(rotation: pd.DataFrame) -> Figure:
             ylim=(0, None),
         )
         axis.legend()
+    return figure
+
+
+def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
+    """SFT: accuracy against how far the leading directions are turned from the base, with the steps written beside.
+
+    found: `stats.rotation_and_accuracy(measurements, "sft")`.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    place = np.degrees(found.groupby("step")["rotation"].mean())
+    for split in ("id", "ood"):
+        rows = found.assign(value=found[split], n=0)[["step", "seed", "value", "n"]]
+        data = bands(rows, shares=False)
+        draw_line(axis, data.assign(step=place.reindex(data["step"]).to_numpy()), split)
+    ood = found.groupby("step")["ood"].mean()
+    for step in {ood.idxmax(), ood.index.max(), *ood.index[::3]}:
+        axis.annotate(
+            f"step {step}", (place[step], ood[step]), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9
+        )
+    axis.set(
+        xlabel="mean principal angle from the base, leading 20 % (°)", ylabel="accuracy", ylim=(0, None), xscale="log"
+    )
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend(loc="upper left")
+    return figure
+
+
+def rotation_and_recovery(found: pd.DataFrame) -> Figure:
+    """RL and controls: how far each turned the directions of its start, against the OOD accuracy that it gained.
+
+    found: `stats.rotation_and_accuracy(measurements, "rl")`.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    markers = dict(zip(sorted(found["from_step"].unique()), "osD^v<>P" * 4, strict=False))
+    for (arm, start), rows in found.groupby(["arm", "from_step"], observed=True):
+        turned = over_seeds(np.degrees(rows["rotation"]))
+        gain = over_seeds(100 * rows["ood"])
+        spans = [np.nan_to_num([[e.value - e.low], [e.high - e.value]]) for e in (gain, turned)]
+        axis.errorbar(
+            turned.value, gain.value, *spans, fmt=markers[start], color=COLOURS[arm], capsize=3, markersize=8,
+            label=f"{NAMES[arm]}, from step {start}",
+        )  # fmt: skip
+    axis.axhline(0, color="#555555", linestyle=":", linewidth=1.2)
+    axis.set(
+        xlabel="mean principal angle from the start, leading 20 % (°)", ylabel="OOD accuracy gained (points)",
+        xlim=(0, None),
+    )  # fmt: skip
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return figure
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from oodlib.episodes import Episode, discounted, play
+from oodlib.episodes import Episode, discounted
 from oodlib.training import arm_settings
 
 if TYPE_CHECKING:
@@ -100,16 +100,7 @@ class PPOTrainer(Trainer):
         first = step // setup.cycle * preset.rl_prompts
         groups = [i for i in range(first, first + preset.rl_prompts) for _ in range(preset.rl_samples)]
         problems = [self.problems[i] for i in groups]
-        episodes = play(
-            self.accelerator.unwrap_model(self.model),
-            setup.tokenizer,
-            setup.task,
-            problems,
-            preset.prompt_style,
-            preset.max_new_tokens,
-            preset.turns_in_rl,
-            temperature=preset.rl_temperature,
-        )
+        episodes = setup.play(problems, self.accelerator.unwrap_model(self.model))
         verdicts = [e.verdicts for e in episodes]
         rewards = self.record.rewards(verdicts, step)
         rows = [_row(e) for e in episodes]
@@ -125,13 +116,12 @@ class PPOTrainer(Trainer):
             for r, row in zip(rewards, rows, strict=True)
         ]
         every = np.concatenate(found)
-        for row, advantage in zip(rows, found, strict=True):
-            row["return"][row["states"] > 0] += torch.tensor(advantage).float() + row["value"][row["states"] > 0]
-            scaled = (advantage - every.mean()) / (every.std() + 1e-8)
-            row["advantage"] = torch.tensor(np.append(scaled, 0.0)).float()[row["try"]]
+        scaled = [(a - every.mean()) / (every.std() + 1e-8) for a in found]
+        for row, raw, advantages in zip(rows, found, scaled, strict=True):
+            row["return"][row["states"] > 0] += torch.tensor(raw).float() + row["value"][row["states"] > 0]
+            row["advantage"] = torch.tensor(np.append(advantages, 0.0)).float()[row["try"]]
         returns = discounted(rewards, preset.rl_discount)
-        scaled = [(a[0] - every.mean()) / (every.std() + 1e-8) for a in found]
-        self.record.add(step, problems, groups, verdicts, returns, scaled)
+        self.record.add(step, problems, groups, verdicts, returns, [a[0] for a in scaled])
         solved = np.mean([e.solved for e in episodes])
         self._measured |= {"reward": float(returns.mean()), "solved": float(solved)}
         return rows

@@ -21,13 +21,21 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "n
 # A change in these makes no measurement stale.
 PLUMBING = ("campaign.py", "presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
 SHOWING = (
+    "checkpoints.py",
     "claims.py",
     "cli.py",
+    "cli_weights.py",
+    "comparing.py",
+    "dissect.py",
     "evidence.py",
     "figures.py",
     "figures_campaign.py",
+    "figures_compare.py",
     "figures_weights.py",
     "healing.py",
+    "lens.py",
+    "model_surgery.py",
+    "pairing.py",
     "plotting.py",
     "stats.py",
     "widgets.py",

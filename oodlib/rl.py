@@ -15,7 +15,9 @@ from oodlib.models import load_model, load_weights
 from oodlib.runs import Run
 from oodlib.sft import as_measurements, evaluate_folder, peak_step, save_weights, sft_folder
 from oodlib.tasks import get_task
-from oodlib.training import fit
+from oodlib.training import fit, watch, watched
+
+LOOKS = tuple(range(10, 10_000, 10))  # the updates at which rotation is measured
 
 
 def arm_folder(run: Run, seed: int, arm: str, from_step: int) -> Path:
@@ -48,7 +50,8 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
             if make_weights := getattr(module, "make_weights", None):
                 save_weights(make_weights(setup), start, end)
             else:
-                log = fit(module.make_trainer(setup), folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
+                trainer = watch(module.make_trainer(setup), folder, start, LOOKS)
+                log = fit(trainer, folder, sorted({half_way or preset.rl_steps, preset.rl_steps}))
         except NoData:
             save_weights(load_weights(start), start, end)
     tables = evaluate_folder(run, end, "rl", arm, from_step, preset.rl_steps, seed)
@@ -58,6 +61,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
         for metric in ("loss", "reward", "frac_reward_zero_std", "entropy", "kl", "value_loss")
         if metric in row
     ]
+    rows += watched(folder, "rl", arm, from_step, seed)
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows)], ignore_index=True)
     rollouts = end / ROLLOUTS
     if rollouts.exists():

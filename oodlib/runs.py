@@ -75,10 +75,11 @@ class Run:
         self.borrowed: set[str] = set()  # stages read from the committed reference run
 
     @classmethod
-    def start(cls, namespace: Mapping[str, Any]) -> Run:
-        """The run that a notebook's variables describe. Says where its results lie."""
+    def start(cls, namespace: Mapping[str, Any], besides: tuple[str, ...] = ()) -> Run:
+        """The run that a notebook's variables describe, but for those `besides`. Says where its results lie."""
         again = any(isinstance(value, Run) for value in namespace.values())
-        run = cls(preset_from(namespace, ignore_unknown=again))
+        mine = {name: value for name, value in namespace.items() if name not in besides}
+        run = cls(preset_from(mine, ignore_unknown=again))
         print(f"preset {run.preset.preset}, seed {', '.join(map(str, run.preset.seeds))}; results in {run.folder}")
         return run
 

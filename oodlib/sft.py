@@ -19,7 +19,7 @@ from oodlib.models import load_model, model_folder
 from oodlib.remedies import PenalisedTrainer, load_remedy
 from oodlib.runs import COLUMNS, Run, write_whole
 from oodlib.tasks import SPLITS, get_task
-from oodlib.training import MARK, demonstrations, fit, recent, settings, supervised
+from oodlib.training import MARK, demonstrations, fit, recent, settings, supervised, watch, watched
 
 PLAIN = {"sft_remedy": "none", "sft_remedy_weight": 0.0, "sft_remedy_share": 0.25}  # SFT without a remedy
 
@@ -43,12 +43,14 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
         kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
-        log = fit(sft_trainer(run, seed, remedy), folder, kept)
+        trainer = sft_trainer(run, seed, remedy)
+        watch(trainer, folder, model_folder(preset.model), preset.sft_checkpoints)
+        log = fit(trainer, folder, kept)
         if finish := getattr(remedy, "finish", None):
             for step in kept:
                 finish(sft_folder(run, seed, step), model_folder(preset.model))
     rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
-    return {"measurements": as_measurements(rows)}
+    return {"measurements": as_measurements(rows + watched(folder, "sft", "sft", 0, seed))}
 
 
 def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:

@@ -28,6 +28,11 @@ class Estimate:
     n: int
     unit: str  # what n counts
 
+    def __str__(self) -> str:
+        if self.low != self.low:
+            return f"{self.value:+.2f} (one seed, no interval)"
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 class Scores:
     """A number for every problem in every evaluation of one seed and split.
@@ -98,6 +103,32 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high), n, unit)
+
+
+def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, id, ood, rotation.
+
+    SFT: every checkpoint that has both; rotation is from the base. RL: the last update of every arm that trains;
+    rotation is from the arm's start, accuracies are changes from it.
+    """
+    keys = ["seed", "arm", "from_step", "step"]
+    mine = measurements[measurements["stage"] == stage]
+    rotation = mine[(mine["metric"] == "rotation") & (mine["split"] == "weights")].set_index(keys)["value"]
+    accuracy = mine[mine["metric"] == "accuracy"].pivot_table(
+        index=keys, columns="split", values="value", observed=True
+    )
+    found = accuracy[["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
+    if stage == "sft":
+        return found
+    sft = measurements[(measurements["stage"] == "sft") & (measurements["metric"] == "accuracy")]
+    start = sft.pivot_table(index=["seed", "step"], columns="split", values="value", observed=True)
+    before = start.reindex(pd.MultiIndex.from_frame(found[["seed", "from_step"]]))[["id", "ood"]]
+    return found.assign(id=found["id"] - before["id"].to_numpy(), ood=found["ood"] - before["ood"].to_numpy())
+
+
+def rank_correlation(found: pd.DataFrame, x: str, y: str) -> Estimate:
+    """Spearman's rank correlation of two columns within each seed; its mean over seeds with the t interval."""
+    return over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in found.groupby("seed")])
 
 
 def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:

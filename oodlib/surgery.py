@@ -151,7 +151,7 @@ def _prepare(recipient: Tensor, donor: Tensor, spectra: Spectra | None) -> tuple
 
 def _to(s: Spectrum, device: torch.device) -> Spectrum:
     """The spectrum on a device."""
-    return Spectrum(s.left.to(device), s.values.to(device), s.right.to(device))
+    return s.to(device)
 
 
 def _chosen(rank: int, k_top: int | None, k_tail: int) -> Tensor:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from oodlib.presets import Preset
+from oodlib.rotation_callback import RotationCallback
 from oodlib.tasks import Task
 
 if TYPE_CHECKING:
     from oodlib.arms import Setup
 
 MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
+ROTATION = "rotation.parquet"  # beside the checkpoints: how far training turned the weights
 LEFTOVERS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
 
 
@@ -62,6 +66,25 @@ def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, fl
         if path.name in LEFTOVERS:
             path.unlink()
     return [row for row in log if "loss" in row or "reward" in row]
+
+
+def watch(trainer: Trainer, folder: Path, start: Path, steps: Collection[int]) -> Trainer:
+    """Have a trainer measure how far it turns the weights of `start`, at these steps; see `watched`."""
+    trainer.add_callback(RotationCallback(folder / ROTATION, every=steps, start=start))
+    return trainer
+
+
+def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> list[tuple]:
+    """What was measured so: rows of the table `measurements`, means over all matrices.
+
+    rotation (radians, left and right together), value_change and change_ratio, as `rotation_callback` defines them.
+    """
+    if not (folder / ROTATION).exists():
+        return []
+    found = pd.read_parquet(folder / ROTATION)
+    found["metric"] = found["metric"].replace({"angle_left": "rotation", "angle_right": "rotation"})
+    matrices, means = found["matrix"].nunique(), found.groupby(["step", "metric"])["value"].mean()
+    return [(stage, arm, from_step, step, seed, "weights", m, value, matrices) for (step, m), value in means.items()]
 
 
 class _Keeper(TrainerCallback):

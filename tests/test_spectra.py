@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from oodlib.spectra import compare, direction_angles, principal_angles, spectrum
+from oodlib.spectra import compare, direction_angles, principal_angles, spectrum, wedin_bound
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 ANGLES = [0.0, 1e-9, 1e-6, 1e-3, 0.5, math.pi / 4, 1.2, math.pi / 2 - 1e-9, math.pi / 2]
@@ -260,3 +260,171 @@ def test_direction_angles_ignore_signs_and_refuse_other_shapes():
     np.testing.assert_allclose(np.r_[left, right], 0, atol=1e-15)
     with pytest.raises(ValueError, match=r"spectra: shapes differ, \(5, 3\) and \(3, 5\)"):
         direction_angles(spectrum(W), spectrum(W.T))
+
+
+# large matrices, which go a shorter way (W W^T in float64), against the SVD in float64
+
+LARGE = [(90, 90), (70, 300), (300, 70), (129, 128)]
+
+
+def like(shape, values, seed=0):
+    """A matrix of this shape with the given singular values."""
+    r = min(shape)
+    return (frame(shape[0], r, seed) * values) @ frame(shape[1], r, seed + 1).T
+
+
+def by_svd(W0, W1, k):
+    (u0, s0, v0), (u1, s1, v1) = (np.linalg.svd(W, full_matrices=False) for W in (W0, W1))
+    angles = [principal_angles(a[:, :k], b[:, :k]) for a, b in ((u0, u1), (v0.T, v1.T))]
+    return s0, s1, np.linalg.svd(W1 - W0, compute_uv=False), *angles
+
+
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("size", [1e-7, 1e-3, 1.0])
+def test_large_pairs_agree_with_the_svd(shape, size):
+    W0, noise = gaussian(*shape), gaussian(*shape, seed=1)
+    W1 = W0 + size * noise
+    ks = [1, 20, min(shape) // 2, min(shape)]
+    c = compare(W0, W1, ks)
+    for k in ks:
+        s0, s1, change, left, right = by_svd(W0, W1, k)
+        np.testing.assert_allclose(c.values0, s0, atol=1e-10)
+        np.testing.assert_allclose(c.values1, s1, atol=1e-10)
+        np.testing.assert_allclose(c.change, change, rtol=0, atol=1e-11 * change[0] + 1e-15)
+        np.testing.assert_allclose(c.angles_left[k], left, rtol=0, atol=3e-10)
+        np.testing.assert_allclose(c.angles_right[k], right, rtol=0, atol=3e-8 * max(size, 1e-2))
+
+
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("smallest", [1e-2, 1e-5, 1e-9, 0.0])
+def test_large_spectra_keep_their_weak_directions(shape, smallest):
+    r = min(shape)
+    values = np.r_[np.linspace(2, 1, r - 20), smallest * np.linspace(2, 1, 20)]
+    W = like(shape, values)
+    s = spectrum(W)
+    np.testing.assert_allclose(s.values, np.linalg.svd(W, compute_uv=False), rtol=0, atol=1e-12)
+    np.testing.assert_allclose((s.left * s.values) @ s.right.T, W, rtol=0, atol=1e-11)
+    for vectors in (s.left, s.right):
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(r), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (150, 400), (400, 150)])
+@pytest.mark.parametrize("theta", [1e-7, 1e-4, 0.3, 1.5])
+def test_large_known_rotation_to_1e_7_rad(shape, theta):
+    r = min(shape)
+    values = np.r_[np.linspace(3, 2, 30), np.linspace(1, 0.1, r - 30)]
+    U, V = frame(shape[0], shape[0], 1), frame(shape[1], shape[1], 2)
+    turned = U @ plane_rotation(shape[0], 4, 60, theta)
+    W0, W1 = (U[:, :r] * values) @ V[:, :r].T, (turned[:, :r] * values) @ V[:, :r].T
+    c = compare(W0, W1, [30])
+    expected = np.r_[np.zeros(29), theta]
+    np.testing.assert_allclose(c.angles_left[30], expected, rtol=0, atol=2e-8)
+    np.testing.assert_allclose(c.angles_right[30], 0, rtol=0, atol=2e-8)
+    np.testing.assert_allclose(c.left.directions()[4], theta, rtol=0, atol=2e-8)
+
+
+def test_k_may_be_several_and_then_so_are_the_angles():
+    W0, W1 = gaussian(80, 90), gaussian(80, 90, seed=1)
+    both = compare(W0, W1, [5, np.int64(40)])
+    assert both.k == [5, 40] and list(both.angles_left) == [5, 40] == list(both.angles_right)
+    for k in (5, 40):
+        np.testing.assert_allclose(both.angles_left[k], compare(W0, W1, k).angles_left, atol=1e-12)
+    with pytest.raises(ValueError, match=r"k must be an integer in 1..80, got 0"):
+        compare(W0, W1, [5, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_large_narrow_floats_are_taken_as_they_are(dtype):
+    W0, W1 = (torch.tensor(gaussian(100, 120, seed=i)).to(dtype) for i in (0, 1))
+    exact = compare(W0.double(), W1.double(), 10)
+    np.testing.assert_array_equal(compare(W0, W1, 10).angles_left, exact.angles_left)
+
+
+def test_a_spectrum_serves_many_comparisons():
+    W0 = gaussian(100, 130)
+    s0 = spectrum(W0)
+    for W1 in (W0 + 1e-3 * gaussian(100, 130, seed=1), gaussian(100, 130, seed=2)):
+        for found in (compare(s0, W1, 10), compare(s0, spectrum(W1), 10), compare(W0, spectrum(W1), 10)):
+            np.testing.assert_allclose(found.angles_right, compare(W0, W1, 10).angles_right, atol=1e-9)
+            np.testing.assert_allclose(found.values1, np.linalg.svd(W1, compute_uv=False), atol=1e-11)
+
+
+# the tail and the single directions
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (14, 9), (12, 12), (80, 110), (110, 80)])
+def test_trailing_angles_and_best_matches_agree_with_brute_force(shape):
+    W0 = gaussian(*shape)
+    W1 = W0 + 0.05 * gaussian(*shape, seed=1)
+    c, r = compare(W0, W1, 2), min(shape)
+    (u0, _, v0), (u1, _, v1) = (np.linalg.svd(W, full_matrices=False) for W in (W0, W1))
+    for side, a, b in ((c.left, u0, u1), (c.right, v0.T, v1.T)):
+        expected = subspace_angles(a[:, r - 4 :], b[:, r - 4 :])[::-1]
+        np.testing.assert_allclose(side.angles(r - 4, r), expected, atol=SCIPY)
+        np.testing.assert_allclose(side.best_match(), np.abs(a.T @ b).max(0), atol=1e-8)
+
+
+# wedin_bound
+
+
+@few
+@given(st.tuples(st.integers(2, 9), st.integers(2, 9)), seeds, st.floats(1e-6, 0.3))
+def test_no_angle_exceeds_wedin_s_bound(shape, seed, size):
+    W0 = gaussian(*shape, seed=seed)
+    W1 = W0 + size * gaussian(*shape, seed=seed + 1)
+    for k in range(1, min(shape) + 1):
+        c, bound = compare(W0, W1, k), wedin_bound(W0, W1, k)
+        assert 0 < bound <= math.pi / 2
+        assert max(c.angles_left.max(), c.angles_right.max()) <= bound + 1e-9
+
+
+def test_wedin_s_bound_by_hand():
+    W0, W1 = np.diag([5.0, 2.0, 1.0]), np.diag([5.0, 2.0, 1.5])
+    assert wedin_bound(W0, W0, 1) == 0
+    assert wedin_bound(W0, W1, 1) == pytest.approx(math.asin(0.5 / 3))  # ||D|| = 0.5, gap 5 - 2
+    assert wedin_bound(W0, W1, 2) == pytest.approx(math.asin(0.5 / 1))  # the better of 2 - 1 and 2 - 1.5
+    assert wedin_bound(np.eye(3), np.eye(3) + 0.1, 2) == math.pi / 2  # no gap: it says nothing
+    turned = plane_rotation(2, 0, 1, 0.1) @ np.diag([1.0, 0.0])
+    bound = wedin_bound(np.diag([1.0, 0.0]), turned, 1)
+    assert 0.1 <= bound <= 0.101  # and it is nearly attained by a rotation
+
+
+@pytest.mark.parametrize("shape", [(120, 120), (120, 260), (260, 120)])
+@pytest.mark.parametrize("place", [1e-1, 1e-2, 1e-3, 3e-4, 1e-5])
+def test_a_weak_close_pair_is_turned_as_the_svd_says(shape, place):
+    """k parts two values that differ by 1e-4 of themselves, at `place` of the largest."""
+    r = min(shape)
+    values = np.r_[
+        np.geomspace(1, 2 * place, 40), place * (1 + 1e-4), place, np.geomspace(place / 2, place / 9, r - 42)
+    ]
+    W0 = like(shape, values)
+    W1 = W0 + 1e-6 * place * like(shape, np.linspace(2, 1, r), seed=7)
+    c = compare(W0, W1, 41)
+    *_, left, right = by_svd(W0, W1, 41)
+    np.testing.assert_allclose(c.angles_left, left, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(c.angles_right, right, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (100, 250), (250, 100)])
+def test_directions_that_did_not_turn_are_said_not_to(shape):
+    """A change of rank 1 that touches only the first direction."""
+    W0 = like(shape, np.geomspace(1, 1e-3, min(shape)))
+    s = spectrum(W0)
+    W1 = W0 + 3 * np.outer(s.left[:, 0], s.right[:, 0])
+    both = compare(W0, W1, 1)
+    for side in (both.left, both.right):
+        np.testing.assert_allclose(side.directions(), 0, atol=1e-7)
+
+
+def test_an_unchanged_matrix_of_equal_values_is_not_turned():
+    W = frame(100, 100)
+    c = compare(W, W.copy(), [20])
+    assert c.angles_left[20].max() < 1e-12 and c.left.best_match().min() > 1 - 1e-12
+    assert wedin_bound(W, W, 20) == math.pi / 2 and wedin_bound(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), 1) == 0
+
+
+@pytest.mark.parametrize("shape", [(100, 150), (300, 120), (200, 200)])
+def test_a_change_of_low_rank_has_no_more_singular_values_than_that(shape):
+    W0 = gaussian(*shape)
+    change = gaussian(shape[0], 4, seed=1) @ gaussian(4, shape[1], seed=2)
+    assert (compare(W0, W0 + change, 3).change > 0).sum() == 4

@@ -1,5 +1,6 @@
 """oodlib.surgery against closed forms and a term-by-term sum in numpy."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -251,8 +252,8 @@ def test_random_rotation_leaves_the_terms_after_k_top():
 def test_a_donor_equal_to_the_recipient_up_to_signs_turns_nothing():
     recipient = gaussian(6, 5)
     own = spectrum(recipient)
-    flipped = own.left * torch.tensor([-1.0, 1, -1, 1, -1]), own.right * torch.tensor([-1.0, 1, -1, 1, -1])
-    other = type(own)(flipped[0], own.values, flipped[1])
+    signs = torch.tensor([-1.0, 1, -1, 1, -1])
+    other = dataclasses.replace(own, short=own.short * signs, given=own.long * signs)
     edited = random_rotation(recipient, recipient, spectra=(own, other))
     np.testing.assert_allclose(edited, recipient, atol=1e-13)
 

@@ -58,7 +58,9 @@ def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
 def test_sft_keeps_the_checkpoints_that_were_asked_for(tiny_run):
     run = tiny_run()
     table = train(run, 10)["measurements"]
-    assert table["step"].tolist() == [1, 2, 3, 4] and table["value"].gt(0).all()
+    loss, weights = (table[table["split"] == split] for split in ("train", "weights"))
+    assert loss["step"].tolist() == [1, 2, 3, 4] and table["value"].gt(0).all()
+    assert set(weights["step"]) == {2, 4} and set(weights["metric"]) == {"rotation", "value_change", "change_ratio"}
     for step in (2, 4):
         names = {p.name for p in sft_folder(run, 10, step).iterdir()}
         assert {"model.safetensors", "tokenizer.json", MARK} <= names

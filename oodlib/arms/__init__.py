@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from oodlib.episodes import Episode, play
 from oodlib.presets import ARMS, Preset
 from oodlib.tasks import Task, check_choice
 
@@ -58,6 +59,19 @@ class Setup:
         """The ID problems that RL answers, one a group; other draws than those of the SFT stage."""
         rng = np.random.default_rng([self.seed, 1])
         return self.task.sample(rng, "id", self.preset.rl_steps // self.cycle * self.preset.rl_prompts)
+
+    def play(self, problems: list[Any], model: Any = None) -> list[Episode]:
+        """An episode for each problem, sampled as in RL, by the setup's model or another."""
+        return play(
+            model or self.model,
+            self.tokenizer,
+            self.task,
+            problems,
+            self.preset.prompt_style,
+            self.preset.max_new_tokens,
+            self.preset.turns_in_rl,
+            temperature=self.preset.rl_temperature,
+        )
 
 
 def load_arm(name: str) -> ModuleType:

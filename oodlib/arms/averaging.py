@@ -9,10 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from oodlib.arms import Setup
-from oodlib.models import mix
-from oodlib.training import recent
+from oodlib.remedies import averaging
 
 
 def make_weights(setup: Setup) -> dict[str, Tensor]:
-    steps = recent(setup.start)
-    return mix([(setup.sft(t), 1 / len(steps)) for t in steps])
+    return averaging.edit(setup.start, setup.sft, setup.preset, setup.seed)

@@ -13,7 +13,6 @@ from datasets import Dataset
 from transformers import Trainer
 
 from oodlib.arms import NoData, Setup
-from oodlib.episodes import play
 from oodlib.training import arm_trainer
 
 
@@ -27,19 +26,9 @@ def correct_answers(setup: Setup) -> Dataset:
     Each right answer comes about equally often, so that there are exactly as many rows as all updates take.
     Raises NoData if no answer is right.
     """
-    preset = setup.preset
-    problems = [p for p in setup.problems() for _ in range(preset.rl_samples)]
+    problems = [p for p in setup.problems() for _ in range(setup.preset.rl_samples)]
     torch.manual_seed(setup.seed)
-    episodes = play(
-        setup.model,
-        setup.tokenizer,
-        setup.task,
-        problems,
-        preset.prompt_style,
-        preset.max_new_tokens,
-        preset.turns_in_rl,
-        temperature=preset.rl_temperature,
-    )
+    episodes = setup.play(problems)
     right = [e for e in episodes if e.solved]
     if not right:
         raise NoData(f"none of {len(episodes)} sampled answers is correct")

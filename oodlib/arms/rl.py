@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.arms import Setup
-from oodlib.episodes import discounted, play
+from oodlib.episodes import discounted
 from oodlib.ppo import PPOTrainer
 from oodlib.tasks import Verdict
 from oodlib.training import MARK, arm_settings
@@ -73,17 +73,8 @@ class _Rollouts:
         self.problems = {json.dumps(prompt): problem for prompt, problem in zip(prompts, problems, strict=True)}
 
     def __call__(self, prompts: list[Any], trainer: Trainer) -> dict[str, list[Any]]:
-        preset = self.setup.preset
-        episodes = play(
-            trainer.accelerator.unwrap_model(trainer.model),
-            self.setup.tokenizer,
-            self.setup.task,
-            [self.problems[json.dumps(p)] for p in prompts],
-            preset.prompt_style,
-            preset.max_new_tokens,
-            preset.turns_in_rl,
-            temperature=preset.rl_temperature,
-        )
+        problems = [self.problems[json.dumps(p)] for p in prompts]
+        episodes = self.setup.play(problems, trainer.accelerator.unwrap_model(trainer.model))
         return {
             "prompt_ids": [e.prompt for e in episodes],
             "completion_ids": [e.tokens for e in episodes],

@@ -1,0 +1,226 @@
+"""`oodlib compare`: a base and any number of checkpoints, matrix by matrix, each result written as it comes.
+
+    DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS)
+    DIR/NAME/MATRIX.safetensors  the arrays behind it: singular values, angles (dissect.dissect)
+    DIR/NAME/tokens.parquet  what the directions that turned most read and write, where there is a tokenizer (lens.py)
+    DIR/NAME/about.json      what was compared, with which settings, and remarks on what was left out or renamed
+
+NAME is the checkpoint's folder name, and MATRIX the matrix's, escaped. A matrix whose file was written with the same
+settings, from the same files, is not analysed again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from oodlib.checkpoints import Weights, open_weights
+from oodlib.dissect import dissect
+from oodlib.lens import COLUMNS as TOKEN_COLUMNS
+from oodlib.lens import Lens
+from oodlib.models import device
+from oodlib.pairing import MODULES, Pair, pair_up
+from oodlib.presets import digest
+from oodlib.provenance import PACKAGE
+from oodlib.runs import write_whole
+from oodlib.spectra import Spectrum, as_matrix, spectrum
+
+CODE = ("spectra.py", "overlap.py", "dissect.py", "lens.py", "checkpoints.py")  # a change in these makes results old
+DEFAULT_K = ("5%", "20%", "50%")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare: modules (glob patterns), layers (None: all), ks (numbers or shares such as "20%"), and the seed
+    of the noise that is the null (None: no null)."""
+
+    modules: tuple[str, ...] = MODULES
+    layers: tuple[int, ...] | None = None
+    ks: tuple[str | int, ...] = DEFAULT_K
+    null_seed: int | None = 0
+
+    def counts(self, rank: int) -> list[int]:
+        """The numbers of directions that `ks` mean for a matrix of this rank, ascending, each at most the rank."""
+        return sorted({min(rank, count_of(k, rank)) for k in self.ks})
+
+
+def count_of(k: str | int, rank: int) -> int:
+    """How many of `rank` directions `k` means: a number from 1, or a share such as "20%", of which at least one.
+
+    ValueError for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", str(k).strip())
+    number = float(found[1]) if found else 0.0
+    if found and found[2] and 0 < number <= 100:
+        return max(1, round(number / 100 * rank))
+    if found and not found[2] and number >= 1 and number == int(number):
+        return int(number)
+    raise ValueError(f"k {k!r}: allowed are a number of directions from 1, or a share from above 0% to 100%")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One checkpoint of a comparison, and where its results go."""
+
+    name: str
+    where: str
+    weights: Weights
+    pairs: list[Pair]
+    remarks: dict[str, str]
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        return self.folder.parent / f"{self.name}.parquet"
+
+    def file(self, pair: Pair) -> Path:
+        return array_file(self.folder, pair.name)
+
+    def check_own(self) -> None:
+        """ValueError if the folder holds results of another checkpoint of the same name."""
+        about = self.folder / "about.json"
+        earlier = json.loads(about.read_text())["checkpoint"] if about.exists() else self.where
+        if Path(earlier).resolve() != Path(self.where).resolve():
+            raise ValueError(f"{self.folder} holds results of {earlier}: choose another folder with --out")
+
+
+class Comparing:
+    """A base and checkpoints, opened and paired up."""
+
+    def __init__(self, base: str, checkpoints: list[str], out: Path, settings: Settings | None = None):
+        self.settings, self.out, self.where = settings or Settings(), Path(out), base
+        self.settings.counts(1)  # says now what is wrong with a k
+        self.base = open_weights(base)
+        self.targets = []
+        for name, where in zip(_names(checkpoints), checkpoints, strict=True):
+            weights = open_weights(where, self.base)
+            pairs, remarks = pair_up(self.base, weights, self.settings.modules, self.settings.layers)
+            if not pairs:
+                why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
+                raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
+            self.targets.append(Target(name, where, weights, pairs, remarks, self.out / name))
+            self.targets[-1].check_own()
+
+    def mark(self, target: Target) -> str:
+        settings = replace(self.settings, modules=(), layers=None)  # which matrices are chosen changes none of them
+        code = [(PACKAGE / file).read_text() for file in CODE]
+        return digest([self.base.mark, target.weights.mark, repr(settings), code])
+
+    def todo(self) -> list[tuple[Pair, list[Target]]]:
+        """The base's matrices still to be analysed, each with the checkpoints that lack it."""
+        by_name: dict[str, tuple[Pair, list[Target]]] = {}
+        for target in self.targets:
+            for pair in target.pairs:
+                if _mark_of(target.file(pair)) != self.mark(target):
+                    by_name.setdefault(pair.name, (pair, []))[1].append(target)
+        return list(by_name.values())
+
+    def run(self) -> Iterator[Pair]:
+        """Analyse what is left, and yield each matrix when its results are written.
+
+        A matrix that is unfit (NaN, inf) is left out with a remark.
+        """
+        self._say()
+        todo = self.todo()
+        lens = Lens.of(self.base) if todo else None
+        for pair, targets in todo:
+            try:
+                first = spectrum(self.base.tensor(pair.name).to(device()), f"{pair.name} of {self.where}")
+            except ValueError as error:
+                for target in targets:
+                    target.remarks[pair.name] = str(error)
+                targets = []
+            for target in targets:
+                try:
+                    self._analyse(pair, first, target, lens)
+                except ValueError as error:
+                    target.remarks[pair.name] = str(error)
+            yield pair
+        self._say()
+        for target in self.targets:
+            _write_table(target.table, self.table(target))
+            if len(tokens := self.table(target, "tokens")):
+                _write_table(target.folder / "tokens.parquet", tokens)
+
+    def _say(self) -> None:
+        for target in self.targets:
+            about = {
+                "base": self.where, "checkpoint": target.where, "k": list(self.settings.ks),
+                "null_seed": self.settings.null_seed, "matrices": len(target.pairs), "remarks": target.remarks,
+            }  # fmt: skip
+            write_whole(target.folder / "about.json", lambda p, a=about: p.write_text(json.dumps(a, indent=1) + "\n"))
+
+    def _analyse(self, pair: Pair, first: Spectrum, target: Target, lens: Lens | None) -> None:
+        own = next(p for p in target.pairs if p.name == pair.name)
+        seed = self.settings.null_seed
+        seed = None if seed is None else seed + crc32(pair.name.encode())
+        ks = self.settings.counts(min(pair.shape))
+        weight = as_matrix(target.weights.tensor(own.other).to(device()), f"{own.other} of {target.where}")
+        rows, arrays, found = dissect(first, weight, ks, seed, pair.name)
+        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        tokens = lens.look(found, pair.module) if lens else []
+        about = {"mark": self.mark(target), "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
+        write_whole(target.file(pair), lambda path: save_file(arrays, path, metadata=about))
+
+    def table(self, target: Target, kind: str = "rows") -> pd.DataFrame:
+        """The rows (or the tokens) of every matrix that is analysed, in the base's order."""
+        own = TOKEN_COLUMNS if kind == "tokens" else ["rows", "cols", "k", "metric", "value"]
+        rows = []
+        for pair in target.pairs:
+            if _mark_of(target.file(pair)) == self.mark(target):
+                place = (pair.name, pair.layer, pair.module, *(pair.shape if kind == "rows" else ()))
+                rows += [(*place, *row) for row in json.loads(_metadata(target.file(pair))[kind])]
+        table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *own])
+        whole = [name for name in ("layer", "rows", "cols", "k") if name in table]
+        return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def array_file(folder: Path, matrix: str) -> Path:
+    """Where the arrays of a matrix lie; whatever its name, in this folder."""
+    return Path(folder) / f"{quote(matrix, safe='')}.safetensors"
+
+
+def read_arrays(folder: Path, matrix: str) -> dict[str, np.ndarray]:
+    """The arrays of one matrix, from DIR/NAME."""
+    with safe_open(array_file(folder, matrix), framework="np") as arrays:
+        return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="np") as arrays:
+        return arrays.metadata() or {}
+
+
+def _mark_of(file: Path) -> str | None:
+    """The mark with which a matrix's file was written; None where there is none, or it is damaged."""
+    try:
+        return _metadata(file).get("mark") if file.exists() else None
+    except SafetensorError:
+        return None
+
+
+def _names(checkpoints: list[str]) -> list[str]:
+    """A short name for each: its last folder's, with as many of those before it as tell it from the others."""
+    parts = [
+        [p for p in re.split(r"[/\\@]", c) if p not in ("", ".", "..", "~")] or ["checkpoint"] for c in checkpoints
+    ]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(p[-depth:]) for p in parts]
+        names = [f"{name}-checkpoint" if name == "figures" else name for name in names]  # there the figures lie
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_whole(path, lambda p: table.to_parquet(p, index=False))

@@ -1,0 +1,182 @@
+"""What training did to one weight matrix: every number that `oodlib compare` writes of a pair, with its source.
+
+Each metric is defined once, in `METRICS`. Angles are in radians. Those of the leading (or trailing) k directions stand
+beside what they can mean: the gap, Wedin's bound, and the angles that plain noise of the same size would give.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+from oodlib.spectra import WEAK, Comparison, Matrix, Spectrum, compare, spectrum
+
+ZERO = 1e-12  # a singular value below this share of the largest is none
+INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
+SIDES = ("left", "right")
+METRICS = {
+    # of the whole matrix; k is missing
+    "norm": "Frobenius norm of the first matrix",
+    "change_norm": "Frobenius norm of the change, the second minus the first",
+    "change_ratio": "change_norm / norm",
+    "change_spectral_norm": "largest singular value of the change",
+    "value_change_mean": "mean over the singular values above 0 of |after - before| / before",
+    "value_change_max": "the largest of these",
+    "stable_rank_before": "squared Frobenius norm / squared largest singular value (Rudelson & Vershynin 2007)",
+    "stable_rank_after": "the same of the second matrix",
+    "effective_rank_before": "exp of the entropy of the singular values' shares of their sum (Roy & Vetterli 2007)",
+    "effective_rank_after": "the same of the second matrix",
+    "scaling_share": "share of change_norm^2 on the diagonal of the first matrix's singular basis: values changed",
+    "rotation_share": "share off that diagonal, within the basis: vectors turned among themselves",
+    "outside_share": "share outside the span of the basis's longer side: vectors turned out of it",
+    "noise_edge": "the largest singular value that the change would have if it were noise (Marchenko & Pastur 1967), "
+    "its level from the median singular value (Gavish & Donoho 2014)",
+    "above_edge": "how many singular values of the change lie above that edge",
+    "above_edge_share": "their share of change_norm^2",
+    # of the leading k directions, and for tail_* of the last k
+    "gap": "k-th minus (k+1)-th singular value of the first matrix",
+    "wedin_bound": "no principal angle at this k can be larger; pi/2 says nothing (see spectra.wedin_bound)",
+    "angle_SIDE_mean": "mean principal angle between the leading-k singular subspaces (Björck & Golub 1973)",
+    "angle_SIDE_max": "the largest of them",
+    "chordal_SIDE": "Frobenius norm of the sines of the principal angles (Conway, Hardin & Sloane 1996)",
+    "projector_SIDE": "Frobenius norm of the difference of the two orthogonal projectors, sqrt(2) x chordal",
+    "match_SIDE_mean": "mean over the second matrix's leading k directions of the best |cosine| with any old one",
+    "intruders_SIDE": f"how many of these match no old direction better than {INTRUDER} (arXiv:2410.21228)",
+    "tail_angle_SIDE_mean": "mean principal angle between the trailing-k singular subspaces",
+    "tail_angle_SIDE_max": "the largest of them",
+    "null_angle_SIDE_mean": "what noise of the same change_norm gives: mean principal angle, leading k",
+    "null_angle_SIDE_max": "the largest of them",
+}
+Row = tuple[int | None, str, float]
+
+
+def dissect(
+    before: Matrix | Spectrum, after: Matrix, ks: list[int], seed: int | None = None, name: str = "matrix"
+) -> tuple[list[Row], dict[str, np.ndarray], Comparison]:
+    """Every metric of a pair of matrices [m, n] as rows (k, metric, value), the arrays behind them, the Comparison.
+
+    ks: the leading (and trailing) numbers of directions, in 1..r with r = min(m, n). seed: of the noise whose angles
+    are the null; None leaves the null out. Arrays, float64: values_before, values_after, values_change [r] (singular
+    values), direction_SIDE [r] (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
+    ValueErrors as for `spectra.compare`.
+    """
+    first = before if isinstance(before, Spectrum) else spectrum(before, f"{name} (first)")
+    found = compare(first, after, ks, name)
+    rank, values, change = len(found.values0), found.values0, found.change
+    sides = dict(zip(SIDES, (found.left, found.right), strict=True))
+    rows: list[Row] = [(None, metric, value) for metric, value in _whole(found, first.shape).items()]
+    arrays = {"values_before": values, "values_after": found.values1, "values_change": change}
+    for side, overlap in sides.items():
+        arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
+    null = noise_null(first, float(np.linalg.norm(change)), ks, seed) if seed is not None else None
+    for k in dict.fromkeys(ks):
+        rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", found.wedin_bound(k))]
+        for side, overlap in sides.items():
+            match, angles = arrays[f"match_{side}"][:k], getattr(found, f"angles_{side}")[k]
+            chordal = float(np.linalg.norm(np.sin(angles)))
+            rows += _mean_and_max(k, f"angle_{side}", angles)
+            rows += _mean_and_max(k, f"tail_angle_{side}", overlap.angles(rank - k, rank))
+            rows += [(k, f"chordal_{side}", chordal), (k, f"projector_{side}", 2**0.5 * chordal)]
+            rows += [(k, f"match_{side}_mean", float(match.mean()))]
+            rows += [(k, f"intruders_{side}", float((match < INTRUDER).sum()))]
+            arrays[f"angle_{side}_{k}"] = angles
+            if null is not None:
+                angles = getattr(null, f"angles_{side}")[k]
+                rows += _mean_and_max(k, f"null_angle_{side}", angles)
+                arrays[f"null_angle_{side}_{k}"] = angles
+    return rows, arrays, found
+
+
+def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
+    return [(k, f"{metric}_mean", float(angles.mean())), (k, f"{metric}_max", float(angles.max()))]
+
+
+def _whole(found: Comparison, shape: tuple[int, int]) -> dict[str, float]:
+    values, change = found.values0, found.change
+    norm, moved = float(np.linalg.norm(values)), float(np.linalg.norm(change))
+    relative = found.relative_change[values > ZERO * values[0]] if norm else np.zeros(1)
+    edge = noise_edge(change, shape)
+    above = change > edge
+    return {
+        "norm": norm,
+        "change_norm": moved,
+        "change_ratio": moved / norm if norm else float("nan"),
+        "change_spectral_norm": float(change[0]),
+        "value_change_mean": float(relative.mean()),
+        "value_change_max": float(relative.max()),
+        "stable_rank_before": stable_rank(values),
+        "stable_rank_after": stable_rank(found.values1),
+        "effective_rank_before": effective_rank(values),
+        "effective_rank_after": effective_rank(found.values1),
+        **_shares(found, moved),
+        "noise_edge": edge,
+        "above_edge": float(above.sum()),
+        "above_edge_share": float((change[above] ** 2).sum() / moved**2) if moved else 0.0,
+    }
+
+
+def _shares(found: Comparison, moved: float) -> dict[str, float]:
+    """How the change divides over the singular basis of the first matrix: U0^T (W1 - W0) V0 and the rest."""
+    if moved == 0:
+        return {"scaling_share": 0.0, "rotation_share": 0.0, "outside_share": 0.0}
+    after = torch.from_numpy(found.values1).to(found.left.cosines)
+    inside = (found.left.cosines * after) @ found.right.cosines.T
+    inside -= torch.diag(torch.from_numpy(found.values0).to(inside))
+    scaling, whole = (float(x.square().sum()) / moved**2 for x in (inside.diagonal(), inside))
+    return {"scaling_share": scaling, "rotation_share": whole - scaling, "outside_share": max(0.0, 1 - whole)}
+
+
+def stable_rank(values: np.ndarray) -> float:
+    """||W||_F^2 / ||W||_2^2 from the singular values [r], descending; 0 of a zero matrix."""
+    return float((values**2).sum() / values[0] ** 2) if values[0] > 0 else 0.0
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp(-sum p log p) with p = values / sum(values) (Roy & Vetterli 2007); 0 of a zero matrix."""
+    if values[0] <= 0:
+        return 0.0
+    p = values[values > 0] / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def noise_edge(values: np.ndarray, shape: tuple[int, int]) -> float:
+    """Where the singular values of a noise matrix [m, n] end whose median singular value is that of `values`.
+
+    Independent entries of variance s^2 have singular values up to s (sqrt(m) + sqrt(n)) (Marchenko & Pastur 1967).
+    The median, unlike the norm, is not moved by a few strong directions (Gavish & Donoho 2014, IEEE Trans. Inf. Theory
+    60, 5040-5053). 0 where more than half of the values are.
+    """
+    beta = min(shape) / max(shape)
+    return float(np.median(values) / np.sqrt(_median_square(beta)) * (1 + beta**0.5))
+
+
+@cache
+def _median_square(beta: float) -> float:
+    """The median of the Marchenko-Pastur law of ratio beta in (0, 1] and variance 1: that of (singular value)^2 / n."""
+    low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
+
+    def share_below(x: float) -> float:  # with t = sqrt(x) the density has no pole at 0
+        density = lambda t: ((high - t * t) * max(t * t - low, 0.0)) ** 0.5 / (np.pi * beta * t) if t else 0.0  # noqa: E731
+        return quad(density, low**0.5, x**0.5, limit=200)[0]
+
+    return brentq(lambda x: share_below(x) - 0.5, low, high)
+
+
+def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Comparison:
+    """How the first matrix compares with itself plus Gaussian noise of Frobenius norm `norm`, at the same ks.
+
+    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values).
+    """
+    values, (r, n) = first.values, first.matrix.shape
+    diagonal = values.new_zeros(r, n)
+    diagonal[:, :r] = torch.diag(values)
+    eye = torch.eye(n, r, dtype=values.dtype, device=values.device)
+    given = None if values[-1] > WEAK * values[0] and r < n else eye
+    own = Spectrum(eye[:r], values, given, diagonal, tall=first.tall)
+    noise = torch.randn(r, n, generator=torch.Generator().manual_seed(seed), dtype=values.dtype).to(values.device)
+    noisy = diagonal + noise * (norm / noise.norm())
+    return compare(own, noisy.T if first.tall else noisy, ks)

@@ -1,0 +1,172 @@
+"""The figures of `oodlib compare`: what changed where, angles against those of plain noise, singular values by index.
+
+Drawn from the tables and arrays of a comparison's folder alone. What the spectral gap does not support is faded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from oodlib.comparing import read_arrays
+
+ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
+PLACES = 40
+
+
+def read_tables(out: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a comparison's folder by checkpoint, in the order of their writing."""
+    files = sorted(Path(out).glob("*.parquet"), key=lambda f: f.stat().st_mtime)
+    if not files:
+        raise ValueError(f"{out} holds no comparison (no .parquet file)")
+    return {file.stem: pd.read_parquet(file) for file in files}
+
+
+def where(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Layer by module, a column a checkpoint: the leading vectors' mean angle, above the values' mean relative change.
+
+    A cell is faded where the gap at k is smaller than the change, so that Wedin's bound says nothing: there the angle
+    may be an accident of nearly equal singular values. Its number is set in italics where noise turns as much.
+    """
+    maps = [(name, *_maps(table)) for name, table in tables.items()]
+    layers = max(m[1].shape[1] for m in maps)
+    width = min(max(2.6, 0.42 * layers + 1.4), 8)
+    figure, axes = plt.subplots(
+        2, len(maps), figsize=(width * len(maps) + 1.2, 6.4), squeeze=False, sharey=True, layout="constrained"
+    )
+    tops = [max(float(np.nanmax(m[i].to_numpy())) for m in maps) for i in (1, 2)]
+    labels = ("mean principal angle (°)", "mean relative change")
+    for column, (name, angles, values, faded, like_noise) in enumerate(maps):
+        for row, (table, top, label) in enumerate(zip((angles, values), tops, labels, strict=True)):
+            axis, last = axes[row][column], column == len(maps) - 1
+            form = ".0f" if row == 0 and top >= 10 else ".1f" if row == 0 else ".1%"
+            sns.heatmap(
+                table, ax=axis, cmap="viridis", vmin=0, vmax=top or 1, cbar=last, annot=layers <= 12, fmt=form,
+                annot_kws={"size": 9}, cbar_kws={"label": label},
+            )  # fmt: skip
+            axis.set(title=name if row == 0 else "", xlabel="layer" if row else "", ylabel="")
+            axis.tick_params(axis="y", rotation=0)
+            if row == 0:
+                _fade(axis, faded.to_numpy(), like_noise.to_numpy())
+    axes[0][0].set_ylabel("singular vectors, leading 20 %")
+    axes[1][0].set_ylabel("singular values, all")
+    figure.supxlabel(
+        "Faded: the spectral gap does not support the angle. Italic: noise of the same norm turns as much.", size=9
+    )
+    return figure
+
+
+def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns as much."""
+    wide = table.pivot_table(index=["layer", "module", "matrix", "rows", "cols", "k"], columns="metric", values="value")
+    wide = wide.reset_index()
+    rank = wide[["rows", "cols"]].min(axis=1)
+    nearest = (wide["k"] / rank - SHARE).abs().astype(float)
+    at_k = wide.loc[nearest.groupby(wide["matrix"]).idxmin()].copy()
+    at_k["angle"] = at_k[["angle_left_mean", "angle_right_mean"]].mean(axis=1)
+    at_k["vacuous"] = at_k["wedin_bound"] > np.pi / 2 - 1e-9
+    nulls = [c for c in ("null_angle_left_mean", "null_angle_right_mean") if c in at_k]
+    at_k["noise"] = at_k["angle"] <= at_k[nulls].mean(axis=1) if nulls else False
+    values = table[table["metric"] == "value_change_mean"]
+    return (
+        np.degrees(_grid(at_k, "angle")),
+        _grid(values, "value"),
+        _grid(at_k, "vacuous").fillna(0) > 0.5,
+        _grid(at_k, "noise").fillna(0) > 0.5,
+    )
+
+
+def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    grid = rows.assign(**{column: rows[column].astype(float)}).pivot_table(
+        index="module", columns="layer", values=column
+    )
+    known = [module for module in ORDER if module in grid.index]
+    return grid.reindex(known + [module for module in grid.index if module not in known])
+
+
+def _fade(axis: Axes, faded: np.ndarray, like_noise: np.ndarray) -> None:
+    mesh = axis.collections[0]
+    mesh.update_scalarmappable()
+    colours = mesh.get_facecolors().copy()
+    white = np.array(to_rgba("white"))
+    flat = faded.ravel()
+    colours[flat] = 0.45 * colours[flat] + 0.55 * white
+    mesh.set_array(None)
+    mesh.set_facecolors(colours)
+    for text, gone, noisy in zip(axis.texts, flat, like_noise.ravel(), strict=False):
+        text.set_color("#222222" if gone else text.get_color())
+        text.set_style("italic" if noisy else "normal")
+
+
+def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
+    """The principal angles in ascending order, a column a checkpoint: median and middle half of the matrices.
+
+    Solid is what was measured at each k, dashed what noise of the same norm gives.
+    """
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(4.6 * len(tables) + 1, 4.2), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+        found = _angles(Path(out) / name, table)
+        shares = sorted(found["share"].unique())
+        palette = dict(zip(shares, sns.color_palette("crest", len(shares)), strict=True))
+        for (share, null), mine in found.groupby(["share", "null"]):
+            curve = mine.groupby("place")["angle"].quantile([0.25, 0.5, 0.75]).unstack()
+            label = f"noise, leading {share:.0%}" if null else f"leading {share:.0%}"
+            axis.plot(curve.index, curve[0.5], "--" if null else "-", color=palette[share], label=label)
+            axis.fill_between(
+                curve.index, curve[0.25], curve[0.75], color=palette[share], alpha=0.06 if null else 0.15, linewidth=0
+            )
+        axis.set(title=name, xlabel="principal angle, by rank", yscale="log")
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axes[0][0].set_ylabel("principal angle (°), left and right")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    frames = []
+    places = (np.arange(PLACES) + 0.5) / PLACES
+    for (matrix, rows, cols), _ in table.groupby(["matrix", "rows", "cols"]):
+        for name, angles in read_arrays(folder, matrix).items():
+            if "angle_" in name:
+                share = round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2)
+                curve = np.degrees(np.quantile(angles, places))
+                frame = {"place": places, "angle": curve, "share": share, "null": name.startswith("null")}
+                frames.append(pd.DataFrame(frame))
+    found = pd.concat(frames, ignore_index=True)
+    return found[found["angle"] > 0]
+
+
+def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
+    """Relative change of the singular values by place in the spectrum; median and middle half of the matrices."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    styles = zip(("-", "--", ":", "-.") * 9, sns.color_palette("crest", len(tables)) * 9, strict=False)
+    places = (np.arange(PLACES) + 0.5) / PLACES
+    for (name, table), (dash, colour) in zip(tables.items(), styles, strict=False):
+        curves = []
+        for matrix in table["matrix"].unique():
+            arrays = read_arrays(Path(out) / name, matrix)
+            before, after = arrays["values_before"], arrays["values_after"]
+            change = np.divide(after - before, before, out=np.zeros_like(before), where=before > 0)
+            curves.append(np.interp(places, (np.arange(len(change)) + 0.5) / len(change), change))
+        low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+        axis.plot(places, middle, dash, color=colour, label=name)
+        axis.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+    axis.axhline(0, color="#555555", linewidth=0.8)
+    axis.set(
+        xlabel="place in the spectrum (0 % = largest singular value)", ylabel="relative change of the singular value"
+    )
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(PercentFormatter(1))
+    axis.legend()
+    return figure

@@ -1,0 +1,167 @@
+"""oodlib.rotation_callback in a real trainer: what it writes is what comparing the checkpoints afterwards gives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import TrainerCallback
+
+from oodlib.models import load_model, load_weights, model_folder
+from oodlib.rotation_callback import COLUMNS, RotationCallback
+from oodlib.spectra import compare
+from oodlib.training import fit, settings, supervised
+
+BASE = model_folder("tiny")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def trainer(folder, steps=4, lora=False):
+    model, tokenizer = load_model(BASE)
+    if lora:
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj"]))
+    data = Dataset.from_dict({"prompt": ["4,A,2,J"] * 16, "completion": ["(4+2)*1+10"] * 16})
+    return supervised(model, tokenizer, data, settings(folder, 0, steps, 1e-2, per_device_train_batch_size=4))
+
+
+def expected(name, folder, k):
+    found = compare(load_weights(BASE)[name], load_weights(folder)[name], k)
+    return {"angle_left": found.angles_left.mean(), "angle_right": found.angles_right.mean(),
+            "value_change": found.relative_change[:k].mean()}  # fmt: skip
+
+
+def test_it_measures_what_the_checkpoints_show(tmp_path):
+    mine = trainer(tmp_path / "run")
+    callback = RotationCallback(tmp_path / "rotation.parquet", every=2, modules=("v_proj", "up_proj"), k=3)
+    callback.attach(mine)
+    log = fit(mine, tmp_path / "run", [2, 4])
+    table = pd.read_parquet(tmp_path / "rotation.parquet")
+    assert list(table.columns) == COLUMNS and sorted(table["step"].unique()) == [2, 4]
+    assert set(table["module"]) == {"v_proj", "up_proj"} and set(table["reference"]) == {"start"}
+    for step in (2, 4):
+        for name in ("model.layers.0.self_attn.v_proj.weight", "model.layers.3.mlp.up_proj.weight"):
+            rows = table[(table["step"] == step) & (table["matrix"] == name)].set_index("metric")["value"]
+            for metric, value in expected(name, tmp_path / "run" / f"checkpoint-{step}", 3).items():
+                assert rows[metric] == pytest.approx(value, abs=1e-6)
+    logged = [row for row in mine.state.log_history if "rotation/start/angle_left" in row]
+    assert [row["step"] for row in logged] == [2, 4] and len(log) == 4
+    mean = table[(table["step"] == 4) & (table["metric"] == "angle_left")]["value"].mean()
+    assert logged[-1]["rotation/start/angle_left"] == pytest.approx(mean)
+
+
+def test_against_a_saved_checkpoint_and_after_an_interruption(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    def callback():
+        return RotationCallback(tmp_path / "rotation.parquet", every=1, k=2, start=BASE, references={"base": "tiny"})
+
+    cut = trainer(tmp_path / "run")
+    callback().attach(cut)
+    cut.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, tmp_path / "run", [2, 4])
+    again = trainer(tmp_path / "run")
+    callback().attach(again)
+    fit(again, tmp_path / "run", [2, 4])
+    table = pd.read_parquet(tmp_path / "rotation.parquet")
+    assert not table.duplicated(["step", "reference", "matrix", "metric"]).any()
+    assert sorted(table["step"].unique()) == [1, 2, 3, 4] and set(table["reference"]) == {"start", "base"}
+    values = table.pivot_table(index=["step", "matrix", "metric"], columns="reference", values="value")
+    np.testing.assert_array_equal(values["start"], values["base"])
+
+
+def test_adapters_are_counted_in(tmp_path):
+    mine = trainer(tmp_path / "run", lora=True)
+    RotationCallback(tmp_path / "rotation.parquet", every=4, k=3, modules=("v_proj", "o_proj")).attach(mine)
+    mine.train()
+    table = (
+        pd.read_parquet(tmp_path / "rotation.parquet").query("metric == 'change_ratio'").set_index("matrix")["value"]
+    )
+    merged = mine.model.merge_and_unload().state_dict()
+    for name, before in load_weights(BASE).items():
+        if name in table.index:
+            moved = float((merged[name] - before).norm() / before.norm())
+            assert table[name] == pytest.approx(moved, rel=1e-3, abs=1e-7)
+            assert (moved > 0) == ("v_proj" in name)
+    assert len(table) == 8
+
+
+def test_it_measures_where_training_stops_early_and_begins_anew_each_time(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "rotation.parquet", every=2, k=2, modules=("q_proj",)).attach(mine)
+    mine.add_callback(Stop())
+    for _ in range(2):
+        mine.train()
+        table = pd.read_parquet(tmp_path / "rotation.parquet")
+        assert sorted(table["step"].unique()) == [2, 3]
+        assert not table.duplicated(["step", "matrix", "metric"]).any()
+
+
+def test_weights_that_are_no_numbers_any_more_stop_nothing(tmp_path):
+    mine = trainer(tmp_path / "run", steps=1)
+    callback = RotationCallback(tmp_path / "rotation.parquet", modules=("q_proj",)).attach(mine)
+    mine.train()
+    with torch.no_grad():
+        mine.model.model.layers[0].self_attn.q_proj.weight[0, 0] = float("nan")
+    callback._measure(mine.model, 2)
+    last = pd.read_parquet(tmp_path / "rotation.parquet").query("step == 2")
+    assert last[last["layer"] == 0]["value"].isna().all() and last[last["layer"] == 1]["value"].notna().all()
+
+
+def test_merged_and_two_adapters_are_counted_once(tmp_path):
+    model, _ = load_model(BASE)
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["v_proj"]))
+    model.add_adapter("b", LoraConfig(r=4, target_modules=["o_proj"]))
+    model.base_model.set_adapter(["default", "b"])
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj", "o_proj"))
+    apart = {name: weight.detach().clone() for name, weight in callback._matrices(model)}
+    model.merge_adapter(["default", "b"])
+    together = dict(callback._matrices(model))
+    assert set(apart) == set(together) and len(apart) == 8
+    for name, weight in apart.items():
+        torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(weight, load_weights(BASE)[name])
+
+
+def test_what_it_cannot_measure_is_refused(tmp_path):
+    model, _ = load_model(BASE)
+    callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj",))
+    model.model.layers[0].self_attn.v_proj.weight = torch.nn.Parameter(torch.ones(4), requires_grad=False)
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.v_proj\.weight is sharded"):
+        list(callback._matrices(model))
+    quantised = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    model.model.layers[0].self_attn.v_proj.weight = quantised
+    with pytest.raises(ValueError, match=r"is quantised \(torch.int8\)"):
+        list(callback._matrices(model))
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "a.parquet", modules=("query",)).attach(mine)
+    with pytest.raises(ValueError, match="no weight matrix of the model matches modules query"):
+        mine.train()
+
+
+def test_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        RotationCallback(tmp_path / "a.parquet", every=0)
+    with pytest.raises(ValueError, match="k 'all': allowed are"):
+        RotationCallback(tmp_path / "a.parquet", k="all")
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "a.parquet", references={"peak": "no-such-folder"}).attach(mine)
+    with pytest.raises(ValueError, match="unknown checkpoint 'no-such-folder'"):
+        mine.train()

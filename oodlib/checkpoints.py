@@ -17,10 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.models import NAMED
+from oodlib.model_source import NAMED, PACKAGES, from_hub, model_folder
 from oodlib.presets import digest
 
-_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -225,14 +224,15 @@ def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
         if any(path.glob("*.safetensors*")):
             return Safetensors(path)
         raise ValueError(f"{path} holds no safetensors file (pickled weights are not read)")
-    hub = _HUB.fullmatch(str(where))
-    if path.exists() or not hub:
+    if str(where).startswith(("package:", "hub:")):
+        return open_weights(model_folder(str(where)), base)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(where)):
         raise ValueError(
             f"unknown checkpoint {str(where)!r}: allowed are a folder of safetensors, a PEFT adapter folder, "
-            "a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, or "
-            + ", ".join(NAMED)
+            "a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, "
+            + ", ".join([*NAMED, *(f"package:{name}" for name in PACKAGES)])
         )
-    return open_weights(_download(*hub.groups()), base)
+    return open_weights(from_hub(str(where)), base)
 
 
 def _of_run(run: Path, which: str) -> Path:
@@ -245,16 +245,3 @@ def _of_run(run: Path, which: str) -> Path:
         there = {p.parent.name.rpartition("-")[0] for p in (run / "checkpoints").glob("seed-*/*/checkpoint-*")}
         raise ValueError(f"{run} has no checkpoint {which!r}; it has those of {', '.join(sorted(there)) or 'nothing'}")
     return max(found, key=lambda p: (p.parent.stat().st_mtime, int(p.name.split("-")[1])))
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=["*.safetensors*", "*.json"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        at = f" at revision {revision!r}" if revision else ""
-        raise ValueError(
-            f"{repository!r} is no folder here, and could not be had from the hub{at}: {str(error).splitlines()[0]}"
-        ) from error

@@ -16,19 +16,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from oodlib.base_model import BASE_FOLDER
+from oodlib.model_source import model_folder
 
-NAMED = {"tiny": BASE_FOLDER}
+__all__ = ["device", "load_model", "load_tokenizer", "load_weights", "matrices", "mix", "model_folder"]
+
 _EMBEDDING = re.compile(r"(embed_tokens|lm_head)\.weight$")
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:\w+\.)*(\w+_proj)\.weight$")
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model named in a preset. Raises ValueError where there is none."""
-    folder = Path(NAMED.get(model, model)).expanduser()
-    if not (folder / "config.json").exists():
-        raise ValueError(f"unknown model {model!r}: allowed are {', '.join(NAMED)} or a transformers folder")
-    return folder
 
 
 def device() -> torch.device:

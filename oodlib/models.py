@@ -28,10 +28,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal language model and the tokenizer in `folder`: bfloat16 on a GPU that has it, else float32."""
+def load_model(folder: Path, to_train: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal language model and the tokenizer in `folder`: bfloat16 on a GPU that has it, else float32.
+
+    `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in bfloat16.
+    """
     where = device()
-    half = where.type == "cuda" and torch.cuda.is_bf16_supported()
+    half = where.type == "cuda" and torch.cuda.is_bf16_supported() and not to_train
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True, local_files_only=True
     )

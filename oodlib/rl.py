@@ -30,7 +30,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     preset, folder = run.preset, run.checkpoint(seed, arm, from_step)
     set_seed(seed)
     start, end = sft_folder(run, seed, from_step), arm_folder(run, seed, arm, from_step)
-    model, tokenizer = load_model(start)
+    model, tokenizer = load_model(start, to_train=True)
     setup = Setup(
         model,
         tokenizer,

@@ -56,7 +56,7 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
 def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
     """The trainer of a seed's SFT, from the base model, with or without a remedy."""
     preset = run.preset
-    model, tokenizer = load_model(model_folder(preset.model))
+    model, tokenizer = load_model(model_folder(preset.model), to_train=True)
     set_seed(seed)
     if prepare := getattr(remedy, "prepare", None):
         model = prepare(model, preset)

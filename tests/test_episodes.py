@@ -6,7 +6,7 @@ import torch
 
 from oodlib import episodes
 from oodlib.base_model import build_tokenizer
-from oodlib.episodes import Speaker, discounted, play
+from oodlib.episodes import Speaker, as_text, discounted, play
 from oodlib.evaluate import evaluate, summarise
 from oodlib.models import load_model, model_folder
 from oodlib.tasks import get_task
@@ -101,6 +101,11 @@ class ChatTokenizer:
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         return "".join(f"<{m['role']}>{m['content']}|\n" for m in messages) + "<assistant>"
+
+
+def test_a_model_without_a_chat_template_is_said_so():
+    with pytest.raises(ValueError, match="prompt_style 'chat' needs a model whose tokenizer has a chat template"):
+        as_text([{"role": "user", "content": "hello"}], load_model(model_folder("tiny"))[1])
 
 
 @pytest.mark.parametrize("ended", [True, False])

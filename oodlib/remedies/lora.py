@@ -28,7 +28,7 @@ def finish(checkpoint: Path, base: Path) -> None:
     adapter.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(checkpoint / name, adapter)
-    merged = PeftModel.from_pretrained(load_model(base)[0], adapter).merge_and_unload()
+    merged = PeftModel.from_pretrained(load_model(base, to_train=True)[0], adapter).merge_and_unload()
     merged.save_pretrained(checkpoint)
     (checkpoint / "adapter_model.safetensors").unlink()
     (checkpoint / "adapter_config.json").unlink()

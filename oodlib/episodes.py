@@ -130,10 +130,10 @@ def as_text(messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizer
         return messages
     if answer:
         return messages[-1]["content"]
-    if tokenizer.chat_template is None:
+    if getattr(tokenizer, "chat_template", "") is None:
         raise ValueError(
-            "prompt_style 'chat' needs a model whose tokenizer has a chat template, and this one has none: take another "
-            "model (an instruct one), or prompt_style 'compact'"
+            "prompt_style 'chat' needs a model whose tokenizer has a chat template, and this one has none: take an "
+            "instruct model, or prompt_style 'compact'"
         )
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 

@@ -26,7 +26,8 @@ def compare(
     modules: Modules = None,
     layers: Layers = None,
     k: Annotated[
-        list[str] | None, typer.Option(help="Leading directions: a number, or a share such as 20%. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Leading directions: a number, or a share. May be repeated. Default: 5%, 20%, 50%."),
     ] = None,
     null: Annotated[bool, typer.Option(help="Also measure what noise of the same norm would turn.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of that noise.")] = 0,
@@ -78,7 +79,9 @@ def restore(
 ) -> None:
     """Put a donor's singular vectors (or values) into a recipient, and write the edited model.
 
-    The result loads with from_pretrained and keeps the recipient's dtype, tokenizer and configuration.
+    The result loads with from_pretrained and keeps the recipient's dtype, tokenizer and configuration. As in the
+    paper, new vectors are not made orthogonal to those that stay, so a partial edit also shifts singular values and may
+    turn the leading directions away from the donor's: look at the result with `oodlib compare`.
     """
     from oodlib.model_surgery import Restoration
     from oodlib.pairing import MODULES
@@ -115,18 +118,40 @@ def _show(work: Iterator, shapes: list[tuple[int, int]], what: str) -> list:
 
 
 def _summary(tables) -> None:
-    table = Table("checkpoint", "mean angle, 20 %", "noise gives", "values changed by", "change / norm")
-    import numpy as np
+    """The middle k of each checkpoint, and the matrices that turned most there."""
+    from oodlib.comparing import summary
 
+    table = Table(
+        "checkpoint",
+        "leading",
+        "turned by",
+        "noise: by",
+        "more than noise",
+        "gap supports",
+        "values changed by",
+        "noise: by",
+    )
     for name, rows in tables.items():
-        near = rows[(rows["k"] / rows[["rows", "cols"]].min(axis=1) - 0.2).abs() < 0.05]
-
-        def mean(metric: str, rows=near) -> float:
-            return float(rows.loc[rows["metric"].str.fullmatch(metric), "value"].mean())
-
-        angles = (f"{np.degrees(mean(m)):.2f}°" for m in ("angle_(left|right)_mean", "null_angle_(left|right)_mean"))
-        table.add_row(name, *angles, f"{mean('value_change_mean', rows):.2%}", f"{mean('change_ratio', rows):.2%}")
+        short = summary(rows)
+        share = sorted(short["share"].round(2).unique())[(short["share"].round(2).nunique() - 1) // 2]
+        mine = short[(short["share"] - share).abs() < 0.02]
+        n = len(mine)
+        angles = (
+            f"{mine[column].mean():.2f}°" if mine[column].notna().any() else "" for column in ("angle", "noise_angle")
+        )
+        values = (
+            f"{mine[c].mean():.2%}" if mine[c].notna().any() else "" for c in ("value_change", "noise_value_change")
+        )
+        counts = (f"{mine[column].sum()} of {n}" for column in ("above_noise", "gap_supports"))
+        table.add_row(name, f"{share:.0%}", *angles, *counts, *values)
+        most = mine.nlargest(3, "angle")
+        console.print(
+            f"{name}: turned most, leading {share:.0%}: "
+            + ", ".join(f"{r.matrix} {r.angle:.1f}°" + ("" if r.gap_supports else "?") for r in most.itertuples()),
+            highlight=False,
+        )
     console.print(table)
+    console.print("?: the gap in the spectrum at k is smaller than the change; a few swapped directions may do that")
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:

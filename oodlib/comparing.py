@@ -1,6 +1,7 @@
 """`oodlib compare`: a base and any number of checkpoints, matrix by matrix, each result written as it comes.
 
-    DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS)
+    DIR/NAME.parquet         matrix, layer, module, rows, cols, k, metric, value (metrics: dissect.METRICS; radians)
+    DIR/NAME.csv             the short of it, a row a matrix and k, in degrees (`summary`)
     DIR/NAME/MATRIX.safetensors  the arrays behind it: singular values, angles (dissect.dissect)
     DIR/NAME/tokens.parquet  what the directions that turned most read and write, where there is a tokenizer (lens.py)
     DIR/NAME/about.json      what was compared, with which settings, and remarks on what was left out or renamed
@@ -16,6 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
@@ -78,6 +80,7 @@ class Target:
     pairs: list[Pair]
     remarks: dict[str, str]
     folder: Path
+    asked: dict[str, Any]
 
     @property
     def table(self) -> Path:
@@ -87,11 +90,15 @@ class Target:
         return array_file(self.folder, pair.name)
 
     def check_own(self) -> None:
-        """ValueError if the folder holds results of another checkpoint of the same name."""
-        about = self.folder / "about.json"
-        earlier = json.loads(about.read_text())["checkpoint"] if about.exists() else self.where
-        if Path(earlier).resolve() != Path(self.where).resolve():
-            raise ValueError(f"{self.folder} holds results of {earlier}: choose another folder with --out")
+        """ValueError if the folder holds results of other checkpoints, or with another k or null."""
+        if (self.folder / "about.json").exists():
+            earlier = json.loads((self.folder / "about.json").read_text())
+            for name, value in self.asked.items():
+                if earlier[name] != value:
+                    raise ValueError(
+                        f"{self.folder} holds results with {name} {earlier[name]}, not {value}: choose another folder "
+                        "with --out"
+                    )
 
 
 class Comparing:
@@ -108,7 +115,13 @@ class Comparing:
             if not pairs:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
-            self.targets.append(Target(name, where, weights, pairs, remarks, self.out / name))
+            asked = {"base": _absolute(base), "checkpoint": _absolute(where)}
+            asked |= {"k": list(map(str, self.settings.ks)), "null_seed": self.settings.null_seed}
+            few = [p.name for p in pairs if any(count_of(k, min(p.shape)) > min(p.shape) for k in self.settings.ks)]
+            remarks |= {
+                name: f"has fewer directions than {max(self.settings.ks, key=str)}: all are taken" for name in few
+            }
+            self.targets.append(Target(name, where, weights, pairs, remarks, self.out / name, asked))
             self.targets[-1].check_own()
 
     def mark(self, target: Target) -> str:
@@ -149,15 +162,16 @@ class Comparing:
         self._say()
         for target in self.targets:
             _write_table(target.table, self.table(target))
+            short = summary(self.table(target))
+            write_whole(
+                target.table.with_suffix(".csv"), lambda p, s=short: s.to_csv(p, index=False, float_format="%.6g")
+            )
             if len(tokens := self.table(target, "tokens")):
                 _write_table(target.folder / "tokens.parquet", tokens)
 
     def _say(self) -> None:
         for target in self.targets:
-            about = {
-                "base": self.where, "checkpoint": target.where, "k": list(self.settings.ks),
-                "null_seed": self.settings.null_seed, "matrices": len(target.pairs), "remarks": target.remarks,
-            }  # fmt: skip
+            about = {**target.asked, "matrices": len(target.pairs), "remarks": target.remarks}
             write_whole(target.folder / "about.json", lambda p, a=about: p.write_text(json.dumps(a, indent=1) + "\n"))
 
     def _analyse(self, pair: Pair, first: Spectrum, target: Target, lens: Lens | None) -> None:
@@ -183,6 +197,41 @@ class Comparing:
         table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *own])
         whole = [name for name in ("layer", "rows", "cols", "k") if name in table]
         return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a matrix and k: the mean angle of left and right in degrees, what noise gives, and whether to trust it.
+
+    Columns: matrix, layer, module, k, share (k over all directions), angle, noise_angle (degrees; NaN without a null),
+    above_noise, gap_supports (Wedin's bound is below 90 degrees), value_change, noise_value_change, change_ratio.
+    """
+    keys = ["matrix", "layer", "module", "rows", "cols"]
+    at_k = table[table["k"].notna()].pivot_table(index=[*keys, "k"], columns="metric", values="value", sort=False)
+    whole = table[table["k"].isna()].pivot_table(index="matrix", columns="metric", values="value", sort=False)
+    found = at_k.reset_index().merge(whole.reset_index(), on="matrix", how="left")
+
+    def degrees(prefix: str) -> pd.Series:
+        sides = [f"{prefix}_{side}_mean" for side in ("left", "right")]
+        return np.degrees(found.reindex(columns=sides).mean(axis=1))
+
+    angle, noise = degrees("angle"), degrees("null_angle")
+    return pd.DataFrame(
+        {
+            **{name: found[name] for name in ("matrix", "layer", "module", "k")},
+            "share": (found["k"] / found[["rows", "cols"]].min(axis=1)).astype(float),
+            "angle": angle,
+            "noise_angle": noise,
+            "above_noise": angle > noise,
+            "gap_supports": found["wedin_bound"] < np.pi / 2 - 1e-9,
+            "value_change": found["value_change_mean"],
+            "noise_value_change": found.get("null_value_change_mean", np.nan),
+            "change_ratio": found["change_ratio"],
+        }
+    )
+
+
+def _absolute(where: str) -> str:
+    return str(Path(where).resolve()) if Path(where).exists() else where
 
 
 def array_file(folder: Path, matrix: str) -> Path:

@@ -33,6 +33,8 @@ METRICS = {
     "scaling_share": "share of change_norm^2 on the diagonal of the first matrix's singular basis: values changed",
     "rotation_share": "share off that diagonal, within the basis: vectors turned among themselves",
     "outside_share": "share outside the span of the basis's longer side: vectors turned out of it",
+    "null_value_change_mean": "value_change_mean that noise of the same change_norm gives",
+    "null_scaling_share": "scaling_share that such noise gives",
     "noise_edge": "the largest singular value that the change would have if it were noise (Marchenko & Pastur 1967), "
     "its level from the median singular value (Gavish & Donoho 2014)",
     "above_edge": "how many singular values of the change lie above that edge",
@@ -73,6 +75,9 @@ def dissect(
     for side, overlap in sides.items():
         arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
     null = noise_null(first, float(np.linalg.norm(change)), ks, seed) if seed is not None else None
+    if null is not None:
+        noise = _whole(null, first.shape)
+        rows += [(None, f"null_{metric}", noise[metric]) for metric in ("value_change_mean", "scaling_share")]
     for k in dict.fromkeys(ks):
         rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", found.wedin_bound(k))]
         for side, overlap in sides.items():

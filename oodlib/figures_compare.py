@@ -56,17 +56,28 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
             axis.set(title=name if row == 0 else "", xlabel="layer" if row else "", ylabel="")
             axis.tick_params(axis="y", rotation=0)
             if row == 0:
-                _fade(axis, faded.to_numpy(), like_noise.to_numpy())
-    axes[0][0].set_ylabel("singular vectors, leading 20 %")
+                _fade(axis, faded.to_numpy())
+            for text, noisy in zip(axis.texts, like_noise[row].to_numpy().ravel(), strict=False):
+                text.set_style("italic" if noisy else "normal")
+    axes[0][0].set_ylabel(f"singular vectors, leading {_share(tables):.0%}")
     axes[1][0].set_ylabel("singular values, all")
     figure.supxlabel(
-        "Faded: the spectral gap does not support the angle. Italic: noise of the same norm turns as much.", size=9
+        "Faded: the gap in the spectrum at k is smaller than the change, so that a few swapped directions may make the "
+        "angle.\nItalic: noise of the same norm turns (or changes) as much.",
+        size=9,
     )
     return figure
 
 
-def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns as much."""
+def _share(tables: dict[str, pd.DataFrame]) -> float:
+    """The share of directions, of those measured, that is nearest to SHARE."""
+    first = next(iter(tables.values())).dropna(subset="k")
+    shares = (first["k"] / first[["rows", "cols"]].min(axis=1)).astype(float)
+    return float(shares.iloc[(shares - SHARE).abs().argmin()])
+
+
+def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns (changes) as much."""
     wide = table.pivot_table(index=["layer", "module", "matrix", "rows", "cols", "k"], columns="metric", values="value")
     wide = wide.reset_index()
     rank = wide[["rows", "cols"]].min(axis=1)
@@ -76,13 +87,11 @@ def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
     at_k["vacuous"] = at_k["wedin_bound"] > np.pi / 2 - 1e-9
     nulls = [c for c in ("null_angle_left_mean", "null_angle_right_mean") if c in at_k]
     at_k["noise"] = at_k["angle"] <= at_k[nulls].mean(axis=1) if nulls else False
-    values = table[table["metric"] == "value_change_mean"]
-    return (
-        np.degrees(_grid(at_k, "angle")),
-        _grid(values, "value"),
-        _grid(at_k, "vacuous").fillna(0) > 0.5,
-        _grid(at_k, "noise").fillna(0) > 0.5,
-    )
+    values = _grid(table[table["metric"] == "value_change_mean"], "value")
+    noise = table[table["metric"] == "null_value_change_mean"]
+    same = values <= _grid(noise, "value") if len(noise) else values < 0
+    turned = _grid(at_k, "noise").fillna(0) > 0.5
+    return np.degrees(_grid(at_k, "angle")), values, _grid(at_k, "vacuous").fillna(0) > 0.5, (turned, same)
 
 
 def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -93,7 +102,7 @@ def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return grid.reindex(known + [module for module in grid.index if module not in known])
 
 
-def _fade(axis: Axes, faded: np.ndarray, like_noise: np.ndarray) -> None:
+def _fade(axis: Axes, faded: np.ndarray) -> None:
     mesh = axis.collections[0]
     mesh.update_scalarmappable()
     colours = mesh.get_facecolors().copy()
@@ -102,9 +111,8 @@ def _fade(axis: Axes, faded: np.ndarray, like_noise: np.ndarray) -> None:
     colours[flat] = 0.45 * colours[flat] + 0.55 * white
     mesh.set_array(None)
     mesh.set_facecolors(colours)
-    for text, gone, noisy in zip(axis.texts, flat, like_noise.ravel(), strict=False):
+    for text, gone in zip(axis.texts, flat, strict=False):
         text.set_color("#222222" if gone else text.get_color())
-        text.set_style("italic" if noisy else "normal")
 
 
 def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:

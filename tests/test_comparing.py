@@ -55,6 +55,14 @@ def test_the_table_says_what_compare_says(tuned, tmp_path):
     arrays = read_arrays(tmp_path / "tuned", DOWN)
     np.testing.assert_allclose(arrays["values_after"], found.values1, atol=1e-9)
     assert mine[mine["metric"] == "change_ratio"]["value"].item() == pytest.approx(1e-3, rel=1e-3)
+    short = pd.read_csv(tmp_path / "tuned.csv")
+    assert len(short) == 56 and short["change_ratio"].between(0.9e-3, 1.1e-3).all()
+    row = short[(short["matrix"] == DOWN) & (short["k"] == 3)].iloc[0]
+    assert row["angle"] == pytest.approx(
+        np.degrees((found.angles_left.mean() + found.angles_right.mean()) / 2), rel=1e-4
+    )
+    assert row["gap_supports"] == (found.wedin_bound(3) < math.pi / 2)
+    assert 0.2 < short["above_noise"].mean() < 0.8 and 0.5 < (short["noise_angle"] / short["angle"]).median() < 2
     tokens = pd.read_parquet(tmp_path / "tuned" / "tokens.parquet")
     assert set(tokens[tokens["matrix"] == DOWN]["side"]) == {"left"} and tokens["token"].str.len().min() > 0
     assert json.loads((tmp_path / "tuned" / "about.json").read_text())["matrices"] == 28
@@ -84,7 +92,7 @@ def test_nothing_to_compare_and_a_name_taken_are_said(tuned, tmp_path):
         Comparing("tiny", [str(tmp_path / "x/c")], tmp_path / "out")
     base = str(tmp_path / "x/c")
     list(Comparing(base, [str(tmp_path / "x/c")], tmp_path / "out").run())
-    with pytest.raises(ValueError, match=r"holds results of .*x/c: choose another folder"):
+    with pytest.raises(ValueError, match=r"holds results with checkpoint .*x/c, not .*y/c: choose another folder"):
         Comparing(base, [str(tmp_path / "y/c")], tmp_path / "out")
 
 
@@ -125,7 +133,10 @@ def test_goes_on_where_it_stopped(tuned, tmp_path):
     pd.testing.assert_frame_equal(*(pd.read_parquet(tmp_path / f / "tuned.parquet") for f in ("whole", "cut")))
     more = Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(modules=("v_proj", "o_proj", "q_proj")))
     assert {pair.module for pair, _ in more.todo()} == {"q_proj"}
-    assert len(Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(ks=(4,))).todo()) == 28
+    with pytest.raises(ValueError, match=r"holds results with k \['5%', '20%', '50%'\], not \['4'\]: choose another"):
+        Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(ks=(4,)))
+    with pytest.raises(ValueError, match=r"holds results with base tiny, not .*tuned: choose another"):
+        Comparing(str(tuned), [str(tuned)], tmp_path / "cut", Settings())
 
 
 def whole_names(comparing):

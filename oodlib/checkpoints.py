@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from oodlib.presets import digest
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
-class Weights:
+class Weights(ABC):
     """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats.
 
     `rounded`: those that can be read, but were quantised.
@@ -34,9 +35,9 @@ class Weights:
     quantised: dict[str, str]
     rounded: Mapping[str, str] = MappingProxyType({})
 
+    @abstractmethod
     def tensor(self, name: str) -> Tensor:
         """One tensor, read now, in its own dtype."""
-        raise NotImplementedError
 
     @cached_property
     def mark(self) -> str:

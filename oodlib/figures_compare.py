@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from oodlib.comparing import read_arrays
+from oodlib.comparing import read_arrays, summary
 
 ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
@@ -71,27 +71,21 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
 
 def _share(tables: dict[str, pd.DataFrame]) -> float:
     """The share of directions, of those measured, that is nearest to SHARE."""
-    first = next(iter(tables.values())).dropna(subset="k")
-    shares = (first["k"] / first[["rows", "cols"]].min(axis=1)).astype(float)
+    shares = summary(next(iter(tables.values())))["share"]
     return float(shares.iloc[(shares - SHARE).abs().argmin()])
 
 
 def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[pd.DataFrame, pd.DataFrame]]:
     """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns (changes) as much."""
-    wide = table.pivot_table(index=["layer", "module", "matrix", "rows", "cols", "k"], columns="metric", values="value")
-    wide = wide.reset_index()
-    rank = wide[["rows", "cols"]].min(axis=1)
-    nearest = (wide["k"] / rank - SHARE).abs().astype(float)
-    at_k = wide.loc[nearest.groupby(wide["matrix"]).idxmin()].copy()
-    at_k["angle"] = at_k[["angle_left_mean", "angle_right_mean"]].mean(axis=1)
-    at_k["vacuous"] = at_k["wedin_bound"] > np.pi / 2 - 1e-9
-    nulls = [c for c in ("null_angle_left_mean", "null_angle_right_mean") if c in at_k]
-    at_k["noise"] = at_k["angle"] <= at_k[nulls].mean(axis=1) if nulls else False
-    values = _grid(table[table["metric"] == "value_change_mean"], "value")
-    noise = table[table["metric"] == "null_value_change_mean"]
-    same = values <= _grid(noise, "value") if len(noise) else values < 0
-    turned = _grid(at_k, "noise").fillna(0) > 0.5
-    return np.degrees(_grid(at_k, "angle")), values, _grid(at_k, "vacuous").fillna(0) > 0.5, (turned, same)
+    short = summary(table)
+    at_k = short.loc[(short["share"] - SHARE).abs().groupby(short["matrix"]).idxmin()]
+    angles = _grid(at_k, "angle")
+    values = _grid(at_k, "value_change")
+    alike = [
+        found <= _grid(at_k, noise) if at_k[noise].notna().any() else found < 0
+        for found, noise in ((angles, "noise_angle"), (values, "noise_value_change"))
+    ]
+    return angles, values, _grid(at_k, "gap_supports").fillna(1) < 0.5, tuple(alike)
 
 
 def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -146,12 +146,7 @@ def _prepare(recipient: Tensor, donor: Tensor, spectra: Spectra | None) -> tuple
         norm, expected = float(s.values.norm()), float(matrix.norm())
         if abs(norm - expected) > 1e-9 * expected:
             raise ValueError(f"the spectrum given for the {role} is of another matrix: {norm} is not {expected}")
-    return weight, *(_to(s, weight.device) for s in (own_spectrum, other_spectrum))
-
-
-def _to(s: Spectrum, device: torch.device) -> Spectrum:
-    """The spectrum on a device."""
-    return s.to(device)
+    return weight, *(s.to(weight.device) for s in (own_spectrum, other_spectrum))
 
 
 def _chosen(rank: int, k_top: int | None, k_tail: int) -> Tensor:

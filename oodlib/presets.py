@@ -63,6 +63,21 @@ Turns = Annotated[int, Field(ge=1, le=5)]
 Steps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
+class Machine(BaseModel):
+    """Where and how a run is computed; results do not depend on it but for rounding. See params/README.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    launch: str | None = None  # training by `accelerate launch`: ddp, fsdp2, or the path of its configuration
+    processes: Whole | None = None  # of `launch`; None: as its configuration says
+    micro_batch: Whole | None = None  # sequences in one forward pass of training a process; None: the whole batch
+    gradient_checkpointing: bool = False
+    executor: Literal["local", "ray"] = "local"  # where independent jobs run
+    ray_address: str | None = None  # of a running cluster; None: the one that RAY_ADDRESS names, or one started here
+    job_gpus: Annotated[float, Field(ge=0)] = 1.0  # GPUs a job reserves on a cluster that has any
+    rollouts: Literal["auto", "vllm", "transformers"] = "auto"
+
+
 class Preset(BaseModel):
     """All parameters of a run; the comments in params/tiny.yaml say what each is."""
 
@@ -76,9 +91,12 @@ class Preset(BaseModel):
     reference: bool = True
     jobs: Annotated[int, Field(ge=0)] = 0
     base_train: bool = False
+    machine: Machine = Machine()
 
     task: str
+    task_options: dict[str, str] = {}
     model: str
+    peft: dict[str, Any] = {}
     prompt_style: str
     max_new_tokens: Whole
     eval_batch_size: Whole
@@ -94,6 +112,7 @@ class Preset(BaseModel):
     sft_remedy: str
     sft_remedy_weight: Annotated[float, Field(ge=0)]
     sft_remedy_share: Share
+    sft_options: dict[str, Any] = {}
 
     rl_algorithm: Literal["grpo", "rloo", "ppo"]
     rl_turns: Turns | None = None
@@ -115,6 +134,7 @@ class Preset(BaseModel):
     rl_gae_lambda: Annotated[float, Field(ge=0, le=1)]
     rl_value_coefficient: Annotated[float, Field(ge=0)]
     rl_entropy_coefficient: Annotated[float, Field(ge=0)]
+    rl_options: dict[str, Any] = {}
 
     rotation_share: Share
     surgery_shares: list[Share]
@@ -187,13 +207,18 @@ class Preset(BaseModel):
         return ROOT / "outputs" / name
 
     def parameters(self, *prefixes: str) -> dict[str, Any]:
-        """The parameters that change results; with prefixes, the common ones and those of these stages."""
-        plain = ("preset", "like", "n_seeds", "out", "reference", "jobs", "base_train", "eval_batch_size")
+        """The parameters that change results; with prefixes, the common ones and those of these stages.
+
+        Options that are empty are left out.
+        """
+        plain = ("preset", "like", "n_seeds", "out", "reference", "jobs", "base_train", "machine", "eval_batch_size")
         stages = ("sft", "rl", "rotation", "surgery")
         return {
             name: value
             for name, value in self.model_dump().items()
-            if name not in plain and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
+            if name not in plain
+            and value != {}
+            and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
         }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from peft import PeftConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,29 +17,72 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from oodlib.checkpoints import open_weights
 from oodlib.model_source import model_folder
 
-__all__ = ["device", "load_model", "load_tokenizer", "load_weights", "matrices", "mix", "model_folder"]
+__all__ = [
+    "base_folder",
+    "device",
+    "is_adapter",
+    "load_model",
+    "load_tokenizer",
+    "load_weights",
+    "matrices",
+    "mix",
+    "model_folder",
+]
 
 _EMBEDDING = re.compile(r"(embed_tokens|lm_head)\.weight$")
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:\w+\.)*(\w+_proj)\.weight$")
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process, or the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
-def load_model(folder: Path, to_train: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    folder: Path, to_train: bool = False, adapter: bool = False
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The causal language model and the tokenizer in `folder`: bfloat16 on a GPU that has it, else float32.
 
     `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in bfloat16.
+    `adapter`: if the folder holds a PEFT adapter, leave it one, to be trained; otherwise it is merged into its base.
+    ValueError: an adapter that is pickled or whose base is not here.
     """
     where = device()
     half = where.type == "cuda" and torch.cuda.is_bf16_supported() and not to_train
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True, local_files_only=True
+        base_folder(folder),
+        dtype=torch.bfloat16 if half else torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
     )
-    return model.to(where), load_tokenizer(folder)
+    for layer in getattr(model.config.get_text_config(), "cross_attention_layers", None) or ():
+        model.get_decoder().layers[layer].requires_grad_(False)  # text does not reach it
+    if is_adapter(folder):
+        model = PeftModel.from_pretrained(model, folder, is_trainable=adapter)
+        model = model if adapter else model.merge_and_unload()
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # then accelerate moves it, a shard to each GPU
+    return model if sharded else model.to(where), load_tokenizer(folder)
+
+
+def is_adapter(folder: Path) -> bool:
+    return (Path(folder) / "adapter_config.json").exists()
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the whole model: `folder` itself, or the base that its adapter names."""
+    if not is_adapter(folder):
+        return Path(folder)
+    if not (Path(folder) / "adapter_model.safetensors").exists():
+        raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
+    named = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not named or not (Path(named) / "config.json").exists():
+        raise ValueError(f"the adapter in {folder} belongs to {named!r}, which is not here")
+    return Path(named)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -58,15 +102,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the safetensors files in `folder`, by name, on the CPU."""
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} holds no safetensors file")
-    weights = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            weights.update({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-    return weights
+    """All tensors in `folder` by name, on the CPU; those of an adapter are added to its base's."""
+    weights = open_weights(folder)
+    return {name: weights.tensor(name) for name in weights.shapes}
 
 
 def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
@@ -84,8 +122,11 @@ def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
 def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
     """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
 
-    With `embeddings` also the embedding and the unembedding, which are in no layer (None).
+    With `embeddings` also the embedding and the unembedding, which are in no layer (None). Of a model that also sees,
+    those that text does not reach are left out: the vision tower and the layers of cross-attention.
     """
-    found = {name: _MATRIX.search(name) for name in sorted(names)}
+    seeing = {name.split(".cross_attn.")[0] for name in names if ".cross_attn." in name}
+    names = [n for n in sorted(names) if "vision" not in n and not n.startswith(tuple(f"{s}." for s in seeing))]
+    found = {name: _MATRIX.search(name) for name in names}
     outer = {n: (None, m[1]) for n in names if embeddings and (m := _EMBEDDING.search(n))}
     return {name: (int(m[1]), m[2]) for name, m in found.items() if m} | outer

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from oodlib.episodes import Episode, discounted
-from oodlib.training import arm_settings
+from oodlib.training import arm_settings, rank, world
 
 if TYPE_CHECKING:
     from oodlib.arms import Setup
@@ -54,40 +55,51 @@ class PPOTrainer(Trainer):
             model.value_head = nn.Linear(model.config.hidden_size, 1, dtype=model.dtype, device=model.device)
             nn.init.zeros_(model.value_head.weight)
             nn.init.zeros_(model.value_head.bias)
-        head = [p for name, p in model.named_parameters() if name.startswith("value_head")]
-        rest = [p for name, p in model.named_parameters() if not name.startswith("value_head")]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        head = [p for name, p in named if name.startswith("value_head")]
+        rest = [p for name, p in named if not name.startswith("value_head")]
         rate = setup.preset.rl_learning_rate
         groups = [{"params": rest}, {"params": head, "lr": VALUE_HEAD_RATE * rate}]
-        options = {**arm_settings(setup), "per_device_train_batch_size": 1, "remove_unused_columns": False}
+        options = arm_settings(setup)
+        self.micro, self.parts = options["per_device_train_batch_size"], options["gradient_accumulation_steps"]
+        options |= {"per_device_train_batch_size": 1, "remove_unused_columns": False, **setup.preset.rl_options}
         super().__init__(
             model=model,
             args=TrainingArguments(**options),
-            train_dataset=[{"update": step} for step in range(setup.preset.rl_steps)],
+            train_dataset=[{"update": 0}] * (setup.preset.rl_steps * self.parts * world()),  # they are only counted
             data_collator=lambda rows: {"update": torch.tensor([row["update"] for row in rows])},
             processing_class=setup.tokenizer,
             callbacks=[record.keeper],
             optimizers=(torch.optim.AdamW(groups, lr=rate, weight_decay=0.0), None),
         )
         self.played: list[dict[str, Tensor]] = []
+        self._step, self._part = -1, 0
         self._measured: dict[str, float] = {}
+        if world() > 1 and not self.is_fsdp_enabled:  # processes that play different episodes draw differently
+            torch.manual_seed(setup.seed + 2**20 * rank())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         preset, step = self.setup.preset, self.state.global_step
-        position = step % self.setup.cycle
-        if position == 0:
+        self._part = self._part + 1 if step == self._step else 0  # an update's batch comes in parts
+        self._step, position = step, step % self.setup.cycle
+        if position == 0 and self._part == 0:
             self.played = self._play(step)
-        epoch, part = divmod(position, preset.rl_updates_per_batch)
+        epoch, number = divmod(position, preset.rl_updates_per_batch)
         order = np.random.default_rng([self.setup.seed, 4, step // self.setup.cycle, epoch])
-        mine = np.array_split(order.permutation(len(self.played)), preset.rl_updates_per_batch)[part]
+        whole = np.array_split(order.permutation(len(self.played)), preset.rl_updates_per_batch)[number]
+        mine = np.array_split(np.array_split(whole, world())[rank()], self.parts)[self._part]
         batch = self._stack([self.played[i] for i in mine])
         logp, entropy, values = self._forward(batch)
         own, states = batch["own"][:, 1:], batch["states"]
+        tokens, tries = (sum(float(self.played[i][name].sum()) for i in whole) for name in ("own", "states"))
         surrogate = clipped_loss(logp, batch["logp"][:, 1:], batch["advantage"][:, 1:], preset.rl_clip)
-        policy_loss = (surrogate * own).sum() / own.sum()
-        value_loss = 0.5 * ((values - batch["return"]).square() * states).sum() / states.sum()
-        mean_entropy = (entropy * own).sum() / own.sum()
-        self._measured |= {"entropy": mean_entropy.item(), "value_loss": value_loss.item()}
+        policy_loss = (surrogate * own).sum() / tokens
+        value_loss = 0.5 * ((values - batch["return"]).square() * states).sum() / tries
+        mean_entropy = (entropy * own).sum() / tokens
+        for name, value in (("entropy", mean_entropy), ("value_loss", value_loss)):
+            self._measured[name] = value.item() * world() + (self._measured[name] if self._part else 0.0)
         loss = policy_loss + preset.rl_value_coefficient * value_loss - preset.rl_entropy_coefficient * mean_entropy
+        loss = loss * (self.parts * world())  # the trainer takes the mean over parts and processes
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs, start_time=None):
@@ -100,17 +112,21 @@ class PPOTrainer(Trainer):
         first = step // setup.cycle * preset.rl_prompts
         groups = [i for i in range(first, first + preset.rl_prompts) for _ in range(preset.rl_samples)]
         problems = [self.problems[i] for i in groups]
-        episodes = setup.play(problems, self.accelerator.unwrap_model(self.model))
-        verdicts = [e.verdicts for e in episodes]
-        rewards = self.record.rewards(verdicts, step)
+        share = world() > 1 and not self.is_fsdp_enabled  # with parts of the weights alone all must play the same
+        mine = np.array_split(np.arange(len(groups)), world())[rank()] if share else np.arange(len(groups))
+        episodes = setup.play([problems[i] for i in mine], self.accelerator.unwrap_model(self.model))
         rows = [_row(e) for e in episodes]
-        for start in range(0, len(rows), setup.batch):
-            part = rows[start : start + setup.batch]
+        for start in range(0, len(rows), self.micro):
+            part = rows[start : start + self.micro]
             logp, _, values = self._forward(self._stack(part))
             for i, row in enumerate(part):
                 n = len(row["ids"])
                 row["logp"][1:] = logp[i, : n - 1].float().cpu()
                 row["value"] = values[i, :n].float().cpu()
+        if share:
+            episodes, rows = gather_object(episodes), gather_object(rows)
+        verdicts = [e.verdicts for e in episodes]
+        rewards = self.record.rewards(verdicts, step)
         found = [
             gae(r, row["value"][row["states"] > 0].tolist(), preset.rl_discount, preset.rl_gae_lambda)
             for r, row in zip(rewards, rows, strict=True)

@@ -41,6 +41,7 @@ _ALGORITHM = (
     "rl_gae_lambda",
     "rl_value_coefficient",
     "rl_entropy_coefficient",
+    "rl_options",
 )
 _TRAINING = ("rl_prompts", "rl_samples", "rl_updates_per_batch", "rl_epochs", "rl_learning_rate")
 _TRAINING += ("rl_schedule", "rl_warmup_steps", "rl_max_grad_norm", "rl_turns", "rl_temperature")
@@ -160,6 +161,17 @@ class Preset(BaseModel):
             )
         if self.rl_algorithm == "ppo" and self.rl_kl:
             raise ValueError("rl_kl is for grpo and rloo; ppo here has no KL term, so rl_kl must be 0")
+        if self.peft and (self.sft_remedy != "none" or self.rl_algorithm == "ppo"):
+            raise ValueError("peft goes with sft_remedy 'none' and with rl_algorithm 'grpo' or 'rloo'")
+        if self.machine.launch == "fsdp2" and self.rl_algorithm == "grpo" and self.turns_in_rl > 1:
+            raise ValueError(
+                "grpo with several tries an episode cannot play with sharded weights: take machine.launch 'ddp', "
+                "rl_algorithm 'ppo', or rl_turns 1"
+            )
+        if self.sft_options or self.rl_options or self.peft:
+            from oodlib.training import check_options  # late: it takes seconds
+
+            check_options(self)
         checkpoints = self.sft_checkpoints
         if checkpoints != sorted(set(checkpoints)) or checkpoints[0] != 0 or checkpoints[-1] != self.sft_steps:
             raise ValueError(

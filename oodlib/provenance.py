@@ -21,7 +21,6 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "n
 # A change in these makes no measurement stale.
 PLUMBING = ("campaign.py", "presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
 SHOWING = (
-    "checkpoints.py",
     "claims.py",
     "cli.py",
     "cli_weights.py",

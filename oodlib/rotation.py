@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from oodlib.models import load_model, load_weights, matrices
+from oodlib.checkpoints import open_weights
+from oodlib.models import device, load_model, load_weights, matrices
 from oodlib.presets import Preset
 from oodlib.rl import arm_folder
 from oodlib.runs import Run
@@ -30,67 +32,67 @@ def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     by index), `direction_left` or `direction_right` (radians, by index: how far the i-th singular vector
     turned), `angle_left` or `angle_right` (radians, principal angles of the leading `rotation_share`).
     """
-    preset, peak = run.preset, peak_step(run.table("measurements"), seed)
-    end = preset.sft_steps
-    steps = sorted({0, peak, end, *preset.rl_from})
-    spectra = {step: _spectra(sft_folder(run, seed, step)) for step in steps}
-    pairs = [("sft", a, b, spectra[a], spectra[b]) for a, b in ((0, peak), (peak, end), (0, end)) if a != b]
-    tables = [_compare(preset, *pair, by_index=True) for pair in pairs]
-    for step in preset.rl_from:
-        for arm in preset.rl_arms:
-            after = _spectra(arm_folder(run, seed, arm, step))
-            by_index = arm == "rl" and step == end
-            tables.append(_compare(preset, arm, step, preset.rl_steps, spectra[step], after, by_index))
-            if peak != step:  # does the arm turn back towards the peak?
-                away = _compare(preset, f"{arm} to peak", step, preset.rl_steps, spectra[peak], after, False)
-                tables.append(away)
-        if peak != step:
-            tables.append(_compare(preset, "sft to peak", step, step, spectra[peak], spectra[step], False))
-    rotation = pd.concat(tables, ignore_index=True).assign(stage="rotation", seed=seed)
+    pairs = _pairs(run, seed, peak_step(run.table("measurements"), seed))
+    weights = {folder: open_weights(folder) for pair in pairs for folder in (pair.before, pair.after)}
+    tables: dict[Pair, list[pd.DataFrame]] = {pair: [] for pair in pairs}
+    for name, place in matrices(list(weights[pairs[0].before].shapes)).items():  # one at a time, for memory
+        spectra = {pair.before: None for pair in pairs}
+        for folder in spectra:
+            spectra[folder] = spectrum(weights[folder].tensor(name).to(device()), name)
+        for folder in {pair.after: None for pair in pairs}:
+            after = spectra.get(folder) or spectrum(weights[folder].tensor(name).to(device()), name)
+            for pair in (pair for pair in pairs if pair.after == folder):
+                tables[pair].append(_compare(run.preset, pair, spectra[pair.before], after, name, *place))
+    rotation = pd.concat([frame for mine in tables.values() for frame in mine], ignore_index=True)
+    rotation = rotation.assign(stage="rotation", seed=seed)
     by_matrix = rotation.groupby(["arm", "from_step", "step", "metric"], sort=False)["value"]
     rows = [
-        (
-            "rotation",
-            arm,
-            from_step,
-            step,
-            seed,
-            "weights",
-            f"mean_{metric}",
-            float(values.mean()),
-            len(values),
-        )
-        for (arm, from_step, step, metric), values in by_matrix
+        ("rotation", *key[:3], seed, "weights", f"mean_{key[3]}", float(values.mean()), len(values))
+        for key, values in by_matrix
     ]
     return {"rotation": rotation, "measurements": as_measurements(rows)}
 
 
-def _spectra(folder: Path) -> dict[str, Spectrum]:
-    weights = load_weights(folder)
-    return {name: spectrum(weights[name], name) for name in matrices(list(weights))}
+class Pair(NamedTuple):
+    """Two checkpoints to compare, and what the pair is called in the tables."""
+
+    arm: str
+    from_step: int
+    step: int
+    before: Path
+    after: Path
+    by_index: bool = False  # also what became of each direction
+
+
+def _pairs(run: Run, seed: int, peak: int) -> list[Pair]:
+    preset, end, sft = run.preset, run.preset.sft_steps, partial(sft_folder, run, seed)
+    steps = [(a, b) for a, b in ((0, peak), (peak, end), (0, end)) if a != b]
+    pairs = [Pair("sft", a, b, sft(a), sft(b), True) for a, b in steps]
+    for step in preset.rl_from:
+        for arm in preset.rl_arms:
+            after = arm_folder(run, seed, arm, step)
+            pairs.append(Pair(arm, step, preset.rl_steps, sft(step), after, arm == "rl" and step == end))
+            if peak != step:  # does the arm turn back towards the peak?
+                pairs.append(Pair(f"{arm} to peak", step, preset.rl_steps, sft(peak), after))
+        if peak != step:
+            pairs.append(Pair("sft to peak", step, step, sft(peak), sft(step)))
+    return pairs
 
 
 def _compare(
-    preset: Preset,
-    arm: str,
-    from_step: int,
-    step: int,
-    before: dict[str, Spectrum],
-    after: dict[str, Spectrum],
-    by_index: bool,
+    preset: Preset, pair: Pair, before: Spectrum, after: Spectrum, name: str, layer: int | None, module: str
 ) -> pd.DataFrame:
+    k = leading(preset.rotation_share, len(before.values))
+    found = compare(before, after, k, name)
+    numbers = {"angle_left": found.angles_left, "angle_right": found.angles_right}
+    numbers["value_change"] = found.relative_change if pair.by_index else found.relative_change[:k]
+    if pair.by_index:
+        numbers["direction_left"], numbers["direction_right"] = direction_angles(before, after)
     frames = []
-    for name, (layer, module) in matrices(list(before)).items():
-        k = leading(preset.rotation_share, len(before[name].values))
-        found = compare(before[name], after[name], k, name)
-        numbers = {"angle_left": found.angles_left, "angle_right": found.angles_right}
-        numbers["value_change"] = found.relative_change if by_index else found.relative_change[:k]
-        if by_index:
-            numbers["direction_left"], numbers["direction_right"] = direction_angles(before[name], after[name])
-        for metric, values in numbers.items():
-            columns = {"layer": layer, "module": module, "metric": metric, "index": range(len(values))}
-            frames.append(pd.DataFrame({**columns, "value": np.float32(values)}))
-    return pd.concat(frames, ignore_index=True).assign(arm=arm, from_step=from_step, step=step)
+    for metric, values in numbers.items():
+        columns = {"layer": layer, "module": module, "metric": metric, "index": range(len(values))}
+        frames.append(pd.DataFrame({**columns, "value": np.float32(values)}))
+    return pd.concat(frames, ignore_index=True).assign(arm=pair.arm, from_step=pair.from_step, step=pair.step)
 
 
 def leading(share: float, rank: int) -> int:

@@ -15,12 +15,26 @@ from transformers import set_seed
 from trl import SFTTrainer
 
 from oodlib.evaluate import evaluate, summarise
-from oodlib.models import load_model, model_folder
+from oodlib.launch import launch
+from oodlib.models import base_folder, load_model, model_folder
 from oodlib.remedies import PenalisedTrainer, load_remedy
 from oodlib.runs import COLUMNS, Run, write_whole
 from oodlib.tasks import SPLITS, get_task
-from oodlib.training import MARK, demonstrations, fit, recent, settings, supervised, watch, watched
+from oodlib.training import (
+    MARK,
+    adapted,
+    batch_options,
+    demonstrations,
+    fit,
+    history,
+    recent,
+    settings,
+    supervised,
+    watch,
+    watched,
+)
 
+NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
 PLAIN = {"sft_remedy": "none", "sft_remedy_weight": 0.0, "sft_remedy_share": 0.25}  # SFT without a remedy
 
 
@@ -42,15 +56,18 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
         return tables
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
-        kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
-        trainer = sft_trainer(run, seed, remedy)
-        watch(trainer, folder, model_folder(preset.model), preset.sft_checkpoints)
-        log = fit(trainer, folder, kept)
-        if finish := getattr(remedy, "finish", None):
-            for step in kept:
-                finish(sft_folder(run, seed, step), model_folder(preset.model))
+        launch(run, "oodlib.sft:learn", seed)
+    log = history(folder, preset.sft_steps)
     rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
     return {"measurements": as_measurements(rows + watched(folder, "sft", "sft", 0, seed))}
+
+
+def learn(run: Run, seed: int) -> None:
+    """Train one seed's SFT and leave its checkpoints; called in every process of a training."""
+    preset, folder = run.preset, run.checkpoint(seed)
+    kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
+    trainer = sft_trainer(run, seed, load_remedy(preset.sft_remedy))
+    fit(watch(trainer, folder, model_folder(preset.model), preset.sft_checkpoints), folder, kept)
 
 
 def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
@@ -60,15 +77,18 @@ def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
     set_seed(seed)
     if prepare := getattr(remedy, "prepare", None):
         model = prepare(model, preset)
+    if preset.peft:
+        model = adapted(model, preset.peft)
     data = demonstrations(get_task(preset.task), preset, seed, preset.sft_steps * preset.sft_batch_size)
     options = settings(
         run.checkpoint(seed),
         seed,
         preset.sft_steps,
         preset.sft_learning_rate,
-        per_device_train_batch_size=preset.sft_batch_size,
+        **batch_options(preset, preset.sft_batch_size),
         lr_scheduler_type=preset.sft_schedule,
         warmup_steps=preset.sft_warmup_steps,
+        **preset.sft_options,
     )
     penalty = getattr(remedy, "penalty", None)
     trainer = supervised(model, tokenizer, data, options, PenalisedTrainer if penalty else SFTTrainer)
@@ -78,14 +98,14 @@ def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
 
 
 def save_weights(weights: dict[str, Tensor], like: Path, folder: Path) -> None:
-    """Lay a checkpoint down whole: these weights, and configuration and tokenizer of another one."""
+    """Lay a checkpoint down whole: all weights of a model, and configuration and tokenizer of another one."""
     if (folder / MARK).exists():
         return
 
     def write(path: Path) -> None:
         path.mkdir()
-        for file in like.iterdir():
-            if file.suffix in (".json", ".jinja") and file.name not in ("trainer_state.json",):
+        for file in (*base_folder(like).iterdir(), *like.iterdir()):
+            if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in NOT_KEPT:
                 shutil.copy(file, path)
         save_file(weights, path / "model.safetensors", {"format": "pt"})
         (path / MARK).touch()

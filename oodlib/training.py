@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
-from trl import SFTConfig, SFTTrainer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from trl import GRPOConfig, RLOOConfig, SFTConfig, SFTTrainer
 
+from oodlib.launch import STEP
 from oodlib.presets import Preset
 from oodlib.rotation_callback import RotationCallback
 from oodlib.tasks import Task
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
 MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
 ROTATION = "rotation.parquet"  # beside the checkpoints: how far training turned the weights
-LEFTOVERS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+LEFTOVERS = ("*.pt", "*.pth", "*.bin", "optimizer_*", "pytorch_model_fsdp_*")  # what only going on needs
 
 
 def settings(folder: Path, seed: int, steps: int, learning_rate: float, **others: Any) -> dict[str, Any]:
@@ -37,7 +43,6 @@ def settings(folder: Path, seed: int, steps: int, learning_rate: float, **others
         "weight_decay": 0.0,
         "bf16": half,
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
         "save_strategy": "no",
         "logging_steps": 1,
@@ -45,6 +50,71 @@ def settings(folder: Path, seed: int, steps: int, learning_rate: float, **others
         "disable_tqdm": True,
         **others,
     }
+
+
+DECIDED = {  # what the preset's parameters and this module decide of a trainer's options
+    "output_dir", "seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type",
+    "warmup_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
+    "activation_checkpointing", "bf16", "fp16", "use_cpu", "save_strategy", "save_steps", "remove_unused_columns",
+}  # fmt: skip
+DECIDED_IN_RL = {
+    "max_grad_norm", "steps_per_generation", "generation_batch_size", "num_iterations", "num_generations",
+    "max_completion_length", "temperature", "epsilon", "beta", "shuffle_dataset",
+}  # fmt: skip
+
+
+def check_options(preset: Preset) -> None:
+    """ValueError where sft_options, rl_options or peft name an option that TRL or PEFT lack, that the preset decides
+    otherwise, or with a value that they refuse."""
+    in_rl = {"grpo": GRPOConfig, "rloo": RLOOConfig, "ppo": TrainingArguments}[preset.rl_algorithm]
+    for name, given, kind, decided in (
+        ("sft_options", preset.sft_options, SFTConfig, DECIDED),
+        ("rl_options", preset.rl_options, in_rl, DECIDED | DECIDED_IN_RL),
+        ("peft", preset.peft, LoraConfig, {"peft_type", "task_type", "inference_mode"}),
+    ):
+        allowed = {f.name for f in fields(kind) if f.init} - decided
+        for option in given:
+            if option in decided:
+                raise ValueError(f"{name} may not set {option!r}: the preset's own parameters decide it")
+            if option not in allowed:
+                near = get_close_matches(option, allowed) or sorted(allowed)
+                raise ValueError(f"{name}: {kind.__name__} has no option {option!r}; it has {', '.join(near)}")
+        try:
+            kind(**({} if kind is LoraConfig else {"output_dir": ".", "use_cpu": True, "bf16": False}), **given)
+        except Exception as error:
+            raise ValueError(f"{name} {given}: {kind.__name__} refuses it: {error}") from None
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def batch_options(preset: Preset, batch: int) -> dict[str, Any]:
+    """A trainer's options for updates with `batch` sequences in all: shared among processes, and in parts of
+    `machine.micro_batch` at most.
+
+    ValueError: processes among which the batch cannot be shared evenly.
+    """
+    share, rest = divmod(batch, world())
+    if rest or not share:
+        raise ValueError(f"a batch of {batch} sequences cannot be shared evenly among {world()} processes")
+    micro = max(n for n in range(1, min(share, preset.machine.micro_batch or share) + 1) if share % n == 0)
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": share // micro,
+        "gradient_checkpointing": preset.machine.gradient_checkpointing,
+    }
+
+
+def adapted(model: Any, options: dict[str, Any]) -> PeftModel:
+    """The model with a LoRA adapter to train, by default on every linear layer; `options` of PEFT's LoraConfig."""
+    return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}))
 
 
 def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, float]]:
@@ -55,22 +125,33 @@ def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, fl
     """
     keeper = _Keeper(folder, set(save_at))
     trainer.add_callback(keeper)
+    if dist.is_initialized():
+        trainer.add_callback(_Teller())
     trainer.remove_callback(PrinterCallback)
-    last = keeper.last_whole()
+    with trainer.args.main_process_first():
+        last = keeper.last_whole()
     if last != max(save_at):
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{last}") if last else None)
-        log = trainer.state.log_history
-    else:
-        log = TrainerState.load_from_json(str(folder / f"checkpoint-{last}" / "trainer_state.json")).log_history
-    for path in folder.glob("checkpoint-*/*"):
-        if path.name in LEFTOVERS:
-            path.unlink()
-    return [row for row in log if "loss" in row or "reward" in row]
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        for path in (path for pattern in LEFTOVERS for path in folder.glob(f"checkpoint-*/{pattern}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return history(folder, max(save_at))
+
+
+def history(folder: Path, step: int) -> list[dict[str, float]]:
+    """The log of a finished training, a row a step."""
+    state = TrainerState.load_from_json(str(folder / f"checkpoint-{step}" / "trainer_state.json"))
+    return [row for row in state.log_history if "loss" in row or "reward" in row]
 
 
 def watch(trainer: Trainer, folder: Path, start: Path, steps: Collection[int]) -> Trainer:
-    """Have a trainer measure how far it turns the weights of `start`, at these steps; see `watched`."""
-    trainer.add_callback(RotationCallback(folder / ROTATION, every=steps, start=start))
+    """Have a trainer measure how far it turns the weights of `start`, at these steps; see `watched`.
+
+    Not where each process has but a part of the weights (FSDP).
+    """
+    if not trainer.is_fsdp_enabled:
+        trainer.add_callback(RotationCallback(folder / ROTATION, every=steps, start=start))
     return trainer
 
 
@@ -107,7 +188,18 @@ class _Keeper(TrainerCallback):
         return control
 
     def on_save(self, args, state, control, **kwargs):
-        (self.folder / f"checkpoint-{state.global_step}" / MARK).touch()
+        if dist.is_initialized():
+            dist.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            (self.folder / f"checkpoint-{state.global_step}" / MARK).touch()
+
+
+class _Teller(TrainerCallback):
+    """Says how far it is to the process that launched this one."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            print(STEP, state.global_step, state.max_steps, flush=True)
 
 
 def recent(step: int) -> list[int]:
@@ -130,8 +222,8 @@ def demonstrations(task: Task, preset: Preset, seed: int, n: int) -> Dataset:
 
 def supervised(model: Any, tokenizer: Any, data: Dataset, options: dict[str, Any], kind=SFTTrainer) -> SFTTrainer:
     """TRL's SFTTrainer over prompt-completion pairs, the loss on the completion alone."""
-    config = SFTConfig(**options, completion_only_loss=True, packing=False, max_length=None, dataset_num_proc=None)
-    return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    ours = {"completion_only_loss": True, "packing": False, "max_length": None, "dataset_num_proc": None}
+    return kind(model=model, args=SFTConfig(**{**ours, **options}), train_dataset=data, processing_class=tokenizer)
 
 
 def arm_settings(setup: Setup) -> dict[str, Any]:
@@ -142,7 +234,7 @@ def arm_settings(setup: Setup) -> dict[str, Any]:
         setup.seed,
         preset.rl_steps,
         preset.rl_learning_rate,
-        per_device_train_batch_size=setup.batch,
+        **batch_options(preset, setup.batch),
         lr_scheduler_type=preset.rl_schedule,
         warmup_steps=preset.rl_warmup_steps,
         max_grad_norm=preset.rl_max_grad_norm,

@@ -36,6 +36,13 @@ def test_every_preset_in_params_is_valid_and_names_itself(name):
         ({"prompt_style": "haiku"}, ["haiku", "compact", "chat"]),
         ({"surgery_shares": [1.5]}, ["surgery_shares", "1.5", "less than or equal to 1"]),
         ({"seed": -1}, ["seed", "-1"]),
+        ({"machine": {"lunch": "ddp"}}, ["machine", "lunch"]),
+        ({"sft_options": {"weight_decai": 0.1}}, ["sft_options", "weight_decai", "weight_decay"]),
+        ({"sft_options": {"learning_rate": 0.1}}, ["sft_options", "learning_rate", "preset"]),
+        ({"rl_options": {"loss_type": 5}}, ["rl_options", "loss_type", "5"]),
+        ({"peft": {"rank": 4}}, ["peft", "rank"]),
+        ({"peft": {"r": 0}}, ["peft", "0"]),
+        ({"peft": {"r": 4}, "sft_remedy": "rpsft"}, ["peft", "sft_remedy"]),
     ],
 )
 def test_a_wrong_parameter_is_named_with_what_is_allowed(changes, words):

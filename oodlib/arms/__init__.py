@@ -43,7 +43,7 @@ class Setup:
     @property
     def batch(self) -> int:
         """Samples an update: RL's batch of answers is split evenly over `rl_updates_per_batch` updates."""
-        return self.preset.rl_prompts * self.preset.rl_samples // self.preset.rl_updates_per_batch
+        return samples_an_update(self.preset)
 
     @property
     def cycle(self) -> int:
@@ -72,6 +72,10 @@ class Setup:
             self.preset.turns_in_rl,
             temperature=self.preset.rl_temperature,
         )
+
+
+def samples_an_update(preset: Preset) -> int:
+    return preset.rl_prompts * preset.rl_samples // preset.rl_updates_per_batch
 
 
 def load_arm(name: str) -> ModuleType:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -20,7 +21,7 @@ from oodlib.arms import Setup
 from oodlib.episodes import discounted
 from oodlib.ppo import PPOTrainer
 from oodlib.tasks import Verdict
-from oodlib.training import MARK, arm_settings
+from oodlib.training import MARK, arm_settings, rank, world
 
 ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
 Score = Callable[[list[list[Verdict]], np.random.Generator], list[list[float]]]  # verdicts -> rewards, a try each
@@ -42,22 +43,23 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
     data = Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))})
     grpo = preset.rl_algorithm == "grpo"
     kind, config = (GRPOTrainer, GRPOConfig) if grpo else (RLOOTrainer, RLOOConfig)
-    arguments = config(
-        **arm_settings(setup),
-        steps_per_generation=preset.rl_updates_per_batch,
-        num_iterations=preset.rl_epochs,
-        num_generations=preset.rl_samples,
-        max_completion_length=preset.max_new_tokens,
-        temperature=preset.rl_temperature,
-        epsilon=preset.rl_clip,
-        beta=preset.rl_kl,
-        shuffle_dataset=False,
-    )
+    options = arm_settings(setup)
+    options |= {
+        "steps_per_generation": preset.rl_updates_per_batch * options["gradient_accumulation_steps"],
+        "num_iterations": preset.rl_epochs,
+        "num_generations": preset.rl_samples,
+        "max_completion_length": preset.max_new_tokens,
+        "temperature": preset.rl_temperature,
+        "epsilon": preset.rl_clip,
+        "beta": preset.rl_kl,
+        "shuffle_dataset": False,
+        **preset.rl_options,
+    }
     several = {"rollout_func": _Rollouts(setup, prompts, problems)} if preset.turns_in_rl > 1 else {}
     return kind(
         model=setup.model,
         reward_funcs=_Reward(record, problems),
-        args=arguments,
+        args=config(**options),
         train_dataset=data,
         processing_class=setup.tokenizer,
         callbacks=[record.keeper],
@@ -98,14 +100,16 @@ class _Reward:
             texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
             verify = self.record.setup.task.verify
             verdicts = [[verify(p, t)] for p, t in zip(problems, texts, strict=True)]
-        step = trainer_state.global_step
+        step, mine = trainer_state.global_step, len(problems)
+        if world() > 1:  # a group's answers may lie in several processes
+            problems, index, verdicts = gather_object(problems), gather_object(index), gather_object(verdicts)
         returns = discounted(self.record.rewards(verdicts, step), self.record.setup.preset.rl_discount)
         self.record.add(step, problems, index, verdicts, returns, advantages(returns, self.record.setup.preset))
-        return returns.tolist()
+        return returns[rank() * mine : (rank() + 1) * mine].tolist()
 
 
 class Record:
-    """What was sampled, paid and learnt from in RL; `keeper` lays it down beside the checkpoints."""
+    """What was sampled, paid and learnt from in RL, by all processes; `keeper` lays it down beside the checkpoints."""
 
     def __init__(self, setup: Setup, score: Score):
         self.setup, self.score, self.frames = setup, score, []
@@ -155,6 +159,8 @@ class _Keeper(TrainerCallback):
             self.record.frames = [pd.read_parquet(earlier)]
 
     def on_save(self, args, state, control, **_):
+        if not state.is_world_process_zero:
+            return
         folder = self.record.setup.folder / f"checkpoint-{state.global_step}"
         assert not (folder / MARK).exists(), "samples must be laid down before the checkpoint counts as whole"
         pd.concat(self.record.frames, ignore_index=True).to_parquet(folder / ROLLOUTS, index=False)

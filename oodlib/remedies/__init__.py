@@ -1,7 +1,7 @@
 """Remedies: ways to fine-tune that should forget less; each an option `sft_remedy` of the SFT stage, one module here.
 
 A remedy that changes training has `penalty(model, preset) -> callable(inputs) -> loss to add`, or
-`prepare(model, preset) -> model` with `finish(checkpoint, base)`. One that edits finished checkpoints has
+`prepare(model, preset) -> model`. One that edits finished checkpoints has
 `edit(step, sft, preset, seed) -> tensors`, where `sft(step)` is the folder of plain SFT's weights. What
 `sft_remedy_weight` and `sft_remedy_share` mean stands in each module.
 """

@@ -1,0 +1,79 @@
+"""Other models than the tiny one: small ones of the real classes, with random weights, through every stage."""
+
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from transformers import MllamaConfig, MllamaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
+
+from oodlib.models import is_adapter, load_model, load_weights, matrices, model_folder
+from oodlib.rl import arm_folder, run_arm
+from oodlib.rotation import measure_rotation, operate
+from oodlib.sft import measure, sft_folder, train
+
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def qwen2(words):
+    config = Qwen2Config(**TEXT, vocab_size=words, num_hidden_layers=2, tie_word_embeddings=False)
+    return Qwen2ForCausalLM(config)
+
+
+def mllama(words):
+    seeing = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_global_layers": 1}
+    seeing |= {"attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_output_dim": 32}
+    seeing |= {"intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]], "max_num_tiles": 1}
+    text = {**TEXT, "vocab_size": words, "num_hidden_layers": 3, "cross_attention_layers": [1], "pad_token_id": 0}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    return MllamaForConditionalGeneration(MllamaConfig(vision_config=seeing, text_config=text))
+
+
+@pytest.fixture(params=[qwen2, mllama], ids=lambda make: make.__name__)
+def family(request, tmp_path):
+    """The folder of a random model with the tiny model's tokenizer."""
+    torch.manual_seed(0)
+    _, tokenizer = load_model(model_folder("tiny"))
+    folder = tmp_path / "model"
+    request.param(len(tokenizer)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_folder("tiny") / name, folder)
+    return folder
+
+
+def test_every_stage_takes_the_model(family, tiny_run):
+    run = tiny_run(model=str(family), sft_learning_rate=1e-2, max_new_tokens=8, rl_algorithm="ppo", rl_turns=2)
+    tables = [train(run, 10), *(measure(run, 10, step) for step in (0, 2, 4)), run_arm(run, 10, "rl", 4)]
+    run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
+    angles = measure_rotation(run, 10)["rotation"]
+    edited = operate(run, 10, "vectors", "vectors", top=1.0)
+    before, after = load_weights(family), load_weights(sft_folder(run, 10, 4))
+    chosen = matrices(list(after))
+    assert len(chosen) == 14 and set(angles["layer"]) == {layer for layer, _ in chosen.values()}
+    assert set(chosen) <= set(after) and not any("vision" in n or "cross" in n for n in chosen)
+    assert all(not torch.equal(before[n.replace("model.", prefix(before), 1)], after[n]) for n in chosen)
+    assert (arm_folder(run, 10, "rl", 4) / "model.safetensors").exists()
+    assert len(edited["hands"]) and run.table()["value"].notna().any()
+
+
+def prefix(weights):
+    return "model.language_model." if any("language_model" in n for n in weights) else "model."
+
+
+def test_lora_trains_adapters_in_sft_and_rl(tiny_run):
+    run = tiny_run(peft={"r": 4, "lora_alpha": 8}, sft_learning_rate=1e-2, rl_learning_rate=1e-2, rl_steps=2)
+    train(run, 10)
+    tables = run_arm(run, 10, "rl", 4)
+    base, start, end = model_folder("tiny"), sft_folder(run, 10, 4), arm_folder(run, 10, "rl", 4)
+    assert is_adapter(start) and is_adapter(end) and not (start / "model.safetensors").exists()
+    before, after, later = load_weights(base), load_weights(start), load_weights(end)
+    for name in matrices(list(before)):
+        for change in (after[name] - before[name], later[name] - before[name]):
+            assert torch.linalg.matrix_rank(change.double(), rtol=1e-4) <= 4
+        assert not torch.equal(after[name], later[name])
+    merged = load_model(end)[0].state_dict()
+    assert all(torch.allclose(merged[n], later[n], atol=1e-5) for n in matrices(list(later)))
+    assert "rollouts" in tables and not tables["measurements"].empty
+    run_arm(run, 10, "interpolation_base", 4)
+    assert (arm_folder(run, 10, "interpolation_base", 4) / "config.json").exists()
+    assert not is_adapter(arm_folder(run, 10, "interpolation_base", 4))

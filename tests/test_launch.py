@@ -1,0 +1,79 @@
+"""Training in parts and in several processes: the same checkpoints and, but for rounding, the same numbers."""
+
+import numpy as np
+import pytest
+
+from oodlib.arms import NoData
+from oodlib.launch import launch
+from oodlib.models import load_weights
+from oodlib.presets import load_preset
+from oodlib.rl import run_arm
+from oodlib.runs import Run
+from oodlib.sft import sft_folder, train
+
+
+def names(run):
+    return {p.relative_to(run.checkpoint(10)) for p in run.checkpoint(10).rglob("*")}
+
+
+def values(tables):
+    return tables["measurements"]["value"].to_numpy()
+
+
+def test_a_batch_in_parts_gives_the_same_training(tiny_run, tmp_path):
+    whole, parts = (tiny_run(out=str(tmp_path / f"m{m}"), machine={"micro_batch": m}) for m in (4, 1))
+    np.testing.assert_allclose(values(train(whole, 10)), values(train(parts, 10)), rtol=1e-4)
+    assert names(whole) == names(parts)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
+    changes = {"rl_algorithm": algorithm, "rl_steps": 4, "sft_learning_rate": 1e-3}
+    whole, parts = (tiny_run(out=str(tmp_path / f"m{m}"), machine={"micro_batch": m}, **changes) for m in (8, 4))
+    losses = []
+    for run in (whole, parts):
+        train(run, 10)
+        table = run_arm(run, 10, "rl", 4)["measurements"]
+        losses.append(table[(table["split"] == "train") & table["metric"].isin(["reward", "entropy"])]["value"])
+    np.testing.assert_allclose(*losses, rtol=2e-2)
+
+
+def test_batches_and_configurations_that_cannot_be(tiny_run, monkeypatch):
+    with pytest.raises(ValueError, match=r"'warp'.*ddp, fsdp2"):
+        launch(Run(load_preset("smoke", machine={"launch": "warp"})), "oodlib.sft:learn", 10)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"batch of 4 .* 3 processes"):
+        train(tiny_run(), 10)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tiny_run, tmp_path):
+    one = tiny_run(out=str(tmp_path / "one"))
+    two = tiny_run(out=str(tmp_path / "two"), machine={"launch": "ddp", "processes": 2})
+    np.testing.assert_allclose(values(train(one, 10)), values(train(two, 10)), rtol=1e-4)
+    assert names(one) == names(two)
+    for name, mine in load_weights(sft_folder(one, 10, 4)).items():
+        assert abs(load_weights(sft_folder(two, 10, 4))[name] - mine).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_two_processes_play_a_batch_together(tiny_run, algorithm):
+    run = tiny_run(machine={"launch": "ddp", "processes": 2}, rl_algorithm=algorithm, rl_steps=4)
+    train(run, 10)
+    tables = run_arm(run, 10, "rl", 4)
+    cycle = run.preset.rl_updates_per_batch * run.preset.rl_epochs
+    played = tables["rollouts"]
+    assert len(played) == 4 // cycle * run.preset.rl_prompts * run.preset.rl_samples
+    assert (played.groupby(["update", "group"]).size() == run.preset.rl_samples).all()
+    assert played["advantage"].abs().gt(0).any()
+
+
+@pytest.mark.slow
+def test_what_fails_in_a_process_is_said(tiny_run):
+    run = tiny_run(machine={"launch": "ddp", "processes": 2})
+    with pytest.raises(RuntimeError, match=r"process \d: FileNotFoundError|process \d: OSError|process \d: ValueError"):
+        launch(run, "oodlib.rl:learn", 10, arm="rl", from_step=4)  # there is no SFT yet
+    train(run, 10)
+    with pytest.raises(NoData):
+        launch(run, "oodlib.rl:learn", 10, arm="rejection_sampling", from_step=4)

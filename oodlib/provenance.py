@@ -19,7 +19,14 @@ import psutil
 PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
 # A change in these makes no measurement stale.
-PLUMBING = ("campaign.py", "presets.py", "provenance.py", "runs.py", "stages.py")  # a job's key holds what they decide
+PLUMBING = (  # a job's key holds what they decide
+    "campaign.py",
+    "cluster.py",
+    "presets.py",
+    "provenance.py",
+    "runs.py",
+    "stages.py",
+)
 SHOWING = (
     "claims.py",
     "cli.py",

@@ -12,6 +12,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from oodlib.cluster import run_jobs
 from oodlib.presets import Preset
 from oodlib.provenance import Meter
 from oodlib.runs import Job, Run, clear_error
@@ -139,15 +140,20 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(run.preset.jobs or cores, len(wave))
     threads = max(1, cores // workers)  # the same again after an interruption, for it may change the last digits
-    calls = (delayed(_work)(run, job, threads) for job in left)
     total = sum(job.cost for job in wave)
     with tqdm(total=round(total), desc=stage, unit="seq", unit_scale=True, leave=False) as bar:
         bar.update(round(total - sum(job.cost for job in left)))
-        for job in Parallel(n_jobs=workers, return_as="generator_unordered")(calls):
+        if run.preset.machine.executor == "ray":
+            done = run_jobs(run, left, threads)
+        else:
+            calls = (delayed(work)(run, job, threads) for job in left)
+            done = Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
+        for job in done:
             bar.update(round(job.cost))
 
 
-def _work(run: Run, job: Job, threads: int) -> Job:
+def work(run: Run, job: Job, threads: int) -> Job:
+    """Do one job and lay its part down."""
     quiet()
     import torch
 

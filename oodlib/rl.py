@@ -34,7 +34,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     setup = Setup(
         model,
         tokenizer,
-        get_task(preset.task),
+        get_task(preset.task, preset.task_options),
         preset,
         seed,
         folder,

@@ -242,8 +242,8 @@ def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
 
 
 def test_every_stage_runs_on_one_s_own_data(tiny_run):
-    small = {"max_new_tokens": 4, "rl_arms": ["rl"], "rl_prompts": 4, "surgery_embeddings": False}
-    run = tiny_run(task="jsonl", task_options=EXAMPLE, eval_every=3, **small)
+    small = {"max_new_tokens": 4, "rl_arms": ["rl"], "surgery_embeddings": False, "surgery_draws": 0}
+    run = tiny_run(task="jsonl", task_options=EXAMPLE, eval_every=3, sft_checkpoints=[0, 4], **small)
     for stage in ("sft", "rl", "surgery"):
         ensure(run, stage)
     table = run.table("measurements").query("metric == 'accuracy'")

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from oodlib.tasks import STYLES, check_choice, task_names
+from oodlib.tasks import FILES, STYLES, check_choice, get_task, task_names
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+[eE][+-]?\d+")  # 2e-4, which YAML takes for text
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +147,7 @@ class Preset(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> Preset:
         check_choice("task", self.task, tuple(task_names()))
+        get_task(self.task, self.task_options)
         check_choice("prompt_style", self.prompt_style, STYLES)
         check_choice("sft_remedy", self.sft_remedy, REMEDIES)
         for arm in self.rl_arms:
@@ -221,13 +222,16 @@ class Preset(BaseModel):
     def parameters(self, *prefixes: str) -> dict[str, Any]:
         """The parameters that change results; with prefixes, the common ones and those of these stages.
 
-        Options that are empty are left out.
+        Options that are empty are left out; data files stand there by their digests.
         """
+        values = self.model_dump()
+        if self.task_options:
+            values["task_options"] = get_task(self.task, self.task_options).parameters()
         plain = ("preset", "like", "n_seeds", "out", "reference", "jobs", "base_train", "machine", "eval_batch_size")
         stages = ("sft", "rl", "rotation", "surgery")
         return {
             name: value
-            for name, value in self.model_dump().items()
+            for name, value in values.items()
             if name not in plain
             and value != {}
             and (not prefixes or (p := name.split("_")[0]) not in stages or p in prefixes)
@@ -248,12 +252,14 @@ def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
     """The preset called `name` (a file in params/, or a path to a YAML file), with changes that are not None.
 
     Raises ValueError, in one short sentence, for an unknown preset, an unknown key, a value of the wrong
-    type, or an impossible one.
+    type, or an impossible one. Relative paths of data and of a model's folder in a preset's file are relative to the
+    file, in changes to the working directory; where nothing is there, the other way round.
     """
     values = _filed(name)
     if values.get("like"):
         values = {**_filed(values["like"]), **values}
-    values.update({k: v for k, v in changes.items() if v is not None})
+    changes = {k: v for k, v in changes.items() if v is not None}
+    values.update(_absolute(changes, Path.cwd(), _path(name).parent))
     values = {k: float(v) if isinstance(v, str) and _SCIENTIFIC.fullmatch(v) else v for k, v in values.items()}
     if isinstance(values.get("model"), str) and Path(values["model"]).expanduser().is_dir():
         values["model"] = str(Path(values["model"]).expanduser().resolve())
@@ -263,14 +269,35 @@ def load_preset(name: str | os.PathLike, **changes: Any) -> Preset:
         raise ValueError(_sentence(error)) from None
 
 
+def _path(name: str | os.PathLike) -> Path:
+    return Path(name).resolve() if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+
+
 def _filed(name: str | os.PathLike) -> dict[str, Any]:
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+    path = _path(name)
     if not path.exists():
         raise ValueError(f"unknown preset {str(name)!r}; the presets are: {', '.join(preset_names())}, or a path")
     values = yaml.safe_load(path.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no parameters (names and values, one a line)")
-    return {"preset": path.stem, **values}
+    return {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
+
+
+def _absolute(values: dict[str, Any], *folders: Path) -> dict[str, Any]:
+    """The same parameters, paths of data and of a model absolute: in the first of these folders that holds them."""
+    values = dict(values)
+
+    def places(path: str) -> list[Path]:
+        found = [(folder / Path(path).expanduser()).resolve() for folder in folders]
+        return [p for p in found if p.exists()] or found
+
+    model, options = values.get("model"), values.get("task_options")
+    if isinstance(model, str) and len(Path(model).parts) > 1 and places(model)[0].is_dir():
+        values["model"] = str(places(model)[0])
+    if isinstance(options, dict):
+        paths = {k: str(places(v)[0]) for k, v in options.items() if k in FILES and isinstance(v, str)}
+        values["task_options"] = {**options, **paths}
+    return values
 
 
 def preset_from(namespace: Mapping[str, Any], ignore_unknown: bool = False) -> Preset:

@@ -74,7 +74,7 @@ def _setup(run: Run, seed: int, arm: str, from_step: int) -> Setup:
     return Setup(
         model,
         tokenizer,
-        get_task(preset.task),
+        get_task(preset.task, preset.task_options),
         preset,
         seed,
         run.checkpoint(seed, arm, from_step),

@@ -79,7 +79,8 @@ def sft_trainer(run: Run, seed: int, remedy: ModuleType | None) -> SFTTrainer:
         model = prepare(model, preset)
     if preset.peft:
         model = adapted(model, preset.peft)
-    data = demonstrations(get_task(preset.task), preset, seed, preset.sft_steps * preset.sft_batch_size)
+    task = get_task(preset.task, preset.task_options)
+    data = demonstrations(task, preset, seed, preset.sft_steps * preset.sft_batch_size)
     options = settings(
         run.checkpoint(seed),
         seed,
@@ -130,12 +131,13 @@ def evaluate_model(
 ) -> dict[str, pd.DataFrame]:
     """Both splits for a model in memory, as the tables `measurements` and `hands`."""
     preset = run.preset
+    task = get_task(preset.task, preset.task_options)
     rows, hands = [], []
     for split in SPLITS:
         judged = evaluate(
             model,
             tokenizer,
-            get_task(preset.task),
+            task,
             split,
             preset.prompt_style,
             preset.max_new_tokens,

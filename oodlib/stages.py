@@ -28,7 +28,8 @@ def waves(preset: Preset, stage: str) -> list[list[Job]]:
     Costs are in sequences trained on; one that is generated or scored counts as a third.
     """
     check_choice("stage", stage, STAGES)
-    problems = sum(len(get_task(preset.task).split(split)) for split in SPLITS) / preset.eval_every
+    task = get_task(preset.task, preset.task_options)
+    problems = sum(len(task.split(split)) for split in SPLITS) / preset.eval_every
 
     def job(seed: int, name: str, function: str, cost: float, /, **arguments: Any) -> Job:
         place = f"{stage}/seed-{seed}/{name.replace(' ', '-')}"

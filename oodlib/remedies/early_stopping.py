@@ -20,7 +20,7 @@ PROBE = 64
 
 
 def edit(step: int, sft: Callable[[int], Path], preset, seed: int) -> dict[str, Tensor]:
-    task = get_task(preset.task)
+    task = get_task(preset.task, preset.task_options)
     problems = task.sample(np.random.default_rng([seed, 5]), "ood", PROBE)
 
     def right(t: int) -> int:

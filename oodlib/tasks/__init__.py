@@ -1,13 +1,16 @@
 """Tasks: distributions of problems, each with an in-distribution and an out-of-distribution split.
 
-A task is one module with a `TASK` object that keeps to the protocol below. Nothing else in oodlib
-knows which task runs. To add one, write the module and name it in `_TASKS`.
+A task is one module with a `TASK` object that keeps to the protocol below, or with `make_task(options)`, which
+returns one whose `parameters()` say what a run's key must know of the options. Nothing else in oodlib knows which
+task runs. To add one, write the module and name it in `_TASKS`.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +18,7 @@ import numpy as np
 SPLITS = ("id", "ood")
 OUTCOMES = ("correct", "wrong_value", "wrong_numbers", "illegal", "malformed")
 STYLES = ("compact", "chat")
+FILES = ("train", *SPLITS)  # the options of tasks that are paths
 
 Outcome = Literal["correct", "wrong_value", "wrong_numbers", "illegal", "malformed"]
 
@@ -54,11 +58,14 @@ class Task(Protocol):
     def verify(self, problem: Any, text: str) -> Verdict:
         """Judge a model's answer. Never runs it."""
 
+    def feedback(self, problem: Any, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
+        """What is said after a wrong try, before the next one."""
+
     def label(self, problem: Any) -> str:
         """A short name of the problem, unique in its split."""
 
 
-_TASKS = {"general_points": "oodlib.tasks.general_points"}
+_TASKS = {"general_points": "oodlib.tasks.general_points", "jsonl": "oodlib.tasks.jsonl"}
 
 
 def task_names() -> list[str]:
@@ -66,11 +73,24 @@ def task_names() -> list[str]:
     return sorted(_TASKS)
 
 
-def get_task(name: str) -> Task:
-    """The task called `name`. Raises ValueError for an unknown one."""
+def get_task(name: str, options: Mapping[str, str] | None = None) -> Task:
+    """The task called `name` with these options; files are read once a process.
+
+    ValueError for an unknown task, or options that do not fit it.
+    """
     if name not in _TASKS:
         raise ValueError(f"unknown task {name!r}; the tasks are: {', '.join(task_names())}")
-    return importlib.import_module(_TASKS[name]).TASK
+    return _get_task(name, tuple(sorted((options or {}).items())))
+
+
+@cache
+def _get_task(name: str, options: tuple[tuple[str, str], ...]) -> Task:
+    module = importlib.import_module(_TASKS[name])
+    if hasattr(module, "make_task"):
+        return module.make_task(dict(options))
+    if options:
+        raise ValueError(f"the task {name!r} takes no task_options, but has {', '.join(dict(options))}")
+    return module.TASK
 
 
 def check_choice(kind: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -1,0 +1,218 @@
+"""A user's own data: one JSON object a line, and a checker that says which answers are right.
+
+A line has `prompt` (text, or chat messages {role, content}), `completion` (a right answer to learn from), `answer`
+(any JSON value, for the checker) and, if wanted, `label`. Options: the files `id` and `ood`; `train`, from which ID
+problems are dealt for training (else from `id`); `checker`: `exact` (the default), `number`, or a function's import
+path. Nothing that a file says is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oodlib.tasks import FILES, OUTCOMES, SPLITS, STYLES, Verdict, check_choice
+
+OPTIONS = (*FILES, "checker")
+Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)])-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+)
+_PATH = re.compile(r"([\w.]+):(\w+)")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of a file.
+
+    Attributes:
+        prompt: text, or chat messages as pairs (role, content).
+        gold: the line's `answer`, as JSON text.
+    """
+
+    prompt: str | tuple[tuple[str, str], ...]
+    completion: str
+    gold: str
+    label: str
+
+
+class JsonLines:
+    name = "jsonl"
+
+    def __init__(self, options: Mapping[str, str]):
+        for option in options:
+            check_choice("option in task_options", option, OPTIONS)
+        if missing := [split for split in SPLITS if split not in options]:
+            raise ValueError(f"task_options of the task jsonl lack {' and '.join(missing)}: the path of a JSONL file")
+        self.check, self._parameters = _checker(options.get("checker", "exact"))
+        self._problems: dict[str, tuple[Problem, ...]] = {}
+        for name in FILES:
+            if name in options:
+                self._problems[name], self._parameters[name] = _read(Path(options[name]), self.check is number)
+
+    def parameters(self) -> dict[str, str]:
+        """The options as a run's key has them: SHA-256 digests of the files in place of their paths."""
+        return dict(self._parameters)
+
+    def split(self, name: str) -> list[Problem]:
+        """Every line of the file of a split."""
+        return list(self._problems[check_choice("split", name, SPLITS)])
+
+    def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Problem]:
+        """`n` lines, evenly, with repetition; those of `train` for the split `id` where there is such a file."""
+        check_choice("split", split, SPLITS)
+        dealt = self._problems.get("train", self._problems["id"]) if split == "id" else self._problems[split]
+        return [dealt[i] for i in rng.integers(len(dealt), size=n)]
+
+    def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
+        check_choice("prompt style", style, STYLES)
+        if isinstance(problem.prompt, str):
+            return problem.prompt if style == "compact" else [{"role": "user", "content": problem.prompt}]
+        if style == "compact":
+            raise ValueError(f"the prompt of {problem.label!r} is chat messages: use prompt_style 'chat'")
+        return [{"role": role, "content": content} for role, content in problem.prompt]
+
+    def answer(self, problem: Problem, style: str, rng: np.random.Generator) -> str | list[dict[str, str]]:
+        """The line's `completion`."""
+        check_choice("prompt style", style, STYLES)
+        return problem.completion if style == "compact" else [{"role": "assistant", "content": problem.completion}]
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """The checker's verdict. Reward 5 for a right answer, -1 + 6 * score for others, -3 if it cannot be read."""
+        if not text.strip():
+            return Verdict("malformed", -3.0, "No answer was found.")
+        try:
+            found = self.check(json.loads(problem.gold), text)
+        except ValueError as error:
+            return Verdict("malformed", -3.0, str(error) or "The answer cannot be read.")
+        if isinstance(found, Verdict) and found.outcome in OUTCOMES:
+            return found
+        if not isinstance(found, (bool, int, float, np.bool_, np.number)) or not 0 <= found <= 1:
+            kinds = "a bool, a number from 0 to 1, or a Verdict with one of the outcomes " + ", ".join(OUTCOMES)
+            raise ValueError(f"the checker gave {found!r} for {problem.label!r}, which is not {kinds}")
+        right = found == 1
+        message = "This is right." if right else "This is not the right answer."
+        return Verdict("correct" if right else "wrong_value", -1.0 + 6.0 * float(found), message)
+
+    def feedback(self, problem: Problem, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
+        """What is said to the player after a wrong try: the checker's message, and the wish for another answer."""
+        check_choice("prompt style", style, STYLES)
+        text = f"{verdict.message} Try again, in the same format."
+        return f"\n{text}\n" if style == "compact" else [{"role": "user", "content": text}]
+
+    def label(self, problem: Problem) -> str:
+        return problem.label
+
+
+def exact(answer: Any, text: str) -> bool:
+    """Whether the text is the answer, white space around it aside."""
+    return text.strip() == (answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)).strip()
+
+
+def number(answer: Any, text: str) -> bool:
+    """Whether the last number in the text is the answer. ValueError if there is none."""
+    return _last_number(text) == _last_number(str(answer))
+
+
+def _last_number(text: str) -> Decimal:
+    found = _NUMBER.findall(text)
+    if not found:
+        raise ValueError("No number was found.")
+    return Decimal(found[-1].replace(",", ""))
+
+
+CHECKERS: dict[str, Check] = {"exact": exact, "number": number}
+
+
+def _checker(name: str) -> tuple[Check, dict[str, str]]:
+    """A checker by its plain name or its import path, and what says in a run's key which one it is."""
+    if name in CHECKERS:
+        return CHECKERS[name], {"checker": name}
+    path = _PATH.fullmatch(name)
+    if not path:
+        raise ValueError(
+            f"unknown checker {name!r}: allowed are {', '.join(CHECKERS)}, or my_package.my_module:function"
+        )
+    try:
+        module = import_module(path[1])
+        check = getattr(module, path[2])
+    except Exception as error:
+        raise ValueError(
+            f"the checker {name!r} cannot be imported ({type(error).__name__}: {error}): install its package, or name "
+            "its folder in PYTHONPATH"
+        ) from error
+    if not callable(check):
+        raise ValueError(f"the checker {name!r} is no function")
+    source = getattr(module, "__file__", None)
+    code = _digest(Path(source).read_bytes()) if source else ""
+    return check, {"checker": name, "checker_code": code}
+
+
+def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
+    """The problems of a file and its digest; `numbers`: every answer must hold a number."""
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from None
+    problems: dict[str, tuple[int, Problem]] = {}
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            problem = _problem(line, n)
+            if numbers:
+                _last_number(str(json.loads(problem.gold)))
+            if problem.label in problems:
+                raise ValueError(f"the label {problem.label!r} is that of line {problems[problem.label][0]} too")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {n}: {error}") from None
+        problems[problem.label] = n, problem
+    if not problems:
+        raise ValueError(f"{path} is empty: it must hold one JSON object a line")
+    return tuple(problem for _, problem in problems.values()), _digest(content)
+
+
+def _problem(line: str, n: int) -> Problem:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    if missing := [key for key in ("prompt", "completion", "answer") if key not in row]:
+        raise ValueError(f"no {' and no '.join(missing)}; it has {', '.join(map(repr, row)) or 'nothing'}")
+    label = row.get("label", f"line {n}")
+    for key, value in (("completion", row["completion"]), ("label", label)):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{key} must be text, not {value!r}")
+    prompt = row["prompt"]
+    if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
+        prompt = tuple((message["role"], message["content"]) for message in prompt)
+    elif not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError("prompt must be text, or a list of chat messages with text as role and content")
+    return Problem(prompt, row["completion"], json.dumps(row["answer"]), label)
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"role", "content"}:
+        return False
+    return all(isinstance(text, str) for text in value.values())
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+make_task = JsonLines

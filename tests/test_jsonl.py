@@ -1,0 +1,279 @@
+"""A user's own data: files and checkers are read as they are meant, faults are named, and every stage runs on them."""
+
+import json
+import subprocess
+import sys
+from itertools import count
+
+import numpy as np
+import pytest
+
+from oodlib import Run, ensure, tasks
+from oodlib.cli import STAGE_NOTEBOOKS
+from oodlib.episodes import play
+from oodlib.models import load_model, model_folder
+from oodlib.presets import PARAMS, ROOT, load_preset
+from oodlib.tasks import Verdict, get_task
+from oodlib.tasks.jsonl import exact, number
+
+CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 3?"}]
+EXAMPLE = load_preset("custom").task_options
+NAMES = count()  # a module is imported once a process
+
+
+def line(prompt="2 + 3 =\n", completion="5", answer=5, **others):
+    return json.dumps({"prompt": prompt, "completion": completion, "answer": answer, **others})
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes a file of lines for each split; its options, as a preset has them."""
+
+    def write(*lines, checker="number", **splits):
+        options = {"checker": checker}
+        for name, mine in {"id": lines or [line()], "ood": lines or [line()], **splits}.items():
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("\n".join(mine) + "\n")
+            options[name] = str(path)
+        return options
+
+    return write
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch, data):
+    """A task whose checker has this body."""
+
+    def make(body):
+        module = f"my_checker_{next(NAMES)}"
+        (tmp_path / f"{module}.py").write_text(
+            f"from oodlib.tasks import Verdict\ndef check(answer, text):\n    {body}\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        task = get_task("jsonl", data(checker=f"{module}:check"))
+        return lambda text: task.verify(task.split("id")[0], text)
+
+    return make
+
+
+# ---- files ---------------------------------------------------------------------------------------------
+
+
+def test_splits_are_the_lines_and_training_deals_from_train(data):
+    train = [line(f"{n} =\n", str(n), n, label=str(n)) for n in range(20)]
+    task = get_task("jsonl", data(line(label="a"), line(), train=train))
+    assert [task.label(p) for p in task.split("id")] == ["a", "line 2"]
+    assert len({*task.split("id"), *task.split("ood")}) == 2, "problems are hashable"
+    dealt = task.sample(np.random.default_rng(0), "id", 200)
+    assert {task.label(p) for p in dealt} == {str(n) for n in range(20)}
+    assert dealt == task.sample(np.random.default_rng(0), "id", 200)
+    assert {task.label(p) for p in task.sample(np.random.default_rng(0), "ood", 50)} == {"a", "line 2"}
+    with pytest.raises(ValueError, match=r"'train'.*id, ood"):
+        task.split("train")
+
+
+def test_without_train_one_learns_from_id(data):
+    task = get_task("jsonl", data(ood=[line(label="far")]))
+    assert {task.label(p) for p in task.sample(np.random.default_rng(0), "id", 9)} == {"line 1"}
+
+
+def test_prompts_and_answers_in_both_styles(data):
+    task = get_task("jsonl", data(line(), line(CHAT)))
+    text, chat = task.split("id")
+    assert task.prompt(text, "compact") == "2 + 3 =\n" and task.answer(text, "compact", None) == "5"
+    assert task.prompt(text, "chat") == [{"role": "user", "content": "2 + 3 =\n"}]
+    assert task.prompt(chat, "chat") == CHAT
+    assert task.answer(chat, "chat", None) == [{"role": "assistant", "content": "5"}]
+    with pytest.raises(ValueError, match=r"'line 2'.*'chat'"):
+        task.prompt(chat, "compact")
+    wrong = task.verify(text, "4")
+    assert task.feedback(text, wrong, "chat")[0]["content"] in task.feedback(text, wrong, "compact")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["{'prompt': 1}"], ["id.jsonl, line 1", "not JSON"]),
+        ([line(), "[1, 2]"], ["line 2", "not a JSON object"]),
+        ([line(), "", '{"prompt": "a", "answer": 1}'], ["line 3", "no completion", "'prompt', 'answer'"]),
+        ([line(completion=5)], ["line 1", "completion", "5"]),
+        ([line(completion=" ")], ["line 1", "completion"]),
+        ([line(prompt=[])], ["line 1", "prompt", "messages"]),
+        ([line(prompt=[{"role": "user"}])], ["line 1", "prompt", "role and content"]),
+        ([line(label=3)], ["line 1", "label", "3"]),
+        ([line(label="a"), line(), line(label="a")], ["line 3", "label 'a'", "line 1"]),
+        ([line(answer="five")], ["line 1", "No number"]),
+        (["", " "], ["id.jsonl", "empty"]),
+    ],
+)
+def test_a_fault_in_a_file_is_named_with_its_line(data, lines, words):
+    with pytest.raises(ValueError) as caught:
+        load_preset("smoke", task="jsonl", task_options=data(id=lines))
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id": "nowhere.jsonl"}, ["nowhere.jsonl", "No such file"]),
+        ({"test": "a.jsonl"}, ["'test'", "train, id, ood, checker"]),
+        ({"ood": None}, ["lack ood"]),
+        ({"checker": "magic"}, ["'magic'", "exact, number", "my_package.my_module:function"]),
+        ({"checker": "no_such_package:check"}, ["'no_such_package:check'", "cannot be imported", "PYTHONPATH"]),
+        ({"checker": "json:no_such"}, ["'json:no_such'", "cannot be imported"]),
+        ({"checker": "json:encoder"}, ["'json:encoder'", "no function"]),
+    ],
+)
+def test_wrong_options_are_named_with_what_is_allowed(data, changes, words):
+    options = {k: v for k, v in {**data(), **changes}.items() if v is not None}
+    with pytest.raises(ValueError) as caught:
+        load_preset("smoke", task="jsonl", task_options=options)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_the_card_game_takes_no_options(data):
+    with pytest.raises(ValueError, match=r"'general_points' takes no task_options, but has checker, id, ood"):
+        load_preset("smoke", task_options=data())
+    assert get_task("general_points") is get_task("general_points", {})
+
+
+# ---- checkers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        (5, "2 + 3 is 5", True),
+        (5, "2 + 3 = 5.", True),
+        (5, "5 or 6", False),
+        (5, "5.0", True),
+        (-5, "x = -5", True),
+        (24, "the range 10-24", True),
+        ("$1,234.50", "1234.5 dollars", True),
+        (3, "1,2,3", True),
+        (0.5, "it is .5", True),
+        (2000, "2e3", True),
+    ],
+)
+def test_number_takes_the_last_number(answer, text, right):
+    assert number(answer, text) is right
+
+
+def test_exact_is_equality_of_text_without_white_space_around():
+    assert exact("K A", " K A\n") and not exact("K A", "K  A") and exact(5, "5") and exact([1, "é"], '[1, "é"]')
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "reward"),
+    [
+        ("return text == '5'", "correct", 5.0),
+        ("return text != '5'", "wrong_value", -1.0),
+        ("return 0.5", "wrong_value", 2.0),
+        ("return 1.0", "correct", 5.0),
+        ("raise ValueError('no such shape')", "malformed", -3.0),
+        ("return Verdict('illegal', -2.0, 'no')", "illegal", -2.0),
+    ],
+)
+def test_what_a_checker_says_becomes_outcome_and_reward(judge, body, outcome, reward):
+    verdict = judge(body)("5")
+    assert (verdict.outcome, verdict.reward) == (outcome, reward) and verdict.message
+
+
+def test_an_empty_text_is_malformed_and_no_checker_is_asked(judge):
+    assert judge("return True")(" \n") == Verdict("malformed", -3.0, "No answer was found.")
+
+
+@pytest.mark.parametrize("body", ["return 7", "return None", "return float('nan')", "return Verdict('good', 5.0, '')"])
+def test_a_checker_that_says_something_else_is_an_error(judge, body):
+    with pytest.raises(ValueError, match="the checker gave"):
+        judge(body)("5")
+
+
+# ---- presets -------------------------------------------------------------------------------------------
+
+
+def test_the_key_knows_data_and_checker_by_their_content(data, judge, tmp_path):
+    def parameters(**splits):
+        tasks._get_task.cache_clear()  # as in a new process
+        return load_preset("smoke", task="jsonl", task_options=data(**splits)).parameters("sft")
+
+    first = parameters()
+    assert first == parameters() != parameters(ood=[line(answer=6)])
+    assert first["task_options"]["id"].startswith("sha256:") and str(tmp_path) not in json.dumps(first)
+    assert "task_options" not in load_preset("smoke").parameters()
+    judge("return True")
+    (code,) = tmp_path.glob("my_checker_*.py")
+    own = parameters(checker=f"{code.stem}:check")["task_options"]
+    assert own["checker"] == f"{code.stem}:check" and own["checker_code"].startswith("sha256:")
+
+
+def test_paths_in_a_file_are_relative_to_it_and_others_to_the_working_directory(data, tmp_path, monkeypatch):
+    data()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("like: smoke\ntask: jsonl\ntask_options: {id: id.jsonl, ood: ./ood.jsonl}\n")
+    raw = {"id": "id.jsonl", "ood": "ood.jsonl"}
+    full = {k: str(tmp_path / v) for k, v in raw.items()}
+    assert load_preset(mine).task_options == full
+    assert load_preset(mine, task_options=raw).task_options == full, "as papermill -f gives them"
+    monkeypatch.chdir(tmp_path)
+    assert load_preset("mine.yaml").task_options == full
+    assert load_preset("smoke", task="jsonl", task_options=raw).task_options == full
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    mine.write_text("like: smoke\nmodel: models/mine\n")
+    monkeypatch.chdir("/")
+    assert load_preset(mine).model == str(tmp_path / "models" / "mine")
+
+
+def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
+    preset = load_preset("custom")
+    task = get_task(preset.task, preset.task_options)
+    rows = {name: (PARAMS / "custom" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "id", "ood")}
+    assert len({r for lines in rows.values() for r in lines}) == sum(map(len, rows.values()))
+    for split in ("id", "ood"):
+        for problem in task.split(split):
+            assert task.verify(problem, task.answer(problem, "compact", None)).outcome == "correct"
+
+
+# ---- every stage ---------------------------------------------------------------------------------------
+
+
+def test_every_stage_runs_on_one_s_own_data(tiny_run):
+    small = {"max_new_tokens": 4, "rl_arms": ["rl"], "surgery_embeddings": False, "surgery_draws": 0}
+    run = tiny_run(task="jsonl", task_options=EXAMPLE, eval_every=3, sft_checkpoints=[0, 4], **small)
+    for stage in ("sft", "rl", "surgery"):
+        ensure(run, stage)
+    table = run.table("measurements").query("metric == 'accuracy'")
+    assert set(table["stage"]) == {"sft", "rl", "surgery"} and set(table["split"]) == {"id", "ood"}
+    assert table["n"].isin([4, 10]).all() and table["value"].between(0, 1).all()
+    assert set(run.table("rollouts")["outcome"]) <= {"correct", "wrong_value", "malformed"}
+    assert run.table("hands")["problem"].astype(str).str.fullmatch(r"[JQK] [-+] \d").all()
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["parameters"]["task_options"] == get_task("jsonl", EXAMPLE).parameters()
+    again = Run(run.preset)
+    ensure(again, "surgery")
+    assert not again.borrowed
+
+
+@pytest.mark.parametrize("style", ["compact", "chat"])
+def test_after_a_wrong_try_the_checker_s_message_is_heard(data, style):
+    model, tokenizer = load_model(model_folder("tiny"))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' : ' + m.content }} <eos> {% endfor %}"
+    task = get_task("jsonl", data(line("J = 10 ; J + 1 =\n", answer=24)))
+    (episode,) = play(model, tokenizer, task, task.split("id"), style, 4, tries=3)
+    heard = tokenizer.decode([t for t, own in zip(episode.tokens, episode.own, strict=True) if not own])
+    assert len(episode.verdicts) == 3 and not episode.solved and "<unk>" in heard
+
+
+@pytest.mark.slow
+def test_the_five_notebooks_run_on_the_template(tmp_path):
+    command = [sys.executable, "-m", "oodlib.cli", "reproduce", "--preset", "custom", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {p.name for p in (ROOT / "notebooks").glob(STAGE_NOTEBOOKS)}
+    assert {p.name for p in (tmp_path / "run" / "notebooks").iterdir()} == names
+    assert "C9" in done.stdout
+    assert "The task here is `jsonl`" in (tmp_path / "run" / "notebooks" / "00_task_and_base.ipynb").read_text()

@@ -21,6 +21,7 @@ from torch import Tensor
 from oodlib.model_source import NAMED, PACKAGES, from_hub, model_folder
 from oodlib.presets import digest
 
+_INSIDE = re.compile(r"language_model\.(?=model\.|lm_head\.)")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -76,6 +77,24 @@ class Safetensors(Weights):
     def tensor(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:
             return tensors.get_tensor(name)
+
+
+class TextPath(Weights):
+    """The language model inside a model that also sees, under the names that it has when it stands alone."""
+
+    def __init__(self, whole: Weights):
+        self.whole, self.path, self.quantised = whole, whole.path, dict(whole.quantised)
+        self._names = {_INSIDE.sub("", n): n for n in whole.shapes if _INSIDE.match(n)}
+        self.shapes = {name: whole.shapes[inner] for name, inner in self._names.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.whole.tensor(self._names[name])
+
+
+def open_text(where: str | Path) -> Weights:
+    """As `open_weights`, but of a model that also sees only the language model."""
+    found = open_weights(where)
+    return TextPath(found) if any(_INSIDE.match(name) for name in found.shapes) else found
 
 
 class Adapter(Weights):

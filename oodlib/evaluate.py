@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from oodlib.episodes import as_text, play
 from oodlib.tasks import OUTCOMES, Task
 
+LOGITS = 2**30
+
 
 @torch.inference_mode()
 def answer_loss(
@@ -19,9 +21,15 @@ def answer_loss(
     answers: list[str],
     batch_size: int = 512,
 ) -> np.ndarray:
-    """The mean negative log-likelihood a token (nats) of each answer, its end token included."""
+    """The mean negative log-likelihood a token (nats) of each answer, its end token included.
+
+    `batch_size` at once, or fewer where their logits would take more than LOGITS bytes.
+    """
     model.eval()
     losses = np.empty(len(prompts))
+    longest = max((len(tokenizer(p + a)["input_ids"]) for p, a in zip(prompts, answers, strict=True)), default=0)
+    fit = LOGITS // (4 * (longest + 1) * model.config.get_text_config().vocab_size)
+    batch_size = max(1, min(batch_size, fit))
     for start in range(0, len(prompts), batch_size):
         chosen = slice(start, start + batch_size)
         asked = tokenizer(prompts[chosen], add_special_tokens=False)["input_ids"]

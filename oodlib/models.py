@@ -12,12 +12,14 @@ from peft import PeftConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    MllamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from oodlib.checkpoints import open_weights
+from oodlib.checkpoints import open_text
 from oodlib.model_source import model_folder
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "model_folder",
 ]
 
+AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
 _EMBEDDING = re.compile(r"(embed_tokens|lm_head)\.weight$")
 _MATRIX = re.compile(r"layers\.(\d+)\.(?:\w+\.)*(\w+_proj)\.weight$")
 
@@ -60,8 +63,12 @@ def load_model(
         use_safetensors=True,
         local_files_only=True,
     )
-    for layer in getattr(model.config.get_text_config(), "cross_attention_layers", None) or ():
-        model.get_decoder().layers[layer].requires_grad_(False)  # text does not reach it
+    if model.base_model is model and hasattr(model, "model"):  # Mllama's text path names it otherwise than TRL looks
+        model.base_model_prefix = "model"
+    seeing = getattr(model.config.get_text_config(), "cross_attention_layers", None) or ()
+    for name, parameter in model.named_parameters():
+        if any(f"layers.{layer}." in name for layer in seeing):  # text does not reach it
+            parameter.requires_grad_(False)
     if is_adapter(folder):
         model = PeftModel.from_pretrained(model, folder, is_trainable=adapter)
         model = model if adapter else model.merge_and_unload()
@@ -102,9 +109,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors in `folder` by name, on the CPU; those of an adapter are added to its base's."""
-    weights = open_weights(folder)
-    return {name: weights.tensor(name) for name in weights.shapes}
+    """All tensors in `folder` by name, on the CPU; an adapter is added to its base, a seeing model gives the text's."""
+    weights = open_text(folder)
+    tensors = ((name, weights.tensor(name)) for name in weights.shapes)
+    return {name: t.float() if t.dtype == torch.float64 else t for name, t in tensors}
 
 
 def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ import psutil
 import torch
 import yaml
 
+from oodlib.evaluate import LOGITS
 from oodlib.presets import Machine, Preset
 from oodlib.stages import edits, quiet
 from oodlib.tasks import SPLITS, get_task
@@ -231,7 +232,7 @@ class Lengths:
 
 def lengths_of(preset: Preset, sampled: int = 256) -> Lengths:
     """Measured with the model's tokenizer on problems of the task where it lies here, else from their characters."""
-    task, rng, style = get_task(preset.task), np.random.default_rng(0), preset.prompt_style
+    task, rng, style = get_task(preset.task, preset.task_options), np.random.default_rng(0), preset.prompt_style
     problems = task.sample(rng, SPLITS[0], sampled // 2) + task.sample(rng, SPLITS[1], sampled // 2)
     prompts = [task.prompt(p, style) for p in problems]
     answers = [task.answer(p, style, rng) for p in problems]
@@ -351,30 +352,33 @@ def memory(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> di
     tries = preset.verify_turns
     longest = lengths.prompt + tries * (preset.max_new_tokens + lengths.message) - lengths.message
     found["evaluation, answers"] = inference_memory(shape, rows, lengths.prompt, longest, half, own, 2 if half else 4)
-    tokens = rows * (lengths.prompt + lengths.answer)  # three float32 logits, on a GPU also the model's in bfloat16
-    found["evaluation, loss"] = {"weights": own, "logits": tokens * shape.words * (14 if half else 12)}
+    one = (lengths.prompt + lengths.answer) * shape.words * 4  # a sequence's logits in float32
+    at_once = one * max(1, min(rows, LOGITS // one))  # three of them, on a GPU also the model's in bfloat16
+    found["evaluation, loss"] = {"weights": own, "logits": at_once * (3.5 if half else 3)}
     return found
 
 
 def _problems(preset: Preset) -> dict[str, int]:
-    task = get_task(preset.task)
+    task = get_task(preset.task, preset.task_options)
     return {split: -(-len(task.split(split)) // preset.eval_every) for split in SPLITS}
 
 
 def disk(preset: Preset, shape: Shape) -> dict[str, tuple[int, float, float]]:
     """For SFT and the arms of RL: checkpoints of all seeds, bytes that stay, bytes more at most while training.
 
-    Float32 weights; two float32 moments a trainable parameter lie beside each until its training ends.
+    Float32 weights; two float32 moments a trainable parameter lie beside the last, and the one before it while it is
+    written.
     """
     moments, seeds = 8 * shape.trainable, preset.n_seeds
-    kept = len({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
+    averaging = "averaging" in (*preset.rl_arms, preset.sft_remedy)
+    kept = len({t for step in preset.sft_checkpoints[1:] for t in (recent(step) if averaging else [step])})
     edited = preset.sft_remedy in ("averaging", "interpolation", "early_stopping")
     kept += edited * (len(preset.sft_checkpoints) - 1)  # beside plain SFT's
     made = [arm for arm in preset.rl_arms if arm.startswith(("averaging", "interpolation"))]
     starts = len(preset.rl_from)
     arms = starts * (2 * (len(preset.rl_arms) - len(made)) + len(made))
     return {
-        "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, kept * moments),
+        "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, 2 * moments),
         "RL": (seeds * arms, 4.0 * shape.total * seeds * arms, 16 * _in_rl(preset, shape).trainable),
     }
 

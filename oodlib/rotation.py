@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from oodlib.checkpoints import open_weights
+from oodlib.checkpoints import open_text
 from oodlib.models import device, load_model, load_weights, matrices
 from oodlib.presets import Preset
 from oodlib.rl import arm_folder
@@ -33,7 +33,7 @@ def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     turned), `angle_left` or `angle_right` (radians, principal angles of the leading `rotation_share`).
     """
     pairs = _pairs(run, seed, peak_step(run.table("measurements"), seed))
-    weights = {folder: open_weights(folder) for pair in pairs for folder in (pair.before, pair.after)}
+    weights = {folder: open_text(folder) for pair in pairs for folder in (pair.before, pair.after)}
     tables: dict[Pair, list[pd.DataFrame]] = {pair: [] for pair in pairs}
     for name, place in matrices(list(weights[pairs[0].before].shapes)).items():  # one at a time, for memory
         spectra = {pair.before: None for pair in pairs}

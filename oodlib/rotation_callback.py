@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from oodlib.checkpoints import Weights, open_weights
+from oodlib.checkpoints import Weights, open_text
 from oodlib.comparing import count_of
 from oodlib.pairing import MODULES, layer_of
 from oodlib.runs import write_whole
@@ -76,7 +76,7 @@ class RotationCallback(TrainerCallback):
         own = {name: weight.detach() for name, weight in self._matrices(model)}
         if not own:
             raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
-        self._references = {name: open_weights(where) for name, where in self._given.items()}
+        self._references = {name: open_text(where) for name, where in self._given.items()}
         for reference, weights in self._references.items():
             if lacking := [name for name in own if name not in weights.shapes]:
                 raise ValueError(f"the reference {reference!r} ({self._given[reference]}) lacks {lacking[0]}")

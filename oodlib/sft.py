@@ -65,7 +65,8 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
 def learn(run: Run, seed: int) -> None:
     """Train one seed's SFT and leave its checkpoints; called in every process of a training."""
     preset, folder = run.preset, run.checkpoint(seed)
-    kept = sorted({t for step in preset.sft_checkpoints[1:] for t in recent(step)})
+    wanted = "averaging" in (*preset.rl_arms, preset.sft_remedy) or run.store != run.folder  # by a run that shares it
+    kept = sorted({t for step in preset.sft_checkpoints[1:] for t in (recent(step) if wanted else [step])})
     trainer = sft_trainer(run, seed, load_remedy(preset.sft_remedy))
     fit(watch(trainer, folder, model_folder(preset.model), preset.sft_checkpoints), folder, kept)
 

@@ -134,8 +134,7 @@ def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, fl
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{last}") if last else None)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        for path in (path for pattern in LEFTOVERS for path in folder.glob(f"checkpoint-*/{pattern}")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        keeper.forget(max(save_at))
     return history(folder, max(save_at))
 
 
@@ -169,7 +168,10 @@ def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> li
 
 
 class _Keeper(TrainerCallback):
-    """Asks for checkpoints at chosen steps and marks them when they are whole; half-written ones are removed."""
+    """Asks for checkpoints at chosen steps and marks them when they are whole; half-written ones are removed.
+
+    Only the last one holds what going on needs.
+    """
 
     def __init__(self, folder: Path, save_at: set[int]):
         self.folder, self.save_at = folder, save_at
@@ -183,6 +185,11 @@ class _Keeper(TrainerCallback):
                 shutil.rmtree(path)
         return max(whole, default=None)
 
+    def forget(self, *steps: int) -> None:
+        """Remove from these checkpoints what only going on needs; it is several times as large as the weights."""
+        for path in (p for t in steps for pattern in LEFTOVERS for p in self.folder.glob(f"checkpoint-{t}/{pattern}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save = state.global_step in self.save_at
         return control
@@ -192,6 +199,7 @@ class _Keeper(TrainerCallback):
             dist.barrier()  # every process has written its part
         if state.is_world_process_zero:
             (self.folder / f"checkpoint-{state.global_step}" / MARK).touch()
+            self.forget(*(step for step in self.save_at if step < state.global_step))
 
 
 class _Teller(TrainerCallback):

@@ -42,7 +42,9 @@ def family(request, tmp_path):
 
 
 def test_every_stage_takes_the_model(family, tiny_run):
-    run = tiny_run(model=str(family), sft_learning_rate=1e-2, max_new_tokens=8, rl_algorithm="ppo", rl_turns=2)
+    run = tiny_run(
+        model=str(family), sft_learning_rate=1e-2, max_new_tokens=8, rl_algorithm="ppo", rl_turns=2, rl_arms=["rl"]
+    )
     tables = [train(run, 10), *(measure(run, 10, step) for step in (0, 2, 4)), run_arm(run, 10, "rl", 4)]
     run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
     angles = measure_rotation(run, 10)["rotation"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import warnings
@@ -139,7 +140,7 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
     if not left:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(run.preset.jobs or cores, len(wave))
+    workers = 1 if run.preset.machine.launch else min(run.preset.jobs or cores, len(wave))
     threads = max(1, cores // workers)  # the same again after an interruption, for it may change the last digits
     total = sum(job.cost for job in wave)
     with tqdm(total=round(total), desc=stage, unit="seq", unit_scale=True, leave=False) as bar:
@@ -167,6 +168,8 @@ def work(run: Run, job: Job, threads: int) -> Job:
             raise clear_error(OSError(errno.ENOSPC, ""), run.folder) from error
         raise
     run.finish(job, tables)
+    gc.collect()
+    torch.cuda.empty_cache()  # for the next job's processes
     return job
 
 

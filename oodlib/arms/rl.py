@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
@@ -20,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from oodlib.arms import Setup
 from oodlib.episodes import discounted
 from oodlib.ppo import PPOTrainer
+from oodlib.presets import Preset
 from oodlib.tasks import Verdict
 from oodlib.training import MARK, arm_settings, rank, world
 
@@ -55,6 +58,8 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         "shuffle_dataset": False,
         **preset.rl_options,
     }
+    if preset.turns_in_rl == 1 and by_vllm(preset):
+        options |= {"use_vllm": True, "vllm_mode": "colocate"}
     several = {"rollout_func": _Rollouts(setup, prompts, problems)} if preset.turns_in_rl > 1 else {}
     return kind(
         model=setup.model,
@@ -65,6 +70,16 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         callbacks=[record.keeper],
         **several,
     )
+
+
+def by_vllm(preset: Preset) -> bool:
+    """Whether vLLM generates in RL with one try: as `machine.rollouts` says; auto: on a GPU, if it is installed."""
+    installed, wanted = find_spec("vllm") is not None, preset.machine.rollouts
+    if wanted == "vllm" and not (installed and torch.cuda.is_available()):
+        raise ValueError("machine.rollouts 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
+    chosen = wanted == "vllm" or (wanted == "auto" and installed and torch.cuda.is_available())
+    print(f"rollouts by {'vLLM' if chosen else 'transformers'}")
+    return chosen
 
 
 class _Rollouts:

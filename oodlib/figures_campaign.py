@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from oodlib.healing import CONTROLS, Effect, turned, wide
-from oodlib.plotting import COLOURS, NAMES, percent
-from oodlib.stats import over_seeds
+from oodlib.plotting import COLOURS, NAMES, draw_line, mark_peak, percent, sft_rows, step_axis
+from oodlib.stats import bands, over_seeds
 
 ORDER = ("start", "rl", *CONTROLS, "interpolation_peak")
 HEAL_COLOURS = {
@@ -250,4 +250,29 @@ def best_start(remedies: pd.DataFrame) -> Figure:
     axes[0].set_yticks(range(len(names)), names)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def beside(runs: dict[str, pd.DataFrame]) -> Figure:
+    """Ways of SFT side by side, a column each: accuracy, and how far the weights are turned, against the step.
+
+    runs: measurements by the name of the way, of the same checkpoints.
+    """
+    figure, axes = plt.subplots(2, len(runs), figsize=(10, 6.4), sharex=True, sharey="row", layout="constrained")
+    for (upper, lower), (name, measurements) in zip(axes.T, runs.items(), strict=True):
+        accuracy = bands(sft_rows(measurements, "accuracy"))
+        for split in ("id", "ood"):
+            draw_line(upper, accuracy[accuracy["split"] == split], split)
+        turning = bands(sft_rows(measurements, "rotation"), shares=False)
+        turning[["mean", "low", "high"]] = np.degrees(turning[["mean", "low", "high"]])
+        draw_line(lower, turning, "sft", "all projections")
+        ood = accuracy[accuracy["split"] == "ood"].sort_values("step")
+        peak = ood.loc[ood["mean"].idxmax()]
+        mark_peak(upper, peak["step"], f"OOD peak: {peak['mean']:.0%}\nat step {peak['step']:.0f}")
+        step_axis(lower, ood["step"])
+        upper.set(title=name, ylim=(0, 1))
+        percent(upper.yaxis)
+    axes[0, 0].set(ylabel="accuracy")
+    axes[0, 0].legend(loc="upper left")
+    axes[1, 0].set(ylabel="mean principal angle\nfrom the base (°)", ylim=(0, None))
     return figure

@@ -103,6 +103,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     plain = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     kind = PreTrainedTokenizerFast if plain else AutoTokenizer
     tokenizer = kind.from_pretrained(folder, padding_side="left", local_files_only=True)
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"the tokenizer in {folder} has no end-of-sequence token (eos_token), so answers would not end"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

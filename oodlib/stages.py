@@ -166,6 +166,11 @@ def work(run: Run, job: Job, threads: int) -> Job:
     except Exception as error:  # the writers of weights say a full disk in ways of their own
         if "No space left" in str(error) or shutil.disk_usage(run.folder).free < 2**20:
             raise clear_error(OSError(errno.ENOSPC, ""), run.folder) from error
+        if isinstance(error, torch.OutOfMemoryError):
+            raise RuntimeError(
+                f"{job.name} does not fit into the GPU's memory: {str(error).split('. ')[0]}. What would fit says "
+                "`oodlib plan`; what is done is kept"
+            ) from error
         raise
     run.finish(job, tables)
     gc.collect()

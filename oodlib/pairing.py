@@ -109,6 +109,10 @@ def _unfit(name: str, partner: str | None, base: Weights, other: Weights) -> str
     return None
 
 
+def is_projection(module: str, patterns: Iterable[str] = MODULES) -> bool:
+    return any(fnmatchcase(module, pattern) for pattern in patterns)
+
+
 def layer_of(name: str) -> tuple[int, str] | None:
     """The layer and the module of a weight's name, such as (3, "q_proj"); None for one that is in no layer."""
     place = _LAYER.search(name)

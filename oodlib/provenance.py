@@ -41,7 +41,6 @@ SHOWING = (
     "healing.py",
     "lens.py",
     "model_surgery.py",
-    "pairing.py",
     "planning.py",
     "plotting.py",
     "stats.py",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 
 from oodlib.checkpoints import Weights, open_text
 from oodlib.comparing import count_of
-from oodlib.pairing import MODULES, layer_of
+from oodlib.pairing import MODULES, is_projection, layer_of
 from oodlib.runs import write_whole
 from oodlib.spectra import Spectrum, compare, spectrum
 
@@ -141,7 +140,7 @@ class RotationCallback(TrainerCallback):
             place = layer_of(name)
             if path.endswith(".base_layer") or not isinstance(weight, Tensor) or not place:
                 continue
-            if not any(fnmatchcase(place[1], pattern) for pattern in self.modules):
+            if not is_projection(place[1], self.modules):
                 continue
             if weight.ndim != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
                 raise ValueError(f"{name} is sharded (FSDP, ZeRO-3), which RotationCallback cannot measure")

@@ -153,7 +153,7 @@ def test_verdicts_follow_the_numbers(rl, control, start, noise, verdict):
 
 def test_a_control_that_pays_with_id_accuracy_does_not_count():
     (found,) = effects(made_up(0.2, 0.3, bought=0.1))
-    assert found.bought == ("sft_continued",) and found.best == "averaging"
+    assert found.behind == ("sft_continued",) and found.best == "averaging"
     assert found.against["sft_continued"].high < 0, "it is still shown"
     assert found.verdict == "a control heals more", "averaging is above RL, and paid nothing"
     (found,) = effects(made_up(0.27, 0.3, bought=0.1))

@@ -175,8 +175,8 @@ def answer(found: list[Effect], first: list[Effect]) -> str:
         f"{_points(f.effect)} points ({f.regime}, from step {f.start}, {f.best.replace('_', ' ')})" for f in (low, top)
     ]
     lines.append(
-        "RL less the best control (of those that end at most 2 points of ID accuracy below RL; chosen by its mean, which "
-        f"goes against RL) lies between {where[0]} and {where[1]}. Intervals are not corrected for the number of starts."
+        "RL less the best control (of those at most 2 points of ID accuracy below RL; chosen by its mean, which goes "
+        f"against RL) lies between {where[0]} and {where[1]}. No interval is corrected for the number of starts."
     )
     alike = [f.against["rejection_sampling"] for f in asked if "rejection_sampling" in f.against]
     if alike:

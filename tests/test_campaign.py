@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from oodlib import figures_campaign
 from oodlib.campaign import PLAN, Campaign, Plan, spread, summary
 from oodlib.healing import (
     CONTROLS,
@@ -18,6 +20,7 @@ from oodlib.healing import (
     effects,
     remedies,
     turned,
+    ways_of_sft,
     wide,
 )
 from oodlib.runs import COLUMNS, Run
@@ -278,3 +281,25 @@ def test_remedies_are_compared_with_plain_sft_within_a_seed():
 def test_a_phase_that_is_not_measured_is_said_so():
     with pytest.raises(ValueError, match="no rows"):
         remedies(remedy_rows().iloc[:0], {"one-try": "plain SFT"})
+
+
+def sft_of(peak, end, angle, seeds=(10, 11, 12)):
+    """Measurements of SFT that peaks at step 8, as `Run.table` gives them."""
+    rows = []
+    for seed in seeds:
+        luck = 0.01 * (seed - 11)
+        for step, ood, rotation in ((8, peak, angle / 2), (100, end, angle)):
+            place = ("sft", "sft", 0, step, seed)
+            rows += [(*place, "ood", "accuracy", ood + luck, 796), (*place, "id", "accuracy", 0.5, 566)]
+            rows += [(*place, "weights", "rotation", rotation + luck, 28)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_ways_of_sft_side_by_side():
+    runs = {"all parameters": sft_of(0.4, 0.1, 0.2), "LoRA": sft_of(0.3, 0.2, 0.1)}
+    table = ways_of_sft(runs)
+    half = 100 * 0.01 * stats.t.ppf(0.975, 2) / 3**0.5
+    assert table.loc["LoRA", "OOD at its peak (%)"] == f"30.0 [{30 - half:.1f}, {30 + half:.1f}]"
+    assert table.loc["all parameters", "turned at the end (°)"].startswith(f"{np.degrees(0.2):.1f} [")
+    lower = figures_campaign.beside(runs).axes[2:]
+    assert [axis.lines[0].get_ydata()[-1] for axis in lower] == pytest.approx(np.degrees([0.2, 0.1]))

@@ -238,8 +238,8 @@ def at_peak(table: pd.DataFrame, regime: str) -> pd.DataFrame:
 
 
 def ways_of_sft(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Ways of SFT by name, measured at the same steps: accuracy in percent, rotation from the base in degrees; mean and
-    95 % interval over seeds."""
+    """Ways of SFT by name, measured at the same steps: accuracy in percent, rotation from the base in degrees; mean and,
+    of several seeds, 95 % interval."""
     rows = {}
     for name, table in runs.items():
         sft = table[(table["stage"] == "sft") & table["metric"].isin(["accuracy", "rotation"])]
@@ -256,7 +256,7 @@ def ways_of_sft(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _mean(values: pd.Series) -> str:
     found = over_seeds(values)
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+    return f"{found.value:.1f}" + (f" [{found.low:.1f}, {found.high:.1f}]" if len(values) > 1 else "")
 
 
 def best_remedies(found: pd.DataFrame, plain: str) -> str:

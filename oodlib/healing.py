@@ -238,7 +238,7 @@ def at_peak(table: pd.DataFrame, regime: str) -> pd.DataFrame:
 
 
 def ways_of_sft(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Ways of SFT by name, measured at the same steps: accuracy in percent, rotation from the base in degrees; mean and,
+    """Ways of SFT by name, at the same steps: accuracy in percent, rotation from the base in degrees; mean and,
     of several seeds, 95 % interval."""
     rows = {}
     for name, table in runs.items():

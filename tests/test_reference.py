@@ -12,6 +12,7 @@ from oodlib.evidence import Evidence
 from oodlib.presets import ROOT, load_preset
 from oodlib.runs import COLUMNS
 from oodlib.stages import STAGES
+from oodlib.stats import rotation_and_accuracy
 
 REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
 BIG = 5 * 2**20
@@ -81,6 +82,9 @@ def test_every_committed_figure_can_be_drawn_again(reference):
         "03_surgery": figures.surgery(table),
         "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
     }
+    if len(turned := rotation_and_accuracy(table, "sft")):  # tiny-seeds was measured before this was
+        drawn["01_rotation"] = figures.rotation_and_accuracy(turned)
+        drawn["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
     assert {p.stem for p in (reference.sources["sft"] / "figures").glob("*.png")} == set(drawn)
     for name, figure in drawn.items():
         for axis in figure.axes:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,7 +173,9 @@ class Preset(BaseModel):
         if self.sft_options or self.rl_options or self.peft:
             from oodlib.training import check_options  # late: it takes seconds
 
-            check_options(self)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                check_options(self)
         checkpoints = self.sft_checkpoints
         if checkpoints != sorted(set(checkpoints)) or checkpoints[0] != 0 or checkpoints[-1] != self.sft_steps:
             raise ValueError(

@@ -452,7 +452,10 @@ def fitting(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> t
             return None
         rows //= 2
     for where, machine in _settings(preset, device):
-        changed = preset.model_copy(update={"eval_batch_size": rows, "machine": machine})
+        try:
+            changed = Preset(**{**preset.model_dump(), "eval_batch_size": rows, "machine": machine.model_dump()})
+        except ValueError:  # such as GRPO with several tries under fsdp2
+            continue
         if fits(changed, where, evaluation=False):
             return changed, where
     return None

@@ -147,11 +147,12 @@ def test_what_each_option_adds(shape):
 
 
 def test_disk_counts_what_averaging_keeps_and_two_an_arm(shape):
-    preset = seven(rl_arms=["rl", "interpolation_base"], rl_from=[8, 600], n_seeds=2)
-    found = planning.disk(preset, shape)
-    kept = {t for step in preset.sft_checkpoints[1:] for t in recent(step)}
-    assert found["SFT"] == (2 * len(kept), 8 * len(kept) * shape.total, 8 * len(kept) * shape.total)
-    assert found["RL"][0] == 2 * (2 * 2 + 2)
+    plain, more = ["rl", "interpolation_base"], ["rl", "averaging"]
+    for arms, kept in ((plain, lambda step: [step]), (more, recent)):
+        preset = seven(rl_arms=arms, rl_from=[8, 600], n_seeds=2)
+        found, n = planning.disk(preset, shape), len({t for step in preset.sft_checkpoints[1:] for t in kept(step)})
+        assert found["SFT"] == (2 * n, 8 * n * shape.total, 2 * 8 * shape.total)  # the last and the one before it
+        assert found["RL"][0] == 2 * (2 * 2 + 2)
 
 
 def test_training_takes_six_operations_a_parameter_and_token(shape):
@@ -168,7 +169,7 @@ def test_a_large_plan_says_what_does_not_fit_and_its_remedy_fits(tmp_path):
     path = tmp_path / "big.yaml"
     path.write_text(
         f"like: tiny\nmodel: {SEVEN}\nprompt_style: chat\nmax_new_tokens: 160\nverify_turns: 5\n"
-        "machine: {launch: ddp}\n"
+        "rl_algorithm: ppo\nmachine: {launch: ddp}\n"
     )
     words = ("-f", str(path), "--gpus", "4", "--gpu-memory", "80", "--rate", "312")
     first = call(*words)
@@ -176,7 +177,7 @@ def test_a_large_plan_says_what_does_not_fit_and_its_remedy_fits(tmp_path):
     assert first.output.startswith("Does not fit in the 73.6 GB") and "SFT" in first.output.splitlines()[0]
     assert "312 TFLOP/s, as given" in first.output and "7,615,616,512" in first.output
     remedy = re.search(r"The nearest setting that fits: (.*)", first.output)[1]
-    assert "fsdp2" in remedy and "eval_batch_size" in remedy
+    assert "fsdp2" in remedy and "gradient_checkpointing" in remedy
     second = call(*words, *shlex.split(remedy))
     assert second.exit_code == 0, second.output
 

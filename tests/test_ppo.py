@@ -125,6 +125,7 @@ def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
     trainer.state.global_step, trainer.setup = 1, replace(setup, preset=run.preset.model_copy(update={"rl_epochs": 2}))
 
     def loss(column, where, value):
+        trainer._step = -1  # each call is an update of its own
         kept = [row[column].clone() for row in trainer.played]
         for row in trainer.played:
             row[column][(row["own"] > 0) == where] = value

@@ -7,7 +7,7 @@ import torch
 from oodlib.arms import Setup, load_arm
 from oodlib.arms.format_reward import by_format
 from oodlib.arms.random_reward import shuffled
-from oodlib.models import load_model, load_weights, matrices, mix, model_folder
+from oodlib.models import is_adapter, load_model, load_weights, matrices, mix, model_folder
 from oodlib.presets import REMEDIES
 from oodlib.remedies import load_remedy
 from oodlib.remedies.kl import kl
@@ -25,13 +25,13 @@ def with_remedy(make, name, **changes):
 
 
 @pytest.mark.parametrize("name", REMEDIES)
-def test_every_remedy_leaves_plain_checkpoints_that_differ_from_plain_sft(tiny_run, name):
+def test_every_remedy_leaves_checkpoints_that_differ_from_plain_sft(tiny_run, name):
     run, plain = with_remedy(tiny_run, name), tiny_run(**PLAIN)
     train(run, 10)
     train(plain, 10)
     for step in (2, 4):  # (the warm-up's first step is one of size 0, so at step 2 a penalty had nothing to hold yet)
         folder = sft_folder(run, 10, step)
-        assert (folder / MARK).exists() and not (folder / "adapter_config.json").exists()
+        assert (folder / MARK).exists() and is_adapter(folder) == (name == "lora")
         mine, theirs = load_weights(folder), load_weights(sft_folder(plain, 10, step))
         assert set(mine) == set(theirs)
         same = all(torch.equal(mine[n], theirs[n]) for n in mine)
@@ -138,13 +138,13 @@ def test_weight_arms_are_the_mixes_that_they_say(tiny_run, tmp_path):
         assert all(torch.allclose(found[n], expected[n]) for n in expected)
 
 
-def test_averaging_takes_the_last_24_steps_and_sft_keeps_them(tiny_run, monkeypatch):
+def test_averaging_takes_the_last_24_steps_and_sft_keeps_them_for_it(tiny_run, monkeypatch):
     assert recent(100) == [76, 84, 92, 100] and recent(300) == [276, 284, 292, 300] and recent(8) == [8]
     monkeypatch.setattr("oodlib.sft.recent", lambda step: [step - 1, step])
-    run = tiny_run(**PLAIN)
-    train(run, 10)
-    for step in (1, 2, 3, 4):
-        assert (sft_folder(run, 10, step) / MARK).exists()
+    for arms, kept in ((["rl"], [2, 4]), (["rl", "averaging"], [1, 2, 3, 4])):
+        run = tiny_run(**PLAIN, rl_arms=arms, sft_learning_rate=1e-3 * len(arms))
+        train(run, 10)
+        assert [step for step in (1, 2, 3, 4) if (sft_folder(run, 10, step) / MARK).exists()] == kept
 
 
 VERDICTS = [[Verdict("malformed", -3.0, ""), Verdict("correct", 5.0, "")], [Verdict("wrong_value", -1.0, "")]]

@@ -84,10 +84,15 @@ def arms(table: pd.DataFrame, regime: str, metric: str = "accuracy") -> Figure:
 
 
 def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
-    """Effect by OOD accuracy and headroom at the start; circles: one try in RL, triangles: several."""
+    """Effect by OOD accuracy and headroom at the start; circles: one try in RL, triangles: several.
+
+    Regimes that share a start stand side by side, 0.35 points apart.
+    """
     ood, held = wide(table, "ood"), wide(table, "id")
     frame = ood.assign(effect=100 * (ood["rl"] - ood["sft_continued"]), headroom=1 - held["start"]).reset_index()
     frame = frame.dropna(subset=["effect"])
+    alike = frame.groupby(["seed", "from_step", "headroom"]).cumcount()  # regimes that share a start: side by side
+    frame["start"] += 0.0035 * alike
     edge = max(1.0, float(frame["effect"].abs().max()))
     figure, axis = plt.subplots(figsize=(8.5, 5), layout="constrained")
     for many, marker in ((False, "o"), (True, "^")):
@@ -118,11 +123,14 @@ def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
 
 def by_try(table: pd.DataFrame, regimes: list[str], start: int) -> Figure:
     """OOD accuracy by the number of tries allowed, of the start, RL and the trained controls; a panel a regime."""
-    figure, axes = plt.subplots(
-        1, len(regimes), figsize=(4.6 * len(regimes) + 0.5, 4.4), sharey=True, squeeze=False, layout="constrained"
-    )
+    columns = min(len(regimes), 3 if len(regimes) != 4 else 2)
+    rows = -(-len(regimes) // columns)
+    size = (4.4 * columns + 0.5, 3.4 * rows + 1)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(regimes) :]:
+        axis.set_axis_off()
     tries = sorted({int(m.split("@")[1]) for m in table["metric"].unique() if "@" in m})
-    for axis, regime in zip(axes[0], regimes, strict=True):
+    for axis, regime in zip(axes.flat, regimes, strict=False):
         mine = [wide(table, "ood", f"accuracy@{k}").loc[regime].xs(start, level="from_step") for k in tries]
         for arm in ("start", "sft_continued", "rejection_sampling", "rl"):
             if arm not in mine[0] or mine[0][arm].isna().all():
@@ -134,7 +142,8 @@ def by_try(table: pd.DataFrame, regimes: list[str], start: int) -> Figure:
             )
         axis.set(title=f"{regime}, from step {start}", xlabel="tries allowed", xticks=tries, ylim=(0, None))
         percent(axis.yaxis)
-    axes[0, 0].set_ylabel("OOD accuracy on all hands")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("OOD accuracy on all hands")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

@@ -37,7 +37,7 @@ def launch(run: Run, function: str, seed: int, **arguments: Any) -> None:
     from oodlib.arms import NoData
 
     command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(_configuration(machine.launch)), "--main_process_port", "0"]
+    command += ["--config_file", str(configuration(machine.launch)), "--main_process_port", "0"]
     command += ["--num_processes", str(machine.processes)] if machine.processes else []
     with tempfile.TemporaryDirectory() as folder:
         job, failure = Path(folder) / "job.json", Path(folder) / "failure.json"
@@ -78,7 +78,8 @@ def _follow(command: list[str]) -> list[str] | None:
     return said if process.returncode else None
 
 
-def _configuration(name: str) -> Path:
+def configuration(name: str) -> Path:
+    """The file of accelerate's configuration that `machine.launch` names. ValueError if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else CONFIGURATIONS / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in CONFIGURATIONS.glob("*.yaml")))

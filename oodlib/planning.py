@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from oodlib.evaluate import LOGITS
+from oodlib.launch import configuration
 from oodlib.presets import Machine, Preset
 from oodlib.stages import edits, quiet
 from oodlib.tasks import SPLITS, get_task
@@ -304,10 +305,7 @@ def _launched(preset: Preset, device: Device) -> tuple[Machine, int]:
         return machine, 1
     name, count = machine.launch, machine.processes
     if name not in ("ddp", "fsdp2"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"machine.launch {name!r}: allowed are ddp, fsdp2, or the path of accelerate's YAML file")
-        filed = yaml.safe_load(path.read_text()) or {}
+        filed = yaml.safe_load(configuration(name).read_text()) or {}
         name = "fsdp2" if filed.get("distributed_type") == "FSDP" else "ddp"
         count = count or filed.get("num_processes")
     count = count or max(device.gpus, 1)

@@ -128,8 +128,7 @@ def test_a_wrong_parameter_stops_a_notebook_at_once_with_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(("name", "phase"), [("05_when_does_rl_heal", "confirm"), ("06_remedies", "remedies")])
 def test_the_campaign_s_notebooks_draw_from_the_committed_tables(name, phase, tmp_path):
-    if left := len(Campaign().left(phase)):
-        pytest.skip(f"{left} cells of the phase {phase} are not measured yet")
+    assert not Campaign().left(phase), "a declared phase is measured whole"
     papermill.execute_notebook(
         ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3"
     )

@@ -83,7 +83,8 @@ def plan(
 
     Exit status 1 where it does not fit.
     """
-    from oodlib.planning import device_here, show
+    from oodlib.cli_plan import show
+    from oodlib.planning import device_here
 
     with _short_errors():
         if rate is not None and rate <= 0:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from oodlib.engines import ENGINES, choose
 from oodlib.tasks import Task, Verdict
 
 
@@ -61,12 +60,13 @@ def play(
     tries: int = 1,
     batch_size: int = 512,
     temperature: float = 0.0,
+    engine: str = "auto",
 ) -> list[Episode]:
     """An episode of up to `tries` tries for each problem, in their order; greedy at temperature 0."""
     episodes = [_ask(tokenizer, task, problem, style) for problem in problems]
     for chunk in _chunks([len(e.prompt) for e in episodes], batch_size):
         playing = [episodes[i] for i in chunk]
-        speaker = Speaker(model, tokenizer, [e.prompt for e in playing], max_new_tokens, temperature)
+        speaker = _speaker(model, tokenizer, [e.prompt for e in playing], max_new_tokens, temperature, engine)
         for turn in range(tries):
             if turn:
                 left = [i for i, e in enumerate(playing) if not e.solved]
@@ -82,6 +82,11 @@ def play(
                 episode.answers.append(answer)
                 episode.verdicts.append(task.verify(episode.problem, answer))
     return episodes
+
+
+def _speaker(model: Any, tokenizer: Any, contexts: list, max_new_tokens: int, temperature: float, engine: str) -> Any:
+    kind = ENGINES[choose(model, tokenizer, contexts, max_new_tokens, engine)]
+    return kind(model, tokenizer, contexts, max_new_tokens, temperature)
 
 
 def _chunks(lengths: list[int], size: int) -> Iterator[np.ndarray]:
@@ -138,68 +143,6 @@ def as_text(messages: str | list[dict[str, str]], tokenizer: PreTrainedTokenizer
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-class Speaker:
-    """A model in a batch of dialogues. What was said before is kept as keys and values, not read again.
-
-    Greedy at temperature 0, else sampled with torch's global random state. Between the parts of a dialogue stands
-    padding, which attention and positions leave out.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        contexts: list[list[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-    ):
-        self.model, self.pad, self.end = model, tokenizer.pad_token_id, tokenizer.eos_token_id
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-        self.options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, **sampling}
-        self.cache = None
-        self.ids, self.mask = self._block(contexts)
-
-    @torch.inference_mode()
-    def answer(self) -> list[list[int]]:
-        """What the model adds to each dialogue, its end token included where it came to one."""
-        was_training = self.model.training
-        self.model.eval()
-        width = self.ids.shape[1]
-        output = self.model.generate(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            return_dict_in_generate=True,
-            **self.options,
-        )
-        self.model.train(was_training)
-        self.ids, self.cache = output.sequences, output.past_key_values
-        answers = []
-        for new in output.sequences[:, width:].tolist():
-            answers.append(new[: new.index(self.end) + 1] if self.end in new else new)
-        spoken = torch.zeros_like(self.ids[:, width:])
-        for row, answer in enumerate(answers):
-            spoken[row, : len(answer)] = 1
-        self.mask = torch.cat([self.mask, spoken], 1)
-        return answers
-
-    @torch.inference_mode()
-    def hear(self, kept: list[int], said: list[list[int]]) -> None:
-        """Go on with some of the dialogues only, each with other tokens added."""
-        ids, mask = self._block(said)
-        rows = torch.tensor(kept, device=ids.device)
-        self.cache.batch_select_indices(rows)
-        self.ids = torch.cat([self.ids[rows], ids], 1)
-        self.mask = torch.cat([self.mask[rows], mask], 1)
-
-    def _block(self, parts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Tokens [n, longest], padded on the left, and a mask of those that are none."""
-        width = max(map(len, parts))
-        ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in parts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in parts])
-        return ids.to(self.model.device), mask.to(self.model.device)
-
-
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -207,12 +150,13 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 512,
     temperature: float = 0.0,
+    engine: str = "auto",
 ) -> list[str]:
     """One answer a prompt, as text, in their order; greedy at temperature 0."""
     contexts = [tokenizer(p)["input_ids"] for p in prompts]
     answers = [""] * len(prompts)
     for chunk in _chunks([len(c) for c in contexts], batch_size):
-        speaker = Speaker(model, tokenizer, [contexts[i] for i in chunk], max_new_tokens, temperature)
+        speaker = _speaker(model, tokenizer, [contexts[i] for i in chunk], max_new_tokens, temperature, engine)
         for i, ids in zip(chunk, speaker.answer(), strict=True):
             answers[i] = tokenizer.decode(ids, skip_special_tokens=True)
     return answers

@@ -62,6 +62,7 @@ def evaluate(
     loss: bool = False,
     every: int = 1,
     tries: int = 1,
+    engine: str = "auto",
 ) -> pd.DataFrame:
     """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
 
@@ -69,7 +70,7 @@ def evaluate(
     NaN if not asked for) is that of one right answer a problem, given at once, the same for every model.
     """
     problems = task.split(split)[::every]
-    episodes = play(model, tokenizer, task, problems, prompt_style, max_new_tokens, tries, batch_size)
+    episodes = play(model, tokenizer, task, problems, prompt_style, max_new_tokens, tries, batch_size, engine=engine)
     last = [e.verdicts[-1] for e in episodes]
     losses = np.full(len(problems), np.nan)
     if loss:

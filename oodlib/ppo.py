@@ -137,7 +137,8 @@ class PPOTrainer(Trainer):
             row["return"][row["states"] > 0] += torch.tensor(raw).float() + row["value"][row["states"] > 0]
             row["advantage"] = torch.tensor(np.append(advantages, 0.0)).float()[row["try"]]
         returns = discounted(rewards, preset.rl_discount)
-        self.record.add(step, problems, groups, verdicts, returns, [a[0] for a in scaled])
+        answers = [e.answers for e in episodes]
+        self.record.add(step, problems, groups, verdicts, answers, returns, [a[0] for a in scaled])
         solved = np.mean([e.solved for e in episodes])
         self._measured |= {"reward": float(returns.mean()), "solved": float(solved)}
         return rows

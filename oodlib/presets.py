@@ -77,7 +77,12 @@ class Machine(BaseModel):
     executor: Literal["local", "ray"] = "local"  # where independent jobs run
     ray_address: str | None = None  # of a running cluster; None: the one that RAY_ADDRESS names, or one started here
     job_gpus: Annotated[float, Field(ge=0)] = 1.0  # GPUs a job reserves on a cluster that has any
-    rollouts: Literal["auto", "vllm", "transformers"] = "auto"
+    rollouts: Literal["auto", "vllm", "dynamic", "static", "continuous"] = "auto"  # what generates answers
+
+    @property
+    def engine(self) -> str:
+        """Of oodlib/engines.py, for all answers but those that vLLM generates."""
+        return "auto" if self.rollouts == "vllm" else self.rollouts
 
 
 class Preset(BaseModel):

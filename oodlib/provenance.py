@@ -30,10 +30,12 @@ PLUMBING = (  # a job's key holds what they decide
 SHOWING = (
     "claims.py",
     "cli.py",
+    "cli_plan.py",
     "cli_weights.py",
     "comparing.py",
     "dissect.py",
     "evidence.py",
+    "exercises.py",
     "figures.py",
     "figures_campaign.py",
     "figures_compare.py",
@@ -43,6 +45,7 @@ SHOWING = (
     "model_surgery.py",
     "planning.py",
     "plotting.py",
+    "report.py",
     "stats.py",
     "widgets.py",
 )

@@ -4,7 +4,7 @@
         manifest.json          parameters, seeds, versions, hardware, time and memory a stage
         measurements.csv       stage, arm, from_step, step, seed, split, metric, value, n
         hands.parquet          the outcome of every problem in every evaluation
-        rollouts.parquet       reward and advantage of every RL sample
+        rollouts.parquet       answer, outcome, reward and advantage of every RL sample
         rotation.parquet       singular values and angles of every weight matrix
         scorecard.json, figures/, notebooks/
         parts/                 what each job measured; the tables above are put together from these

@@ -27,7 +27,7 @@ from oodlib.training import (
     demonstrations,
     fit,
     history,
-    recent,
+    kept_steps,
     settings,
     supervised,
     watch,
@@ -65,8 +65,7 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
 def learn(run: Run, seed: int) -> None:
     """Train one seed's SFT and leave its checkpoints; called in every process of a training."""
     preset, folder = run.preset, run.checkpoint(seed)
-    wanted = "averaging" in (*preset.rl_arms, preset.sft_remedy) or run.store != run.folder  # by a run that shares it
-    kept = sorted({t for step in preset.sft_checkpoints[1:] for t in (recent(step) if wanted else [step])})
+    kept = kept_steps(preset, shared=run.store != run.folder)
     trainer = sft_trainer(run, seed, load_remedy(preset.sft_remedy))
     fit(watch(trainer, folder, model_folder(preset.model), preset.sft_checkpoints), folder, kept)
 
@@ -146,6 +145,7 @@ def evaluate_model(
             loss,
             preset.eval_every,
             preset.verify_turns,
+            preset.machine.engine,
         )
         place = (stage, arm, from_step, step, seed, split)
         rows += [

@@ -215,6 +215,12 @@ def recent(step: int) -> list[int]:
     return [step - 24, step - 16, step - 8, step] if step >= 100 else [step]
 
 
+def kept_steps(preset: Preset, shared: bool = False) -> list[int]:
+    """The steps whose weights SFT leaves; with all that an average needs, where one is made or the run is `shared`."""
+    wanted = shared or "averaging" in (*preset.rl_arms, preset.sft_remedy)
+    return sorted({t for step in preset.sft_checkpoints[1:] for t in (recent(step) if wanted else [step])})
+
+
 def demonstrations(task: Task, preset: Preset, seed: int, n: int) -> Dataset:
     """`n` ID prompts with right answers, both drawn at random: columns prompt, completion."""
     rng = np.random.default_rng(seed)

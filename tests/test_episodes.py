@@ -6,7 +6,8 @@ import torch
 
 from oodlib import episodes
 from oodlib.base_model import build_tokenizer
-from oodlib.episodes import Speaker, as_text, discounted, play
+from oodlib.engines import Speaker
+from oodlib.episodes import as_text, discounted, play
 from oodlib.evaluate import evaluate, summarise
 from oodlib.models import load_model, model_folder
 from oodlib.tasks import get_task
@@ -45,7 +46,8 @@ def scripted(monkeypatch, tokenizer):
                 self.heard = [c + a for c, a in zip(self.heard, answers, strict=True)]
                 return answers
 
-        monkeypatch.setattr(episodes, "Speaker", Actor)
+        monkeypatch.setattr(episodes, "choose", lambda *_: "dynamic")
+        monkeypatch.setitem(episodes.ENGINES, "dynamic", Actor)
         return seen
 
     return script

@@ -140,7 +140,7 @@ def test_weight_arms_are_the_mixes_that_they_say(tiny_run, tmp_path):
 
 def test_averaging_takes_the_last_24_steps_and_sft_keeps_them_for_it(tiny_run, monkeypatch):
     assert recent(100) == [76, 84, 92, 100] and recent(300) == [276, 284, 292, 300] and recent(8) == [8]
-    monkeypatch.setattr("oodlib.sft.recent", lambda step: [step - 1, step])
+    monkeypatch.setattr("oodlib.training.recent", lambda step: [step - 1, step])
     for arms, kept in ((["rl"], [2, 4]), (["rl", "averaging"], [1, 2, 3, 4])):
         run = tiny_run(**PLAIN, rl_arms=arms, sft_learning_rate=1e-3 * len(arms))
         train(run, 10)

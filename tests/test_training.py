@@ -171,7 +171,10 @@ def test_run_arm_measures_both_splits(tiny_run):
     tables = run_arm(run, 10, "rl", 4)
     accuracy = tables["measurements"].query("metric == 'accuracy'")
     assert set(accuracy["split"]) == {"id", "ood"} and set(accuracy["step"]) == {2}
-    assert set(tables["rollouts"]["from_step"]) == {4}
+    played, task = tables["rollouts"], get_task(run.preset.task)
+    assert set(played["from_step"]) == {4}
+    for row in played.itertuples():
+        assert task.verify(task.problem(row.problem.split(), dict.fromkeys("JQK", 10)), row.answer).reward == row.reward
     assert (arm_folder(run, 10, "rl", 4) / MARK).exists()
 
 

@@ -71,6 +71,7 @@ class Setup:
             self.preset.max_new_tokens,
             self.preset.turns_in_rl,
             temperature=self.preset.rl_temperature,
+            engine=self.preset.machine.engine,
         )
 
 

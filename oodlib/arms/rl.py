@@ -7,6 +7,7 @@ loss; GRPO's reward of an episode is the discounted sum of its tries' rewards.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -58,9 +59,11 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         "shuffle_dataset": False,
         **preset.rl_options,
     }
-    if preset.turns_in_rl == 1 and by_vllm(preset):
+    several, vllm = preset.turns_in_rl > 1, preset.turns_in_rl == 1 and by_vllm(preset)
+    if vllm:
         options |= {"use_vllm": True, "vllm_mode": "colocate"}
-    several = {"rollout_func": _Rollouts(setup, prompts, problems)} if preset.turns_in_rl > 1 else {}
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # then only TRL gathers the weights to generate
+    ours = several or (grpo and setup.model.device.type != "cpu" and not vllm and not sharded)
     return kind(
         model=setup.model,
         reward_funcs=_Reward(record, problems),
@@ -68,7 +71,7 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         train_dataset=data,
         processing_class=setup.tokenizer,
         callbacks=[record.keeper],
-        **several,
+        **({"rollout_func": _Rollouts(setup, prompts, problems)} if ours else {}),
     )
 
 
@@ -78,12 +81,13 @@ def by_vllm(preset: Preset) -> bool:
     if wanted == "vllm" and not (installed and torch.cuda.is_available()):
         raise ValueError("machine.rollouts 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
     chosen = wanted == "vllm" or (wanted == "auto" and installed and torch.cuda.is_available())
-    print(f"rollouts by {'vLLM' if chosen else 'transformers'}")
+    if chosen:
+        print("rollouts by vLLM")
     return chosen
 
 
 class _Rollouts:
-    """TRL's rollout function: episodes of several tries, one for each prompt that it is given."""
+    """TRL's rollout function: an episode for each prompt that it is given, answered by oodlib/engines.py."""
 
     def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any]):
         self.setup = setup
@@ -98,6 +102,7 @@ class _Rollouts:
             "env_mask": [e.own for e in episodes],
             "logprobs": None,
             "verdicts": [e.verdicts for e in episodes],
+            "answers": [e.answers for e in episodes],
         }
 
 
@@ -109,17 +114,18 @@ class _Reward:
     def __init__(self, record: Record, problems: list[Any]):
         self.record, self.problems = record, problems
 
-    def __call__(self, prompts, completions, index, trainer_state, verdicts=None, **_) -> list[float]:
+    def __call__(self, prompts, completions, index, trainer_state, verdicts=None, answers=None, **_) -> list[float]:
         problems = [self.problems[i] for i in index]
         if verdicts is None:
-            texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+            answers = [[c if isinstance(c, str) else c[-1]["content"]] for c in completions]
             verify = self.record.setup.task.verify
-            verdicts = [[verify(p, t)] for p, t in zip(problems, texts, strict=True)]
+            verdicts = [[verify(p, a)] for p, (a,) in zip(problems, answers, strict=True)]
         step, mine = trainer_state.global_step, len(problems)
         if world() > 1:  # a group's answers may lie in several processes
-            problems, index, verdicts = gather_object(problems), gather_object(index), gather_object(verdicts)
+            problems, index, verdicts, answers = map(gather_object, (problems, index, verdicts, answers))
         returns = discounted(self.record.rewards(verdicts, step), self.record.setup.preset.rl_discount)
-        self.record.add(step, problems, index, verdicts, returns, advantages(returns, self.record.setup.preset))
+        found = advantages(returns, self.record.setup.preset)
+        self.record.add(step, problems, index, verdicts, answers, returns, found)
         return returns[rank() * mine : (rank() + 1) * mine].tolist()
 
 
@@ -134,12 +140,13 @@ class Record:
         """What the tries of a batch of episodes are paid; the same again for the same step."""
         return self.score(verdicts, np.random.default_rng([self.setup.seed, 3, step]))
 
-    def add(self, step, problems, groups, verdicts, returns, advantages) -> None:
-        """A row an episode: outcome of its last try, how many it took, its return and its (first) advantage."""
+    def add(self, step, problems, groups, verdicts, answers, returns, advantages) -> None:
+        """A row an episode: its last answer and outcome, how many tries it took, its return and (first) advantage."""
         frame = {
             "update": step,
             "problem": [self.setup.task.label(p) for p in problems],
             "group": groups,
+            "answer": [tries[-1] for tries in answers],
             "outcome": [tries[-1].outcome for tries in verdicts],
             "tries": np.int8([len(tries) for tries in verdicts]),
             "reward": np.float32(returns),

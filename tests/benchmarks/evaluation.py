@@ -8,6 +8,7 @@ Both give the same answers; the two take turns, so that a machine that slows dow
 import sys
 import time
 
+from oodlib.engines import ENGINES
 from oodlib.episodes import generate, play
 from oodlib.models import load_model, model_folder
 from oodlib.stages import quiet
@@ -34,6 +35,11 @@ def main(hands: int = 796, single: int = 24) -> None:
         print(f"{name:14} {sorted(found)[1]:8.1f} hands/s (median of 3; {min(found):.1f} to {max(found):.1f})")
     ratios = sorted(b / a for a, b in zip(rates["one at a time"], rates["batched"], strict=True))
     print(f"batched is {ratios[1]:.1f} times as fast (turn by turn: {', '.join(f'{r:.1f}' for r in ratios)})")
+    for engine in ENGINES:
+        start = time.perf_counter()
+        same = generate(model, tokenizer, prompts, 32, engine=engine) == together
+        said = "the same answers" if same else "other answers"
+        print(f"engine {engine:11} {len(prompts) / (time.perf_counter() - start):8.1f} hands/s, {said}")
     times = {}
     for tries in (1, 5, 1, 5):
         start = time.perf_counter()

@@ -29,7 +29,7 @@ from oodlib.tasks.checker import judge
 from oodlib.tasks.general_points import FACES, RULES, TASK
 
 Z = stats.norm.ppf(0.975)
-RAISED = "Fill in the cell above first."
+UNFILLED = "Fill in the cell above first."
 
 
 class Wrong(AssertionError):
@@ -49,7 +49,7 @@ def _right(insight: str) -> None:
 
 
 def _number(answer: Any) -> float:
-    _demand(answer is not ..., RAISED)
+    _demand(answer is not ..., UNFILLED)
     _demand(isinstance(answer, (int, float, np.number)), f"One number is asked for, not {answer!r}.")
     return float(answer)
 
@@ -60,7 +60,7 @@ def _call(function: Any, *arguments: Any) -> Any:
     try:
         found = function(*arguments)
     except NotImplementedError:
-        raise Wrong(RAISED) from None
+        raise Wrong(UNFILLED) from None
     _demand(found is not None and found is not ..., "The function returns nothing.")
     return found
 
@@ -70,7 +70,7 @@ def _call(function: Any, *arguments: Any) -> Any:
 
 def one_way(cards: Sequence[str]) -> None:
     """Four cards that can make 24 under the ID rule and cannot under the OOD rule."""
-    _demand(cards is not ..., RAISED)
+    _demand(cards is not ..., UNFILLED)
     try:
         hands = {name: TASK.problem(cards, rule).numbers for name, rule in RULES.items()}
     except (ValueError, TypeError) as error:
@@ -150,7 +150,7 @@ def paired_interval(function: Callable[[np.ndarray, np.ndarray], tuple[float, fl
 
 def could_be_peak(steps: Sequence[int], run: Run) -> None:
     """The SFT steps whose OOD accuracy cannot be told from the highest one: the paired interval holds 0."""
-    _demand(steps is not ..., RAISED)
+    _demand(steps is not ..., UNFILLED)
     right = _right_hands(run)
     best = right.mean().idxmax()
     gap = right[[best]].to_numpy() - right
@@ -165,7 +165,7 @@ def could_be_peak(steps: Sequence[int], run: Run) -> None:
     lacking = (sure | {int(best)}) - answer
     _demand(not lacking, f"{len(lacking)} more cannot be told from the best: its paired interval holds 0.")
     rows = ", ".join(f"{t} ({-100 * gap[t].mean():+.1f} points)" for t in sorted(answer - {int(best)}))
-    _right(f"step {best} is the highest, and as good as it may be {rows or 'none other'}.")
+    _right(f"step {best} is the highest; not to be told from it: {rows or 'no other'}.")
 
 
 def _right_hands(run: Run) -> pd.DataFrame:
@@ -209,7 +209,7 @@ def rloo_advantages(function: Callable[[np.ndarray], np.ndarray]) -> None:
 
 def silent_groups(shares: dict[int, float], run: Run) -> None:
     """For each start of RL, the share of its groups from which nothing is learnt: all rewards are the same."""
-    _demand(isinstance(shares, dict), RAISED if shares is ... else "A dictionary is asked for: start -> share.")
+    _demand(isinstance(shares, dict), UNFILLED if shares is ... else "A dictionary is asked for: start -> share.")
     rollouts = run.table("rollouts", "rl")
     starts = sorted(int(s) for s in rollouts["from_step"].unique())
     _demand(sorted(map(int, shares)) == starts, f"RL started from {starts}; one share for each.")
@@ -222,7 +222,7 @@ def silent_groups(shares: dict[int, float], run: Run) -> None:
             f"Not so from step {start}. A group is one hand in one update: {len(rewards)} of them from there.",
         )
     solved = rollouts.assign(right=rollouts["outcome"] == "correct").groupby("from_step")["right"].mean()
-    _right("; ".join(f"from {s} {shares[s]:.0%} are silent ({solved[s]:.0%} of answers right)" for s in starts) + ".")
+    _right("; ".join(f"from step {s} {shares[s]:.0%}, with {solved[s]:.0%} of the answers right" for s in starts) + ".")
 
 
 def group_size(answer: int) -> None:
@@ -239,7 +239,6 @@ def group_size(answer: int) -> None:
 def _groups(run: Run, column: str, start: int | None = None) -> np.ndarray:
     """A column of RL's samples as [groups, answers], in the order in which they were made; of one start, or all."""
     played = run.table("rollouts", "rl")
-    played = played[played["seed"] == run.preset.seed]
     played = played if start is None else played[played["from_step"] == start]
     return played[column].to_numpy(float).reshape(-1, run.preset.rl_samples)
 
@@ -402,7 +401,7 @@ def _ends_of_sft(run: Run) -> list[Path]:
 
 def fewest_directions(chosen: Sequence[tuple[str, int]], operation: Operation) -> None:
     """Directions (matrix, index), the most important first, that give half of what was lost back, none to spare."""
-    _demand(chosen is not ..., RAISED)
+    _demand(chosen is not ..., UNFILLED)
     chosen = list(dict.fromkeys((str(name), int(i)) for name, i in chosen))
     strange = [d for d in chosen if not (s := operation.spectra.get(d[0])) or not 0 <= d[1] < len(s[0].values)]
     _demand(not strange, f"{len(strange)} directions do not exist, such as {strange[:1]}.")
@@ -423,7 +422,7 @@ def fewest_directions(chosen: Sequence[tuple[str, int]], operation: Operation) -
 
 def hands_needed(answer: int) -> None:
     """How many hands make the 95 % interval of an accuracy near the paper's peak at most 2 points to either side."""
-    n, p = _number(answer), PAPER["stages"]["llama-3.2-11b"]["ood"]["sft_peak"] / 100
+    n, p = max(_number(answer), 1), PAPER["stages"]["llama-3.2-11b"]["ood"]["sft_peak"] / 100
 
     def half(n: int, method: str | None) -> float:
         if method is None:
@@ -433,9 +432,7 @@ def hands_needed(answer: int) -> None:
 
     sizes = range(1000, 2000, 10)
     needed = [next(n for n in sizes if half(n, method) <= 0.02) for method in (None, "wilson", "exact")]
-    _demand(
-        n >= 0.985 * min(needed), f"With {n:g} hands the interval reaches {100 * half(int(n) or 1, None):.1f} points."
-    )
+    _demand(n >= 0.985 * min(needed), f"With {n:g} hands the interval reaches {100 * half(int(n), None):.1f} points.")
     _demand(n <= 1.015 * max(needed), f"{n:g} are enough, and more than an accuracy near {p:.1%} needs.")
     qwen = PAPER["stages"]["qwen-2.5-7b"]["ood"]
     healed = qwen["rl"] - qwen["sft_moderate"]
@@ -503,10 +500,10 @@ def control_against_c4(design: dict[str, Any]) -> None:
     regime, from_step, arm, metric: which rows; margin: the smallest healing worth the name, as an accuracy;
     refutes(low, high) -> bool: whether an interval of OOD(RL) - OOD(arm) refutes that RL heals more than the arm.
     """
-    _demand(isinstance(design, dict), RAISED)
+    _demand(isinstance(design, dict), UNFILLED)
     names = ("regime", "from_step", "arm", "metric", "margin", "refutes")
     lacking = [n for n in names if n not in design or design[n] is ...]
-    _demand(len(lacking) < len(names), RAISED)
+    _demand(len(lacking) < len(names), UNFILLED)
     _demand(not lacking, f"The design does not say: {', '.join(lacking)}.")
     regime, start, arm, metric, margin, refutes = (design[n] for n in names)
     campaign = Campaign()
@@ -544,8 +541,8 @@ def control_against_c4(design: dict[str, Any]) -> None:
         said = bool(_call(refutes, low * margin, high * margin))
         why = {True: "wholly below 0", False: "that leaves room for a healing"}[holds]
         _demand(said == holds, f"Your rule says {said} of [{low * margin:+.3f}, {high * margin:+.3f}], {why}.")
-    verdict = "refuted" if refutes(gap.low, gap.high) else "not refuted"
+    verdict = "refutes" if refutes(gap.low, gap.high) else "does not refute"
     _right(
         f"OOD(RL) - OOD({arm}) is {100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}] points on "
-        f"{gap.n} seeds, {100 * lost:.0f} were lost. By your rule C4 is {verdict} here; it could have been either."
+        f"{gap.n} seeds, {100 * lost:.0f} were lost. By your rule that {verdict} C4 here; it could have done either."
     )

@@ -327,9 +327,10 @@ class Operation:
         from oodlib.models import load_model, load_weights, matrices  # late: transformers takes seconds
 
         self.preset = run.preset
-        ends = [Path(folder) for folder in (recipient, donor)] if donor and recipient else _ends_of_sft(run)
-        self.model, self.tokenizer = load_model(ends[0])
-        self.recipient, self.donor = map(load_weights, ends)
+        given = recipient, donor
+        ends = given if all(given) else [g or own for g, own in zip(given, _ends_of_sft(run), strict=True)]
+        self.model, self.tokenizer = load_model(Path(ends[0]))
+        self.recipient, self.donor = (load_weights(Path(end)) for end in ends)
         names = matrices(list(self.recipient), embeddings=True)
         self.spectra = {n: (spectrum(self.recipient[n], n), spectrum(self.donor[n], n)) for n in names}
         self.measure = "accuracy"

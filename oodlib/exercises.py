@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cached_property
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +19,14 @@ from scipy import stats
 from oodlib import healing
 from oodlib.campaign import Campaign
 from oodlib.claims import PAPER, VERDICTS
-from oodlib.evidence import NOTHING
 from oodlib.runs import Run
 from oodlib.spectra import compare, spectrum
 from oodlib.surgery import restore
 from oodlib.tasks.checker import judge
 from oodlib.tasks.general_points import FACES, RULES, TASK
+
+if TYPE_CHECKING:
+    from oodlib.bench import Operation  # with transformers, which takes seconds
 
 Z = stats.norm.ppf(0.975)
 UNFILLED = "Fill in the cell above first."
@@ -314,92 +314,6 @@ def restored(function: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> N
     _right("signs need no care, for u and v of a pair flip together; that is why the pair is replaced, never one side.")
 
 
-class Operation:
-    """A patient: the weights that lost OOD accuracy, those that had it, and what restored directions bring back.
-
-    donor and recipient are folders of weights; None: the OOD peak and the end of the run's SFT, which is trained here
-    where its checkpoints are not (tiny: about two minutes). spectra: for each matrix, embeddings too, the Spectrum of
-    the recipient and that of the donor. measure: "accuracy", or "loss" (of right answers, nats a token) where the
-    donor has less than 5 points more; both on OOD hands.
-    """
-
-    def __init__(self, run: Run, donor: str | None = None, recipient: str | None = None):
-        from oodlib.models import load_model, load_weights, matrices  # late: transformers takes seconds
-
-        self.preset = run.preset
-        given = recipient, donor
-        ends = given if all(given) else [g or own for g, own in zip(given, _ends_of_sft(run), strict=True)]
-        self.model, self.tokenizer = load_model(Path(ends[0]))
-        self.recipient, self.donor = (load_weights(Path(end)) for end in ends)
-        names = matrices(list(self.recipient), embeddings=True)
-        self.spectra = {n: (spectrum(self.recipient[n], n), spectrum(self.donor[n], n)) for n in names}
-        self.measure = "accuracy"
-        self.ends = self._score(self.recipient), self._score(self.donor)
-        if self.ends[1] - self.ends[0] < NOTHING:
-            self.measure = "loss"
-            self.ends = self._score(self.recipient), self._score(self.donor)
-
-    @property
-    def directions(self) -> int:
-        """How many singular directions all matrices have."""
-        return sum(len(own.values) for own, _ in self.spectra.values())
-
-    def recovered(self, chosen: Sequence[tuple[str, int]]) -> float:
-        """The share of what was lost that these directions, (matrix, index from 0), bring back."""
-        state, indices = dict(self.recipient), {}
-        for name, i in chosen:
-            indices.setdefault(name, set()).add(int(i))
-        for name, mine in indices.items():
-            own, other = self.spectra[name]
-            i = torch.tensor(sorted(mine), device=own.values.device)
-            new, old = ((s.left[:, i] * own.values[i]) @ s.right[:, i].T for s in (other, own))
-            state[name] = (state[name].double() + (new - old).cpu()).to(state[name].dtype)
-        lost, had = self.ends
-        return (self._score(state) - lost) / (had - lost)
-
-    @cached_property
-    def plain(self) -> int:
-        """How many directions it takes if the leading share of EVERY matrix is restored: the bar to beat."""
-        for share in np.arange(0.1, 1, 0.1):
-            chosen = [(n, i) for n, (own, _) in self.spectra.items() for i in range(round(share * len(own.values)))]
-            if self.recovered(chosen) >= 0.5:
-                return len(chosen)
-        return self.directions
-
-    def _score(self, state: dict[str, torch.Tensor]) -> float:
-        from oodlib.episodes import as_text
-        from oodlib.evaluate import answer_loss, evaluate
-        from oodlib.tasks import get_task
-
-        preset = self.preset
-        task = get_task(preset.task, preset.task_options)
-        self.model.load_state_dict(state, strict=False)
-        if self.measure == "accuracy":
-            how = (preset.prompt_style, preset.max_new_tokens, preset.eval_batch_size, False, preset.eval_every)
-            judged = evaluate(self.model, self.tokenizer, task, "ood", *how)
-            return float((judged["outcome"] == "correct").mean())
-        rng, problems = np.random.default_rng(0), task.split("ood")[:: preset.eval_every]
-        asked = [as_text(task.prompt(p, preset.prompt_style), self.tokenizer) for p in problems]
-        answers = [as_text(task.answer(p, preset.prompt_style, rng), self.tokenizer, answer=True) for p in problems]
-        return -float(answer_loss(self.model, self.tokenizer, asked, answers, preset.eval_batch_size).mean())
-
-
-def _ends_of_sft(run: Run) -> list[Path]:
-    """The folders of the end and of the OOD peak of the run's SFT; trains it where they are not there."""
-    from oodlib.sft import peak_step, sft_folder, train
-    from oodlib.stages import ensure, quiet
-
-    ensure(run, "sft")
-    seed = run.preset.seed
-    steps = run.preset.sft_steps, peak_step(run.table("measurements", "sft"), seed)
-    folders = [sft_folder(run, seed, step) for step in steps]
-    if not all(folder.exists() for folder in folders):
-        print("no checkpoints here: SFT is trained now (preset tiny: about two minutes)")
-        quiet()
-        train(run, seed)
-    return folders
-
-
 def fewest_directions(chosen: Sequence[tuple[str, int]], operation: Operation) -> None:
     """Directions (matrix, index), the most important first, that give half of what was lost back, none to spare."""
     _demand(chosen is not ..., UNFILLED)
@@ -407,13 +321,13 @@ def fewest_directions(chosen: Sequence[tuple[str, int]], operation: Operation) -
     strange = [d for d in chosen if not (s := operation.spectra.get(d[0])) or not 0 <= d[1] < len(s[0].values)]
     _demand(not strange, f"{len(strange)} directions do not exist, such as {strange[:1]}.")
     back = operation.recovered(chosen)
-    _demand(back >= 0.5, f"These {len(chosen)} directions give {back:.0%} of the lost {operation.measure} back.")
+    _demand(back >= 0.5, f"These {len(chosen)} directions give {back:.0%} of the lost {operation.by} back.")
     fewer = chosen[: len(chosen) * 3 // 4]
     _demand(operation.recovered(fewer) < 0.5, f"The first {len(fewer)} of your {len(chosen)} do it alone.")
     plain = operation.plain
     _demand(len(chosen) < plain, f"The leading share of every matrix needs {plain}, no more than your {len(chosen)}.")
     _right(
-        f"{len(chosen)} of {operation.directions} directions give {back:.0%} of the lost {operation.measure} back; "
+        f"{len(chosen)} of {operation.directions} directions give {back:.0%} of the lost {operation.by} back; "
         f"the leading share of every matrix takes {plain}. Can you beat yourself?"
     )
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from oodlib import Run, ensure
 from oodlib import exercises as check
+from oodlib.bench import Operation
 from oodlib.model_source import model_folder
 from oodlib.presets import ROOT, load_preset
 from oodlib.sft import save_weights
@@ -48,7 +49,7 @@ def patient(tmp_path_factory):
 @pytest.fixture(scope="module")
 def operation(patient, tmp_path_factory):
     run = Run(load_preset("smoke", out=str(tmp_path_factory.mktemp("run"))))
-    return check.Operation(run, str(BASE), str(patient))
+    return Operation(run, str(BASE), str(patient))
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +291,7 @@ def test_restored():
 
 def test_an_operation_measures_what_restored_directions_bring_back(operation):
     everything = [(n, i) for n in operation.spectra for i in range(len(operation.spectra[n][0].values))]
-    assert operation.measure == "loss" and len(everything) == operation.directions
+    assert operation.by == "loss" and len(everything) == operation.directions
     assert operation.recovered([]) == 0
     assert operation.recovered(everything) == pytest.approx(1, abs=1e-3)
     assert operation.recovered([d for d in everything if d[0] in DAMAGED]) == pytest.approx(1, abs=1e-3)

@@ -184,8 +184,10 @@ def programs() -> None:
             print(f"{name:<26} {time.perf_counter() - start:6.1f} s")
 
 
-def callback(steps: int = 100, turns: int = 4) -> None:
+def callback(steps: int = 100, turns: int = 3) -> None:
     """Seconds a step of SFT of the tiny model, with and without the callback."""
+    from transformers import PrinterCallback
+
     from oodlib.presets import load_preset
     from oodlib.rotation_callback import RotationCallback
     from oodlib.runs import Run
@@ -200,6 +202,7 @@ def callback(steps: int = 100, turns: int = 4) -> None:
         for turn in range(turns + 1):
             for watched in (False, True):
                 trainer = sft_trainer(Run(preset, Path(folder) / f"{watched}-{turn}"), 0, None)
+                trainer.remove_callback(PrinterCallback)
                 if watched:
                     RotationCallback(Path(folder) / f"{turn}.parquet").attach(trainer)
                 start = time.perf_counter()

@@ -46,6 +46,7 @@ SHOWING = (
     "planning.py",
     "plotting.py",
     "report.py",
+    "report_html.py",
     "stats.py",
     "widgets.py",
 )

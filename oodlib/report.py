@@ -63,13 +63,14 @@ class Section:
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run's or the campaign's folder to `out` (default: FOLDER/report.html); its path.
+    """Write the report of a run's or the campaign's folder to the file `out` (default: FOLDER/report.html); its path.
 
-    ValueError where the folder holds no executed notebook, or a file in it is not what it should be.
+    Where `out` is a folder, the file lies in it. ValueError where the run's folder holds no executed notebook, or a
+    file in it is not what it should be.
     """
-    folder = Path(folder)
-    out = Path(out) if out else folder / "report.html"
-    page = as_html(folder)
+    out = Path(out or folder)
+    out = out / "report.html" if out.is_dir() else out
+    page = as_html(Path(folder))
     write_whole(out, lambda path: path.write_text(page, encoding="utf-8"))
     return out
 
@@ -77,14 +78,16 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 def as_html(folder: Path) -> str:
     """The page; the same text for the same files."""
     paths = [p for p in sorted((folder / "notebooks").glob("[!.]*.ipynb")) if not p.stem.endswith(".failed")]
-    if not paths:
-        made = f"`oodlib reproduce --out {folder}` makes them"
-        raise ValueError(f"{folder} holds no executed notebooks ({folder / 'notebooks'}/*.ipynb): {made}")
     manifest = _json(folder / "manifest.json", {})
+    if not paths:
+        made = f"`oodlib reproduce --preset {manifest.get('preset', 'tiny')} --out {folder}` makes them"
+        raise ValueError(f"{folder} holds no executed notebooks ({folder / 'notebooks'}/*.ipynb): {made}")
     claims = [claim for claim in _json(folder / "scorecard.json", []) if isinstance(claim, dict)]
     said = (*((IN_WORDS,) if claims else ()), *((SOURCES,) if manifest else ()))
     parts = {path.stem: _sections(path, said) for path in paths}
     verdict, *rules = parts.pop(SCORECARD, None) or [Section("The scorecard", 1)]
+    if claims:
+        verdict.cells = [cell for cell in verdict.cells if cell.cell_type == "markdown"]  # its figure is the same table
     _number([verdict, *(section for part in parts.values() for section in part), *rules])
     verdict.title = re.sub(r"^\d+ · ", "", verdict.title)
     name = str(manifest.get("preset") or folder.resolve().name)
@@ -258,9 +261,11 @@ def _regimes(cells: dict[str, Any]) -> list[tuple[str, list[Any]]]:
         together.setdefault(regime, {})[seed] = cell
     rows = []
     for regime, seeds in together.items():
-        time = round(sum(cell.get("wall_s", 0) for cell in seeds.values()), 1)
-        kept = [dict.fromkeys(_short(cell.get(name)) for cell in seeds.values()) for name in ("git", "code", "hardware")]
-        rows.append((regime, [", ".join(sorted(seeds, key=lambda s: (len(s), s))), time, *map(", ".join, kept)]))
+        wall_s = round(sum(cell.get("wall_s", 0) for cell in seeds.values()), 1)
+        kept = (
+            dict.fromkeys(_short(cell.get(name)) for cell in seeds.values()) for name in ("git", "code", "hardware")
+        )
+        rows.append((regime, [", ".join(sorted(seeds, key=lambda s: (len(s), s))), wall_s, *map(", ".join, kept)]))
     return rows
 
 
@@ -273,7 +278,7 @@ def _short(value: Any) -> Any:
 def _words(value: Any) -> str:
     """A value of the manifest as a reader wants it."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
+        return ", ".join(f"{name.replace('_gib', ' (GiB)')} {_words(one)}" for name, one in value.items())
     if isinstance(value, list):
         return ", ".join(map(_words, value)) or "none"
     return "none" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -18,16 +18,19 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 HTML = {
     "a": ["href"],
-    "th": ["scope", "colspan", "rowspan"],
+    "table": ["class"],
+    "th": ["scope", "colspan", "rowspan", "class"],
     "td": ["colspan", "rowspan", "class"],
     "div": ["class", "tabindex", "role", "aria-label"],
     "span": ["class"],
 }
-TAGS = {*HTML, *"p br hr em strong b i s del sub sup code pre ul ol li dl dt dd blockquote".split()}
-TAGS |= set("table caption thead tbody tfoot tr".split())
+TEXT = "p br hr em strong b i s del sub sup code pre ul ol li dl dt dd blockquote caption thead tbody tfoot tr"
+TAGS = {*HTML, *TEXT.split(" ")}
 GONE = ["script", "style", "template", "iframe", "object", "svg", "math", "noscript"]  # with all that they hold
 MATHML = ("xmlns", "display", "stretchy", "mathvariant", "width", "linethickness", "columnalign", "accent", "form")
-NUMBER = re.compile(r"[+−-]?[\d.,]+( ?%)?( \[.*\])?|nan", re.IGNORECASE)
+LONG = 28  # letters; a cell with more is broken into lines
+WIDE = 9  # columns; a table with more is printed small
+NUMBER = re.compile(r"[+−-]?[\d.,]+( ?%)?( \[.*\])?|–")
 
 
 def prose(source: str, about: str = "") -> str:
@@ -108,19 +111,32 @@ def _tidy_link(link: Tag) -> None:
 
 
 def _tidy_table(table: Tag) -> None:
+    """Headers say what they head; numbers, long texts and wide tables are marked for the style sheet."""
     _join_headers(table)
     _drop_count(table)
     for cell in table(["th", "td"]):
-        text = cell.get_text(strip=True)
+        text = cell.get_text(" ", strip=True)
         cell.attrs = {k: v for k, v in cell.attrs.items() if k in ("colspan", "rowspan") and str(v).isdecimal()}
+        if len(text) > LONG:
+            cell["class"] = "long"
         if cell.name == "td" or not text:
             cell.name = "td"
+            if text.casefold() == "nan":  # not measured
+                cell.string = text = "–"
             if NUMBER.fullmatch(text):
                 cell["class"] = "number"
         elif cell.find_parent("thead"):
             cell["scope"] = "colgroup" if cell.get("colspan", "1") != "1" else "col"
         else:
             cell["scope"] = "rowgroup" if cell.get("rowspan", "1") != "1" else "row"
+    table.attrs = {"class": "wide"} if any(len(row(["th", "td"])) > WIDE for row in table("tr")) else {}
+    heads = table.select("thead > tr:last-child > *")
+    rows = [row(["th", "td"]) for row in table.select("tbody > tr")]
+    for head, *cells in zip(
+        *map(reversed, [heads, *rows]), strict=False
+    ):  # from the right: on the left a cell may span
+        if cells and all(cell.get("class") == "number" for cell in cells):
+            head["class"] = "number"
 
 
 def _join_headers(table: Tag) -> None:

@@ -34,6 +34,7 @@ INVITATIONS = ("play against it", "train the base model again", "your own checkp
 ASIDES = ("*Predict first", "The stage itself.")  # paragraphs that begin so are dropped
 SCORECARD = "04_scorecard"
 IN_WORDS, SOURCES = "in words", "where these numbers come from"  # said by the page itself, from the JSON files
+OWN = ("contents", "findings", "in-short", "method", "parameters", "provenance", "stages", "regimes")  # page's anchors
 VERDICTS = ("supported", "not supported", "inconclusive")
 
 HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*")
@@ -85,16 +86,15 @@ def as_html(folder: Path) -> str:
     claims = [claim for claim in _json(folder / "scorecard.json", []) if isinstance(claim, dict)]
     said = (*((IN_WORDS,) if claims else ()), *((SOURCES,) if manifest else ()))
     parts = {path.stem: _sections(path, said) for path in paths}
-    verdict, *rules = parts.pop(SCORECARD, None) or [Section("The scorecard", 1)]
-    if claims:
-        verdict.cells = [cell for cell in verdict.cells if cell.cell_type == "markdown"]  # its figure is the same table
+    verdict, *rules = (claims and parts.pop(SCORECARD, None)) or [Section("The scorecard", 1)]
+    verdict.cells = [cell for cell in verdict.cells if cell.cell_type == "markdown"]  # its figure is the same table
     _number([verdict, *(section for part in parts.values() for section in part), *rules])
     verdict.title = re.sub(r"^\d+ · ", "", verdict.title)
     name = str(manifest.get("preset") or folder.resolve().name)
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "report"), autoescape=True, trim_blocks=True)
     return environment.get_template("page.html.j2").render(
         name=name,
-        seeds=manifest.get("seeds", []),
+        seeds=_words(manifest.get("seeds", [])),
         written=str(manifest.get("written", ""))[:10],
         verdict=verdict,
         claims=[_row(claim) for claim in claims],
@@ -102,10 +102,10 @@ def as_html(folder: Path) -> str:
         answers=[] if claims else _answers(parts.values()),
         parts=[part for part in parts.values() if part],
         rules=rules,
-        parameters={k: _words(v) for k, v in _dict(manifest, "parameters").items()},
+        parameters={k: _words(v) for k, v in _entries(manifest, "parameters").items()},
         facts={k: _short(v) for k, v in manifest.items() if k not in ("parameters", "stages", "cells")},
-        stages=_stages(_dict(manifest, "stages")),
-        regimes=_regimes(_dict(manifest, "cells")),
+        stages=_stages(manifest),
+        regimes=_regimes(manifest),
     )
 
 
@@ -117,7 +117,7 @@ def _sections(path: Path, said: tuple[str, ...]) -> list[Section]:
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as error:
         raise ValueError(f"{path}: not a notebook: {str(error).splitlines()[0]}") from None
     found = [opening := Section(path.stem, 1)]
     for cell in notebook.cells:
@@ -201,7 +201,7 @@ def _png_size(data: Any) -> tuple[int, int] | None:
 
 def _number(sections: list[Section]) -> None:
     """Give sections anchors, and figures numbers and descriptions, in the order of the page."""
-    used: set[str] = set()
+    used = set(OWN)
     figures = 0
     for section in sections:
         base = name = _slug(plain(section.title))
@@ -247,16 +247,18 @@ def _row(claim: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stages(stages: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+def _stages(manifest: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     """A line a stage: time (s), peak memory (MiB), when, git, code."""
     names = ("wall_s", "peak_mib", "written", "git", "code")
-    return [(stage, [_short(about.get(name)) for name in names]) for stage, about in stages.items()]
+    return [
+        (stage, [_short(about.get(name)) for name in names]) for stage, about in _entries(manifest, "stages").items()
+    ]
 
 
-def _regimes(cells: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+def _regimes(manifest: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     """A line a regime of the campaign: its seeds, time (s), git, code and hardware."""
     together: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, cell in cells.items():
+    for name, cell in _entries(manifest, "cells").items():
         regime, _, seed = name.rpartition("/")
         together.setdefault(regime, {})[seed] = cell
     rows = []
@@ -284,8 +286,9 @@ def _words(value: Any) -> str:
     return "none" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _dict(manifest: dict[str, Any], name: str) -> dict[str, Any]:
-    return manifest.get(name) or {}
+def _entries(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    found = manifest.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _json(path: Path, default: Any) -> Any:

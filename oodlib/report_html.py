@@ -49,6 +49,8 @@ def clean(html: str, about: str = "") -> str:
     soup = BeautifulSoup(html, "html.parser")
     for tag in soup(GONE):
         tag.decompose()
+    for tag in soup(["div", "span"]):  # no look, place or role of the page's own
+        tag.attrs = {"class": tag["class"]} if "formula" in tag.get("class", []) else {}
     for link in soup("a"):
         _tidy_link(link)
     for table in soup("table"):

@@ -149,38 +149,43 @@ def test_what_is_not_for_a_reader_is_left_out(tmp_path):
     assert image["src"].endswith(PNG) and image["alt"] == "Chart: A curve (01_curve)" and image["width"] == "1"
 
 
-HOSTILE = """<script>BAD()</script><img src=x onerror=BAD()><svg onload=BAD()><style>@import "//BAD"</style>
-<a href="javascript:BAD()" onclick="BAD()">here</a><iframe src="http://BAD"></iframe><math><mtext><style><img
-src=http://BAD></style></mtext></math><table style="background:url(http://BAD)" onmouseover=BAD()><tr><td>cell</table>
-<!--><script>BAD()</script>--><noscript><p title="</noscript><script>BAD()</script>"></noscript><base href=//BAD>"""
+HOSTILE = [
+    "<script>BAD()</script>",
+    "<img src=x onerror=BAD()>",
+    "<svg onload=BAD()><a xlink:href='javascript:BAD()'><text>x</text></a></svg>",
+    '<style>@import "//BAD"</style><link rel=stylesheet href=//BAD>',
+    '<a href="javascript:BAD()" onclick="BAD()">x</a><a href="JaVaScRiPt&colon;BAD()">x</a><a href="//BAD">x</a>',
+    "<iframe src=http://BAD></iframe><object data=http://BAD></object><embed src=http://BAD><base href=//BAD>",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=BAD()&gt;'>",
+    '<table style="background:url(http://BAD)" onmouseover=BAD()><tr><td style="background:url(//BAD)">x</table>',
+    "<!--><script>BAD()</script>--><![CDATA[<script>BAD()</script>]]>",
+    '<noscript><p title="</noscript><script>BAD()</script>"></noscript>',
+    "</div></section></main><form action=http://BAD><input formaction=http://BAD><button>x</button></form>",
+    '<div style="position:fixed" class="page" id="findings"><meta http-equiv=refresh content="0;http://BAD">x</div>',
+    "<span class=formula>&lt;script&gt;BAD()&lt;/script&gt;</span>",
+    r"$\text{&lt;script&gt;BAD()&lt;/script&gt;<script>BAD()</script>}\href{javascript:BAD()}{x}$",
+    "![x](http://BAD/x.png) [x](javascript:BAD) <http://BAD/> [x](data:text/html,BAD)",
+]
 
 
-def test_without_its_file_the_scorecard_is_what_its_notebook_shows(tmp_path):
-    cells = (
-        new_markdown_cell("# 04 · The scorecard"),
-        shows(data(image_png=PNG)),
-        new_markdown_cell("## Method\n\nText."),
-    )
-    page = Page(written(tmp_path, *cells, name="04_scorecard"))
-    assert len(page.all("img")) == 1 and "04 · The scorecard" in page.text and "Text." in page.text
-    assert {"id": "method-2"} in page.all("h3"), "the page has a method of its own"
-
-
-def test_a_hostile_notebook_puts_nothing_into_the_page(tmp_path):
-    latex = r"$\text{&lt;script&gt;BAD(1)&lt;/script&gt;<script>BAD(2)</script>} \href{javascript:BAD()}{x}$"
-    nothing = base64.b64encode(b'\x89PNG\r\n\x1a\n"><script>').decode()
-    row = {"claim": "C1", "verdict": HOSTILE, "title": HOSTILE, "estimate": "<script>", "quantity": HOSTILE}
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_notebook_puts_nothing_into_the_page(hostile, tmp_path):
+    row = {"claim": hostile, "verdict": hostile, "title": hostile, "estimate": hostile, "quantity": hostile}
     (tmp_path / "scorecard.json").write_text(json.dumps([row]))
-    (tmp_path / "manifest.json").write_text(json.dumps({"preset": HOSTILE, "parameters": {HOSTILE: HOSTILE}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"preset": hostile, "parameters": {hostile: hostile}}))
+    pictures = [hostile, base64.b64encode(hostile.encode()).decode(), f'{PNG}"><script>']
     html = written(
         tmp_path,
-        new_markdown_cell(f"# {HOSTILE.splitlines()[0]}\n\n{HOSTILE}\n\n{latex}"),
-        new_markdown_cell("![](http://BAD/x.png) [go](javascript:BAD)"),
-        new_markdown_cell(f"## {latex}\n\ntext <b onclick=BAD()>bold</b>"),
-        shows(data(text_html=HOSTILE), data(text_markdown=HOSTILE + latex), data(image_png='"><script>BAD()</script>')),
-        shows(data(image_png=nothing), new_output("stream", text=HOSTILE), source="print()"),
+        new_markdown_cell(f"# {hostile}\n\n{hostile}\n\n## {hostile}\n\n{hostile} $x$"),
+        shows(data(text_html=hostile + "after"), data(text_markdown=hostile), *(data(image_png=p) for p in pictures)),
+        shows(new_output("stream", text=hostile), source="print()"),
+        new_markdown_cell("## Last\n\nText."),
     )
-    assert faults(html) == [] and "cell" in Page(html).text
+    page = Page(html)
+    assert faults(html) == [] and page.open == [] and len(page.all("meta", "link")) == 5
+    assert not page.all("img", "input", "button") and page.all("div").count({"class": "page"}) == 1
+    names = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(names) == len(set(names)) and page.text.count("Text.") == 1
     assert "default-src 'none'" in html, "and were there a script, the page's own policy would not run it"
 
 
@@ -194,6 +199,8 @@ def test_a_table_of_pandas_says_what_its_headers_head():
     assert page.all("div")[0]["aria-label"] == "Table: Arms" and 'class="long"' in html
     counted = clean(frame.reset_index(drop=True).to_html())
     assert 'scope="row"' not in counted and counted.count("<td") == 4, "rows that are only counted lose their number"
+    styled = clean("<style>#T_1 { text-align: left; }</style>" + frame.to_html(classes="styled"))
+    assert "text-align" not in styled and "styled" not in styled
     both = frame.set_index([["x", "x"], ["p", "q"]]).to_html()
     assert 'scope="rowgroup"' in clean(both)
 

@@ -52,7 +52,11 @@ class Section:
     @cached_property
     def html(self) -> Markup:
         notebook = nbformat.v4.new_notebook(cells=self.cells)
-        return Markup(_exporter().from_notebook_node(notebook, {"section": plain(self.title)})[0])
+        return Markup(_exporter().from_notebook_node(notebook, {"section": self.name})[0])
+
+    @property
+    def name(self) -> str:
+        return plain(self.title)
 
     @property
     def heading(self) -> Markup:
@@ -204,7 +208,7 @@ def _number(sections: list[Section]) -> None:
     used = set(OWN)
     figures = 0
     for section in sections:
-        base = name = _slug(plain(section.title))
+        base = name = _slug(section.name)
         again = 1
         while name in used:
             again += 1
@@ -213,7 +217,7 @@ def _number(sections: list[Section]) -> None:
         used.add(name)
         for output in section.shows("image/png"):
             figures += 1
-            about, title = output.metadata, plain(section.title)
+            about, title = output.metadata, section.name
             kept = f" ({about['name']})" if about["name"] else ""
             about.update(number=figures, caption=title, alt=f"Chart: {title}{kept}")
 

@@ -28,15 +28,16 @@ from oodlib.runs import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 DROPPED_TAGS = {"parameters", "injected-parameters", "remove-in-report"}
-# Sections for who sits at the notebook; those in the second line stay where they show a figure
+# Sections for who sits at the notebook; the invitations stay where they show a figure
 EXERCISES = ("check yourself", "predict first")
-INVITATIONS = ("play against it", "train the base model again", "your own checkpoints")
+INVITATIONS = ("train the base model again", "your own checkpoints")
 ASIDES = ("*Predict first", "The stage itself.")  # paragraphs that begin so are dropped
 SCORECARD = "04_scorecard"
 IN_WORDS, SOURCES = "in words", "where these numbers come from"  # said by the page itself, from the JSON files
 OWN = ("contents", "findings", "in-short", "method", "parameters", "provenance", "stages", "regimes")  # page's anchors
 VERDICTS = ("supported", "not supported", "inconclusive")
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*")
 
 
@@ -48,6 +49,7 @@ class Section:
     level: int
     id: str = ""
     cells: list[NotebookNode] = field(default_factory=list)
+    widget: bool = False  # it has one, which a page without scripts cannot show
 
     @cached_property
     def html(self) -> Markup:
@@ -129,6 +131,7 @@ def _sections(path: Path, said: tuple[str, ...]) -> list[Section]:
             continue
         if cell.cell_type == "code":
             outputs = _outputs(cell)
+            found[-1].widget |= any(WIDGET in output.get("data", {}) for output in cell.outputs)
             if outputs:
                 found[-1].cells.append(nbformat.v4.new_code_cell(outputs=outputs))
         elif cell.cell_type == "markdown":
@@ -159,6 +162,8 @@ def _wanted(section: Section, said: tuple[str, ...]) -> bool:
     title = section.title.casefold()
     if title.startswith((*EXERCISES, *said)) or not section.cells:
         return False
+    if section.widget and all(cell.cell_type == "markdown" for cell in section.cells):
+        return False  # words about a widget that is not there
     return not title.startswith(INVITATIONS) or bool(section.shows("image/png"))
 
 

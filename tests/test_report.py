@@ -139,6 +139,9 @@ def test_what_is_not_for_a_reader_is_left_out(tmp_path):
         new_markdown_cell("## Check yourself\n\n1. BAD?"),
         shows(data(image_png=PNG), source="check()"),
         new_markdown_cell("## Play against it\n\nBAD"),
+        shows(
+            new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"BAD": 1}, "text/plain": "BAD"})
+        ),
         new_markdown_cell("## An empty section"),
     )
     page = Page(html)

@@ -46,7 +46,7 @@ def reproduce(
         typer.Option("--set", help="Change one parameter, as NAME=VALUE, e.g. sft_steps=300. May be repeated."),
     ] = None,
 ) -> None:
-    """Run the notebooks 00 to 04 with a preset, then print the scorecard.
+    """Run the notebooks 00 to 04 with a preset, then print the scorecard and leave a report beside the results.
 
     What is already done in the folder, with the same parameters, seed and code, is loaded; what was cut off
     goes on from its last checkpoint. So after an interruption just give the same command again.
@@ -65,6 +65,7 @@ def reproduce(
             run.note("all", meter.wall_s, meter.peak_mib)
         console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
         _print_scorecard(run.folder)
+        _report(run.folder)
 
 
 @app.command()
@@ -144,6 +145,19 @@ def scorecard(
     """Print which claims hold in a finished run, from its measurements alone."""
     with _short_errors():
         _print_scorecard(folder, markdown)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's or the campaign's folder, e.g. outputs/tiny.")],
+    out: Annotated[Path | None, typer.Option(help="The file. Default: FOLDER/report.html.")] = None,
+) -> None:
+    """Write one web page of a finished run, to send around: scorecard, figures and text, method, provenance.
+
+    All of it lies in the one file; the page shows no code, runs no script and fetches nothing.
+    """
+    with _short_errors():
+        _report(folder, out)
 
 
 @app.command()
@@ -268,6 +282,13 @@ def _print_scorecard(folder: Path, markdown: bool = False) -> None:
         verdict = f"[{VERDICT_COLOURS[c.verdict]}]{c.verdict}[/]"
         table.add_row(c.claim, f"{c.title}\n[dim]{c.sentence}[/dim]", interval(c), paper, verdict)
     console.print(table)
+
+
+def _report(folder: Path, out: Path | None = None) -> None:
+    from oodlib.report import write_report
+
+    path = write_report(folder, out)
+    console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
 
 
 class _short_errors:

@@ -49,6 +49,7 @@ SHOWING = (
     "planning.py",
     "plotting.py",
     "report.py",
+    "report_html.py",
     "saying.py",
     "stats.py",
     "widget_parts.py",

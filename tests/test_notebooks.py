@@ -53,6 +53,7 @@ def reproduced(tmp_path_factory):
 def test_reproduce_leaves_everything_a_reader_wants(reproduced):
     out, printed = reproduced
     assert "C9" in printed and "supported" in printed
+    assert str(out / "report.html") in printed and "One hand, two rules" in (out / "report.html").read_text()
     assert {p.name for p in (out / "notebooks").iterdir()} == {p.name for p in STAGES}
     figures = {p.stem for p in (out / "figures").glob("*.png")}
     assert figures == {p.stem for p in (out / "figures").glob("*.svg")} and len(figures) >= 10

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,8 +9,9 @@ import papermill
 import pytest
 from driving import Lab
 
+from oodlib import STAGES, Run, ensure
 from oodlib.cli import STAGE_NOTEBOOKS
-from oodlib.presets import ROOT
+from oodlib.presets import ROOT, load_preset
 
 TOOLS = ROOT / ".venv" / "browser"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -35,9 +34,9 @@ def lab(tmp_path_factory):
 def small(lab):
     """The folder of copies that have the parameters of a small run, which is done, checkpoints and all."""
     out, copies = lab.work.parent / "smoke", lab.work / "small"
-    command = [sys.executable, "-m", "oodlib.cli", "reproduce", "--preset", "smoke", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=lab.work, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run(load_preset("smoke", out=str(out)))
+    for stage in STAGES:
+        ensure(run, stage)
     copies.mkdir()
     for path in (ROOT / "notebooks").glob(STAGE_NOTEBOOKS):
         parameters = {"preset": "smoke", "out": str(out)}

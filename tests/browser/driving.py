@@ -105,13 +105,19 @@ class Notebook:
         failed = f"document.querySelector({json.dumps(FAILED.split(':has')[0])})?.textContent.includes('Traceback')"
         self.page.wait_for_function(f"({ran}) || {failed}", timeout=1000 * limit)
 
+    def rest(self, limit: float) -> None:
+        """Wait until the kernel has nothing to do."""
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=1000 * limit)
+
     def errors(self) -> list[str]:
         return self.page.locator(FAILED).all_text_contents()
 
     def photograph(self, path: Path) -> None:
         """The whole window, made so tall that no cell is left out."""
-        content = self.page.locator(".jp-WindowedPanel-outer")
+        first, last = self.page.locator(".jp-Cell").first, self.page.locator(".jp-Cell").last
         for _ in range(3):  # cells that come into view get their height only then
-            height = content.evaluate("panel => panel.scrollHeight")
-            self.page.set_viewport_size({"width": 1280, "height": min(height + 150, 16_000)})
+            top, bottom = first.bounding_box(), last.bounding_box()
+            height = int(bottom["y"] + bottom["height"] - top["y"]) + 150
+            self.page.set_viewport_size({"width": 1280, "height": min(height, 16_000)})  # Chromium's limit
+        first.scroll_into_view_if_needed()
         self.page.screenshot(path=path)

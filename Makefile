@@ -6,7 +6,6 @@
 PYTHON ?= python3
 PRESET ?= tiny
 BIN := .venv/bin
-
 AXE := axe-core@4.14.1
 
 .PHONY: install reproduce lab test test-browser lint clean

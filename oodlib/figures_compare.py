@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from oodlib.comparing import read_arrays, summary
+from oodlib.plotting import MODULE_ORDER
 
-ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
 PLACES = 40
 
@@ -92,7 +92,7 @@ def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     grid = rows.assign(**{column: rows[column].astype(float)}).pivot_table(
         index="module", columns="layer", values=column
     )
-    known = [module for module in ORDER if module in grid.index]
+    known = [module for module in MODULE_ORDER if module in grid.index]
     return grid.reindex(known + [module for module in grid.index if module not in known])
 
 

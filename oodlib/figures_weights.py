@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from oodlib.plotting import COLOURS, NAMES, draw_line, step_axis
+from oodlib.plotting import COLOURS, MODULE_ORDER, NAMES, draw_line, step_axis
 from oodlib.stats import bands, over_seeds
 
 
@@ -47,12 +47,11 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     data = data.assign(value=np.degrees(data["value"]))
     pairs = _pairs(data)
     figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained")
-    order = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     tables = []
     for mine, _, _, _ in pairs:
         table = mine.pivot_table(index="module", columns="layer", values="value", observed=True)
         table.index = table.index.astype(str)
-        tables.append(table.reindex([m for m in order if m in table.index]))
+        tables.append(table.reindex([m for m in MODULE_ORDER if m in table.index]))
     top = max(float(t.to_numpy().max()) for t in tables)
     for axis, table, (_, name, _, _) in zip(np.atleast_1d(axes), tables, pairs, strict=True):
         last = axis is np.atleast_1d(axes)[-1]

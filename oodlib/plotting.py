@@ -48,6 +48,7 @@ NAMES = {
     "format_reward": "rival: RL, format reward",
 }
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009E73", "#F0E442", "#E69F00", "#CC79A7", "#999999"), strict=True))
+MODULE_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VERDICT_COLOURS = {"supported": "#009E73", "not supported": "#D55E00", "inconclusive": "#7F7F7F"}
 
 

@@ -28,6 +28,7 @@ PLUMBING = (  # a job's key holds what they decide
     "stages.py",
 )
 SHOWING = (
+    "bench.py",
     "claims.py",
     "cli.py",
     "cli_plan.py",
@@ -40,13 +41,17 @@ SHOWING = (
     "figures_campaign.py",
     "figures_compare.py",
     "figures_weights.py",
+    "figures_widgets.py",
     "healing.py",
+    "lecture.py",
     "lens.py",
     "model_surgery.py",
     "planning.py",
     "plotting.py",
     "report.py",
+    "saying.py",
     "stats.py",
+    "widget_parts.py",
     "widgets.py",
 )
 

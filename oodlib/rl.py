@@ -49,8 +49,8 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
         for metric in ("loss", "reward", "frac_reward_zero_std", "entropy", "kl", "value_loss")
         if metric in row
     ]
-    rows += watched(folder, "rl", arm, from_step, seed)
-    tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows)], ignore_index=True)
+    means, tables["rotation"] = watched(folder, "rl", arm, from_step, seed)
+    tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows + means)], ignore_index=True)
     rollouts = end / ROLLOUTS
     if rollouts.exists():
         tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)

@@ -138,7 +138,8 @@ class Run:
         def write(folder: Path) -> None:
             folder.mkdir()
             for name, frame in tables.items():
-                frame.to_parquet(folder / f"{name}.parquet", index=False)
+                if len(frame):
+                    frame.to_parquet(folder / f"{name}.parquet", index=False)
             (folder / "key.json").write_text(json.dumps(self.key(job), indent=1))
 
         write_whole(self.part(job), write)

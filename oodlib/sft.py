@@ -44,7 +44,7 @@ def sft_folder(run: Run, seed: int, step: int) -> Path:
 
 
 def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
-    """SFT on ID demonstrations, with or without a remedy; leaves checkpoints, returns the training loss."""
+    """SFT on ID demonstrations, with or without a remedy; leaves checkpoints, returns training loss and rotation."""
     preset, folder = run.preset, run.checkpoint(seed)
     remedy = load_remedy(preset.sft_remedy)
     if edit := getattr(remedy, "edit", None):
@@ -59,7 +59,8 @@ def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
         launch(run, "oodlib.sft:learn", seed)
     log = history(folder, preset.sft_steps)
     rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], preset.sft_batch_size) for row in log]
-    return {"measurements": as_measurements(rows + watched(folder, "sft", "sft", 0, seed))}
+    means, rotation = watched(folder, "sft", "sft", 0, seed)
+    return {"measurements": as_measurements(rows + means), "rotation": rotation}
 
 
 def learn(run: Run, seed: int) -> None:

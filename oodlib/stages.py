@@ -89,6 +89,13 @@ def edits(preset: Preset) -> dict[str, dict[str, Any]]:
     return found
 
 
+def at_hand(run: Run, stage: str) -> bool:
+    """Whether `ensure` would find all measurements of a stage, in this run or the reference, and run nothing."""
+    jobs = [job for wave in waves(run.preset, stage) for job in wave]
+    left = [job for job in jobs if not run.done(job)]
+    return not left or (run.preset.reference and len(left) == len(jobs) and run.reference(stage) is not None)
+
+
 def ensure(run: Run, stage: str) -> None:
     """Have the measurements of a stage at hand: from this run, from the reference run, or by running its jobs.
 

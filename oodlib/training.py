@@ -154,17 +154,21 @@ def watch(trainer: Trainer, folder: Path, start: Path, steps: Collection[int]) -
     return trainer
 
 
-def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> list[tuple]:
-    """What was measured so: rows of the table `measurements`, means over all matrices.
+def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> tuple[list[tuple], pd.DataFrame]:
+    """What was measured so: rows of the table `measurements`, means over all matrices; and rows of `rotation`.
 
-    rotation (radians, left and right together), value_change and change_ratio, as `rotation_callback` defines them.
+    rotation (radians, left and right together), value_change and change_ratio, as `rotation_callback` defines them; of
+    single matrices rotation alone.
     """
     if not (folder / ROTATION).exists():
-        return []
+        return [], pd.DataFrame()
     found = pd.read_parquet(folder / ROTATION)
     found["metric"] = found["metric"].replace({"angle_left": "rotation", "angle_right": "rotation"})
     matrices, means = found["matrix"].nunique(), found.groupby(["step", "metric"])["value"].mean()
-    return [(stage, arm, from_step, step, seed, "weights", m, value, matrices) for (step, m), value in means.items()]
+    rows = [(stage, arm, from_step, step, seed, "weights", m, value, matrices) for (step, m), value in means.items()]
+    turned = found[found["metric"] == "rotation"].groupby(["layer", "module", "metric", "step"], dropna=False)["value"]
+    table = turned.mean().astype(np.float32).reset_index().assign(index=0, arm=arm, from_step=from_step)
+    return rows, table.assign(stage=stage, seed=seed)
 
 
 class _Keeper(TrainerCallback):

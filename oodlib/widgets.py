@@ -1,44 +1,302 @@
-"""Widgets of the notebooks, a line each."""
+"""Widgets of the notebooks, a line each: `play`, `timeline`, `surgery`, `rollouts`, over a run's folder.
+
+Where nobody can operate a widget (papermill, GitHub, a printed page) its picture stands in its place. Play and surgery
+need checkpoints, which no repository holds: a button trains those that are missing.
+"""
 
 from __future__ import annotations
 
+import time
+from functools import cache
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
+import numpy as np
+import pandas as pd
 
-from oodlib.episodes import as_text, generate
-from oodlib.tasks import Task
+from oodlib import figures_widgets as figures
+from oodlib.bench import Bench
+from oodlib.episodes import as_text
+from oodlib.figures_weights import surgery as surgery_figure
+from oodlib.models import load_model
+from oodlib.plotting import sft_rows
+from oodlib.runs import Run
+from oodlib.saying import Said, likeliest, parting, say
+from oodlib.sft import peak_step
+from oodlib.tasks import get_task
+from oodlib.widget_parts import (
+    WIDE,
+    Models,
+    as_code,
+    as_outcome,
+    as_picture,
+    as_table,
+    checkpoints_needed,
+    on_paper,
+    result_area,
+    show_widget,
+)
+
+RULES = {"ID: J, Q, K count 10": (10, 10, 10), "OOD: J 11, Q 12, K 13": (11, 12, 13), "my own": None}
 
 
-def play(task: Task, model: Any, tokenizer: Any, max_new_tokens: int = 32) -> None:
-    """Deal a hand, choose what J, Q and K count for, and see the model's answer beside the checker's verdict."""
-    hand = widgets.Text("5 5 5 A", description="hand", layout={"width": "180px"})
-    worth = {
-        f: widgets.BoundedIntText(v, min=1, max=13, description=f) for f, v in zip("JQK", (11, 12, 13), strict=True)
-    }
-    for box in worth.values():
-        box.layout.width = "150px"
-    button = widgets.Button(description="play", button_style="primary")
-    shown = widgets.HTML()  # not an Output: that one makes papermill wait for ever
+# ---- play ----------------------------------------------------------------------------------------------
+
+
+def play(run: Run, seed: int | None = None) -> None:
+    """Deal or type a hand, choose a rule, and see the base, peak, end and RL models answer it side by side.
+
+    Behind each token of an answer, how sure the model was of it; where two answers part, what both might have said.
+    """
+    models, task = Models(run, seed), get_task(run.preset.task, run.preset.task_options)
+    names, rng = list(models.keys), np.random.default_rng(models.seed)
+    load = cache(lambda name: load_model(models.folder(name)))
+    hand = widgets.Text("5 5 Q A", description="hand", layout={"width": "190px"}, continuous_update=False)
+    rule = widgets.Dropdown(options=list(RULES), value=list(RULES)[1], description="rule", layout={"width": "280px"})
+    worth = [widgets.BoundedIntText(v, min=1, max=13, description=f) for f, v in zip("JQK", (11, 12, 13), strict=True)]
+    for box in worth:
+        box.layout.width, box.style.description_width = "90px", "20px"
+    deal, ask = widgets.Button(description="deal"), widgets.Button(description="play", button_style="primary")
+    pair = [
+        widgets.Dropdown(options=names, value=names[i], description=text, style=WIDE)
+        for i, text in ((1, "compare"), (2, "with"))
+        if len(names) > 2
+    ]
+    result = result_area()
 
     def answer(_: Any = None) -> None:
         try:
-            problem = task.problem(hand.value.split(), {f: box.value for f, box in worth.items()})
+            problem = task.problem(hand.value.split(), {f: b.value for f, b in zip("JQK", worth, strict=True)})
         except ValueError as error:
-            shown.value = f"<pre>{escape(str(error))}</pre>"
+            result.value = on_paper(escape(str(error)))
             return
-        prompt = as_text(task.prompt(problem, "compact"), tokenizer)
-        lines = []
-        for wanted in ("json", "cards numbers formula"):
-            text = generate(model, tokenizer, [prompt.replace("as json", f"as {wanted}")], max_new_tokens)[0]
-            given = '"formula"' in text
-            verdict = task.verify(problem, text) if given else task.verify_formula(problem, text.split(";")[-1])
-            lines += [f"asked for {wanted}:", f"    {text}", f"    {verdict.message}"]
-        lines.append("all solutions: " + (", ".join(task.solutions(problem.numbers)) or "none"))
-        shown.value = f"<pre>{escape(chr(10).join(lines))}</pre>"
+        prompt = as_text(task.prompt(problem, run.preset.prompt_style), load("base")[1])
+        there = [name for name in names if not models.missing(name)]
+        said = {name: say(*load(name), prompt, run.preset.max_new_tokens) for name in there}
+        rows = [_answer_row(name, task, problem, said[name]) for name in there]
+        parts = _parting(*((p.value, said.get(p.value)) for p in pair), load("base")[1]) if pair else ""
+        solutions = ", ".join(task.solutions(problem.numbers)[:8]) or "none"
+        answers = as_table(["model", "verdict", "answer (the darker, the surer)"], rows)
+        result.value = on_paper(f"{answers}{parts}<p>Solutions of {problem.numbers}: {escape(solutions)}</p>")
 
-    button.on_click(answer)
+    def ruled(_: Any) -> None:
+        for box, value in zip(worth, RULES[rule.value] or (), strict=bool(RULES[rule.value])):
+            box.value = value
+        answer()
+
+    def dealt(_: Any) -> None:
+        hand.value = " ".join(task.sample(rng, "ood", 1)[0].cards)
+        answer()
+
+    rule.observe(ruled, "value")
+    ask.on_click(answer)
+    deal.on_click(dealt)
+    for control in pair:
+        control.observe(answer, "value")
+    needs = checkpoints_needed(models, names, answer)
     answer()
-    display(widgets.VBox([widgets.HBox([hand, *worth.values(), button]), shown]))
+    there = bool(run.sources)
+    picture = figures.played(run.table("hands"), models.seed, models.keys) if there else figures.nobody()
+    show_widget("play", [hand, rule, *worth, deal, ask, *pair], widgets.VBox([needs, result]), picture)
+
+
+def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
+    verdict, more = task.verify(problem, said.text), ""
+    if verdict.outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
+        more = ", but its formula is right"
+    marks = "".join(
+        f'<span title="probability {p:.2f}" style="background: rgba(86, 180, 233, {0.75 * p:.2f})">{escape(t)} </span>'
+        for t, p in zip(said.tokens, said.sure, strict=True)
+    )
+    return [escape(name), as_outcome(verdict.outcome, more), marks]
+
+
+def _parting(one: tuple[str, Said | None], other: tuple[str, Said | None], tokenizer: Any) -> str:
+    """A table of what two models might have said where their answers part."""
+    if one[1] is None or other[1] is None:
+        return ""
+    place = parting(one[1], other[1])
+    if place is None:
+        return "<p>The two that are compared say the same.</p>"
+    if place >= min(len(one[1].tokens), len(other[1].tokens)):
+        return "<p>One of the two that are compared goes on where the other ends.</p>"
+    common = escape(" ".join(one[1].tokens[:place])) or "the start"
+    rows = [
+        [escape(name), *(f"{as_code(w)} {p:.0%}" for w, p in likeliest(said, place, tokenizer).items())]
+        for name, said in (one, other)
+    ]
+    heads = ["compared", "likeliest next", "second", "third", "fourth"]
+    return f"<p>They part after <code>{common}</code>. What each might have said there:</p>{as_table(heads, rows)}"
+
+
+# ---- timeline ------------------------------------------------------------------------------------------
+
+
+def timeline(run: Run) -> None:
+    """One slider over the SFT checkpoints moves accuracy, answers, losses and the rotation map together."""
+    measurements, rotation = run.table("measurements"), run.table("rotation")
+    steps = sorted(sft_rows(measurements, "accuracy")["step"].unique().tolist())
+
+    @cache
+    def drawn(step: int) -> str:
+        alt = f"accuracy, answers, losses and rotation of the checkpoint after {step} steps of SFT"
+        return as_picture(figures.timeline(measurements, rotation, step), alt)
+
+    peak = peak_step(measurements, int(measurements["seed"].min()))
+    slider = widgets.SelectionSlider(
+        options=steps, value=peak, description="SFT step", continuous_update=False, layout={"width": "480px"}
+    )
+    result = result_area()
+
+    def moved(_: Any = None) -> None:
+        result.value = drawn(slider.value)
+
+    slider.observe(moved, "value")
+    moved()
+    show_widget("timeline", [slider], result, figures.timeline(measurements, rotation, steps[-1]))
+
+
+# ---- surgery -------------------------------------------------------------------------------------------
+
+
+def surgery(run: Run, seed: int | None = None) -> None:
+    """Put singular values or vectors of the OOD peak back into the last SFT checkpoint, and see how it then plays.
+
+    At once on `bench.SAMPLE` hands of each split, with the interval that so few allow; at a button's press on all.
+    """
+    models = Models(run, seed)
+    _, donor, recipient, _ = models.keys
+    accuracy = sft_rows(run.table("measurements"), "accuracy").query("seed == @models.seed")
+    known = {
+        name: accuracy[accuracy["step"] == step].set_index("split")["value"].to_dict()
+        for name, step in (("end", models.end), ("peak", models.peak))
+    }
+    bench = cache(lambda: Bench(models.folder(recipient), models.folder(donor), run.preset))
+    part = widgets.ToggleButtons(options=["vectors", "values"], description="restore")
+    top = widgets.IntSlider(100, 0, 100, 5, description="leading %", continuous_update=False)
+    tail = widgets.IntSlider(0, 0, 100, 5, description="trailing %", continuous_update=False)
+    layers = widgets.SelectMultiple(description="layers", rows=4, layout={"width": "170px"})
+    every = widgets.Button(description="measure on all hands", layout={"width": "auto"})
+    result = result_area()
+
+    def edit(_: Any = None, all_hands: bool = False) -> None:
+        if models.missing(recipient, donor):
+            return
+        if top.value + tail.value > 100:
+            result.value = on_paper("Leading and trailing directions overlap: together they may be at most 100 %.")
+            return
+        seconds = time.perf_counter()
+        found, hands = bench().measure(part.value, top.value / 100, tail.value / 100, layers.value, all_hands)
+        seconds = time.perf_counter() - seconds
+        title = f"{part.value}: leading {top.value} %, trailing {tail.value} %, layers {_several(layers.value)}"
+        said = ", ".join(f"{s.upper()} {v:.1%} [{a:.1%}, {b:.1%}]" for s, (v, a, b) in found.items())
+        text = f"{title}. Accuracy of the edited model on {hands}: {said} ({seconds:.1f} s)."
+        result.value = on_paper(f"{as_picture(figures.edited(found, known, title), text)}<p>{escape(text)}</p>")
+
+    def ready() -> None:
+        layers.options = bench().layers
+        layers.value = bench().layers
+        edit()
+
+    for control in (part, top, tail, layers):
+        control.observe(edit, "value")
+    every.on_click(lambda _: edit(all_hands=True))
+    needs = checkpoints_needed(models, [recipient, donor], ready)
+    picture = surgery_figure(run.table("measurements"))
+    show_widget("surgery", [part, top, tail, layers, every], widgets.VBox([needs, result]), picture)
+
+
+def _several(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers)) if layers else "none"
+
+
+# ---- rollouts ------------------------------------------------------------------------------------------
+
+
+def rollouts(run: Run, seed: int | None = None) -> None:
+    """Browse RL's samples: a hand's prompt, answers, rewards and advantages; its greedy answer before and after."""
+    seed = run.preset.seed if seed is None else seed
+    table = run.table("rollouts")
+    table = table[table["seed"] == seed]
+    hands, task = run.table("hands"), get_task(run.preset.task, run.preset.task_options)
+    hands = hands[(hands["seed"] == seed) & (hands["split"] == "id")]
+    judged = hands.set_index(hands["problem"].astype(str).map(_sorted))
+    start = widgets.Dropdown(
+        options=sorted(table["from_step"].unique().tolist()), description="RL from step", style=WIDE
+    )
+    update = widgets.SelectionSlider(options=[0], description="update", continuous_update=False)
+    hand = widgets.SelectionSlider(options=[0], description="hand", continuous_update=False)
+    result = result_area()
+
+    def mine() -> pd.DataFrame:
+        return table[(table["from_step"] == start.value) & (table["update"] == update.value)]
+
+    def started(_: Any = None) -> None:
+        update.options = sorted(table.loc[table["from_step"] == start.value, "update"].unique().tolist())
+        updated()
+
+    def updated(_: Any = None) -> None:
+        groups = mine().drop_duplicates("group")
+        hand.options = [(f"{p} ({g})", g) for g, p in zip(groups["group"], groups["problem"], strict=True)]
+        show()
+
+    def show(_: Any = None) -> None:
+        rows = mine()[mine()["group"] == hand.value]
+        if rows.empty:
+            return
+        problem = str(rows["problem"].iloc[0])
+        greedy = _greedy(judged, _sorted(problem), start.value)
+        largest = max(float(table["advantage"].abs().max()), 1e-6)
+        samples = [
+            [
+                f"{r.reward:+g}",
+                _advantage(r.advantage, largest),
+                as_outcome(str(r.outcome)),
+                f"<code>{escape(str(r.answer))}</code>",
+            ]
+            for r in rows.sort_values("reward", ascending=False).itertuples()
+        ]
+        asked = _asked(task, problem, run.preset.prompt_style)
+        shown = as_table(["reward", "advantage", "verdict", "answer"], samples)
+        result.value = on_paper(f"{asked}{shown}<p>{escape(greedy)}</p>")
+
+    start.observe(started, "value")
+    update.observe(updated, "value")
+    hand.observe(show, "value")
+    started()
+    first = mine()[mine()["group"] == mine()["group"].iloc[0]]
+    title = f"Update {update.value} of RL from step {start.value}: the hand {first['problem'].iloc[0]}"
+    show_widget("rollouts", [start, update, hand], result, figures.group(first, title))
+
+
+def _advantage(value: float, largest: float) -> str:
+    """A number with a bar from the middle, to the right where it is positive."""
+    width, colour = 40 * abs(value) / largest, "#009E73" if value > 0 else "#D55E00"
+    left, right = (40, 40 - width) if value > 0 else (40 - width, 40)
+    bar = f"display: inline-block; height: 9px; width: {width:.0f}px; margin: 0 {right:.0f}px 0 {left:.0f}px"
+    return f'<span aria-hidden="true" style="{bar}; background: {colour}"></span> {value:+.2f}'
+
+
+def _sorted(label: str) -> str:
+    return " ".join(sorted(str(label).split()))
+
+
+def _asked(task: Any, label: str, style: str) -> str:
+    """The prompt of a hand of the card game under the ID rule; of other tasks the label has to do."""
+    if task.name != "general_points":
+        return ""
+    prompt = task.prompt(task.problem(label.split(), dict.fromkeys("JQK", 10)), style)
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return f"<p>prompt: {as_code(text)}</p>"
+
+
+def _greedy(judged: pd.DataFrame, label: str, start: int) -> str:
+    """How the hand is played greedily before RL and after it (whatever the order of its cards)."""
+    if label not in judged.index:
+        return "This hand was not evaluated."
+    mine = judged.loc[[label]]
+    before = mine[(mine["stage"] == "sft") & (mine["step"] == start)]["outcome"]
+    after = mine[(mine["stage"] == "rl") & (mine["arm"] == "rl") & (mine["from_step"] == start)]["outcome"]
+    said = [str(found.iloc[0]).replace("_", " ") if len(found) else "not measured" for found in (before, after)]
+    return f"Played greedily, this hand's answer is {said[0]} before RL and {said[1]} after it."

@@ -57,10 +57,17 @@ def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
 
 def test_sft_keeps_the_checkpoints_that_were_asked_for(tiny_run):
     run = tiny_run()
-    table = train(run, 10)["measurements"]
+    tables = train(run, 10)
+    table, turned = tables["measurements"], tables["rotation"]
     loss, weights = (table[table["split"] == split] for split in ("train", "weights"))
     assert loss["step"].tolist() == [1, 2, 3, 4] and table["value"].gt(0).all()
     assert set(weights["step"]) == {2, 4} and set(weights["metric"]) == {"rotation", "value_change", "change_ratio"}
+    one = turned[turned["step"] == 4]
+    assert not one.duplicated(["layer", "module"]).any() and one["layer"].nunique() * one["module"].nunique() == len(
+        one
+    )
+    whole = weights[(weights["step"] == 4) & (weights["metric"] == "rotation")]["value"].item()
+    assert one["value"].mean() == pytest.approx(whole, rel=1e-5)
     for step in (2, 4):
         names = {p.name for p in sft_folder(run, 10, step).iterdir()}
         assert {"model.safetensors", "tokenizer.json", MARK} <= names

@@ -115,9 +115,13 @@ class Notebook:
     def photograph(self, path: Path) -> None:
         """The whole window, made so tall that no cell is left out."""
         first, last = self.page.locator(".jp-Cell").first, self.page.locator(".jp-Cell").last
-        for _ in range(3):  # cells that come into view get their height only then
-            top, bottom = first.bounding_box(), last.bounding_box()
-            height = int(bottom["y"] + bottom["height"] - top["y"]) + 150
-            self.page.set_viewport_size({"width": 1280, "height": min(height, 16_000)})  # Chromium's limit
+        height = 0
+        for _ in range(10):  # cells that come into view get their height only then
+            before, top, bottom = height, first.bounding_box(), last.bounding_box()
+            height = min(int(bottom["y"] + bottom["height"] - top["y"]) + 150, 16_000)  # Chromium's limit
+            if height == before:
+                break
+            self.page.set_viewport_size({"width": 1280, "height": height})
+            self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         first.scroll_into_view_if_needed()
         self.page.screenshot(path=path)

@@ -1,12 +1,14 @@
-# make reproduce   the whole suite on this machine, ending with the scorecard
-# make lab         JupyterLab on the notebooks
-# make test        the tests
-# make lint        ruff on code and notebooks
+# make reproduce     the whole suite on this machine, ending with the scorecard
+# make lab           JupyterLab on the notebooks
+# make test          the tests
+# make test-browser  the notebooks in a real JupyterLab and Chromium
+# make lint          ruff on code and notebooks
 PYTHON ?= python3
 PRESET ?= tiny
 BIN := .venv/bin
+AXE := axe-core@4.14.1
 
-.PHONY: install reproduce lab test lint clean
+.PHONY: install reproduce lab test test-browser lint clean
 
 install: .venv/installed
 
@@ -23,6 +25,15 @@ lab: install
 
 test: install lint
 	$(BIN)/pytest
+
+test-browser: install .venv/browser/installed
+	$(BIN)/pytest -m browser tests/browser
+
+.venv/browser/installed: .venv/installed .ci/browser
+	.ci/browser
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
+	npm install --silent --prefix .venv/browser $(AXE)
+	touch $@
 
 lint: install
 	$(BIN)/ruff check

@@ -69,7 +69,7 @@ def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> F
         axis.axvline(step, color="#333333", linewidth=1)
         step_axis(axis, tested["step"].unique())
         axis.set(ylabel=label)
-        axis.legend(loc="upper left" if metric == "accuracy" else "upper right")
+    curve.legend(loc="upper left")
     curve.set(title=f"Checkpoint after {step} steps", ylim=(0, 1))
     percent(curve.yaxis)
     loss.set(title="Test losses (of a right answer)", yscale="log")

@@ -7,10 +7,11 @@ from html import escape
 import ipywidgets as widgets
 import pandas as pd
 from IPython.display import Markdown, display
+from pandas.io.formats.style import Styler
 
 from oodlib import claims
 from oodlib.evidence import Evidence
-from oodlib.widget_parts import WIDE, on_paper, somebody
+from oodlib.widget_parts import WIDE, name_sliders, on_paper, somebody
 
 
 class Guess:
@@ -28,6 +29,7 @@ class Guess:
             box = widgets.VBox([widgets.HTML(on_paper(escape(question))), self.slider])
             box.add_class("oodlib-widget").add_class("oodlib-guess")
             display(box)
+            name_sliders()
         else:
             display(Markdown(f"*Your guess:* {question}"))
 
@@ -51,7 +53,7 @@ class Guess:
         display(shown)
 
 
-def beside_the_paper(evidence: Evidence, *names: str) -> pd.DataFrame:
+def beside_the_paper(evidence: Evidence, *names: str) -> Styler:
     """Each claim's number in the paper and in this run, for the same quantity, with 95 % interval and verdict."""
     rows = []
     for name in names:
@@ -59,4 +61,5 @@ def beside_the_paper(evidence: Evidence, *names: str) -> pd.DataFrame:
         paper = "no number" if c.paper is None else f"{c.paper:+.3f}"
         rows.append((f"{c.claim} · {c.title}", c.quantity, paper, claims.interval(c), c.verdict))
     columns = ["claim", "quantity", "the paper", "this run [95 %]", "verdict here"]
-    return pd.DataFrame(rows, columns=columns).set_index("claim")
+    table = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
+    return table.set_properties(**{"text-align": "left", "white-space": "normal", "vertical-align": "top"})

@@ -14,7 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
+from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 
 from oodlib.plotting import OUTCOME_COLOURS
@@ -72,6 +72,16 @@ def as_code(text: Any) -> str:
     return f"<code>{escape(str(text).strip())}</code>"
 
 
+# ipywidgets has no way to name a slider's handle for a screen reader; its label says it, so take it from there.
+NAME_SLIDERS = """
+const name = () => document.querySelectorAll('.oodlib-widget .widget-slider').forEach(slider =>
+  slider.querySelector('.noUi-handle')?.setAttribute('aria-label', slider.querySelector('.widget-label').textContent));
+name();
+const area = element.closest('.jp-OutputArea') || document.body;
+new MutationObserver(name).observe(area, {childList: true, subtree: true});
+"""
+
+
 def show_widget(kind: str, controls: list[widgets.Widget], result: widgets.Widget, picture: Figure) -> None:
     """Display a widget where a person sits before it (Jupyter, VS Code), and its picture where none does."""
     row = widgets.HBox(controls, layout={"flex_flow": "row wrap", "align_items": "center"})
@@ -81,6 +91,13 @@ def show_widget(kind: str, controls: list[widgets.Widget], result: widgets.Widge
     if somebody():
         shown |= box._repr_mimebundle_()
     display(shown, raw=True)
+    name_sliders()
+
+
+def name_sliders() -> None:
+    """Give the sliders shown so far a name that screen readers say."""
+    if somebody():
+        display(Javascript(NAME_SLIDERS))
 
 
 def somebody() -> bool:
@@ -97,6 +114,7 @@ class Models:
     def __init__(self, run: Run, seed: int | None):
         self.run, self.seed = run, run.preset.seed if seed is None else seed
         self.keys = {"base": ("sft", "sft", 0, 0)}
+        quiet()
         for stage in ("sft", "rl"):
             if at_hand(run, stage):
                 ensure(run, stage)
@@ -121,9 +139,12 @@ class Models:
     def missing(self, *names: str) -> list[str]:
         return [name for name in names or self.keys if not (self.folder(name) / "config.json").exists()]
 
+    def there(self) -> list[str]:
+        missing = self.missing()
+        return [name for name in self.keys if name not in missing]
+
     def make(self, names: list[str], told: Callable[[float], None]) -> None:
         """Train what `names` need, resuming what was begun; `told` hears the share that is done."""
-        quiet()
         steps, stop = self.run.preset.sft_checkpoints[1:], threading.Event()
 
         def watch() -> None:

@@ -50,7 +50,7 @@ def play(run: Run, seed: int | None = None) -> None:
     Behind each token of an answer, how sure the model was of it; where two answers part, what both might have said.
     """
     models, task = Models(run, seed), get_task(run.preset.task, run.preset.task_options)
-    names, rng = list(models.keys), np.random.default_rng(models.seed)
+    rng = np.random.default_rng(models.seed)
     load = cache(lambda name: load_model(models.folder(name)))
     hand = widgets.Text("5 5 Q A", description="hand", layout={"width": "190px"}, continuous_update=False)
     rule = widgets.Dropdown(options=list(RULES), value=list(RULES)[1], description="rule", layout={"width": "280px"})
@@ -58,11 +58,7 @@ def play(run: Run, seed: int | None = None) -> None:
     for box in worth:
         box.layout.width, box.style.description_width = "90px", "20px"
     deal, ask = widgets.Button(description="deal"), widgets.Button(description="play", button_style="primary")
-    pair = [
-        widgets.Dropdown(options=names, value=names[i], description=text, style=WIDE)
-        for i, text in ((1, "compare"), (2, "with"))
-        if len(names) > 2
-    ]
+    pair = [widgets.Dropdown(description=text, layout={"width": "250px"}) for text in ("compare", "with")]
     result = result_area()
 
     def answer(_: Any = None) -> None:
@@ -72,10 +68,9 @@ def play(run: Run, seed: int | None = None) -> None:
             result.value = on_paper(escape(str(error)))
             return
         prompt = as_text(task.prompt(problem, run.preset.prompt_style), load("base")[1])
-        there = [name for name in names if not models.missing(name)]
-        said = {name: say(*load(name), prompt, run.preset.max_new_tokens) for name in there}
-        rows = [_answer_row(name, task, problem, said[name]) for name in there]
-        parts = _parting(*((p.value, said.get(p.value)) for p in pair), load("base")[1]) if pair else ""
+        said = {name: say(*load(name), prompt, run.preset.max_new_tokens) for name in models.there()}
+        rows = [_answer_row(name, task, problem, said[name]) for name in said]
+        parts = _parting(*((p.value, said[p.value]) for p in pair), load("base")[1]) if len(said) > 1 else ""
         solutions = ", ".join(task.solutions(problem.numbers)[:8]) or "none"
         answers = as_table(["model", "verdict", "answer (the darker, the surer)"], rows)
         result.value = on_paper(f"{answers}{parts}<p>Solutions of {problem.numbers}: {escape(solutions)}</p>")
@@ -92,10 +87,18 @@ def play(run: Run, seed: int | None = None) -> None:
     rule.observe(ruled, "value")
     ask.on_click(answer)
     deal.on_click(dealt)
-    for control in pair:
-        control.observe(answer, "value")
-    needs = checkpoints_needed(models, names, answer)
-    answer()
+
+    def ready() -> None:
+        for control, place in zip(pair, (1, 2), strict=True):
+            control.unobserve_all("value")
+            there = models.there()
+            control.options, control.value = there, there[min(place, len(there) - 1)]
+            control.disabled = len(there) < 2
+            control.observe(answer, "value")
+        answer()
+
+    ready()
+    needs = checkpoints_needed(models, list(models.keys), ready)
     there = bool(run.sources)
     picture = figures.played(run.table("hands"), models.seed, models.keys) if there else figures.nobody()
     show_widget("play", [hand, rule, *worth, deal, ask, *pair], widgets.VBox([needs, result]), picture)
@@ -112,10 +115,8 @@ def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
     return [escape(name), as_outcome(verdict.outcome, more), marks]
 
 
-def _parting(one: tuple[str, Said | None], other: tuple[str, Said | None], tokenizer: Any) -> str:
+def _parting(one: tuple[str, Said], other: tuple[str, Said], tokenizer: Any) -> str:
     """A table of what two models might have said where their answers part."""
-    if one[1] is None or other[1] is None:
-        return ""
     place = parting(one[1], other[1])
     if place is None:
         return "<p>The two that are compared say the same.</p>"
@@ -173,16 +174,16 @@ def surgery(run: Run, seed: int | None = None) -> None:
         for name, step in (("end", models.end), ("peak", models.peak))
     }
     bench = cache(lambda: Bench(models.folder(recipient), models.folder(donor), run.preset))
-    part = widgets.ToggleButtons(options=["vectors", "values"], description="restore")
+    part = widgets.Dropdown(options=["vectors", "values"], description="restore", layout={"width": "190px"})
     top = widgets.IntSlider(100, 0, 100, 5, description="leading %", continuous_update=False)
     tail = widgets.IntSlider(0, 0, 100, 5, description="trailing %", continuous_update=False)
     layers = widgets.SelectMultiple(description="layers", rows=4, layout={"width": "170px"})
     every = widgets.Button(description="measure on all hands", layout={"width": "auto"})
     result = result_area()
 
+    controls = [part, top, tail, layers, every]
+
     def edit(_: Any = None, all_hands: bool = False) -> None:
-        if models.missing(recipient, donor):
-            return
         if top.value + tail.value > 100:
             result.value = on_paper("Leading and trailing directions overlap: together they may be at most 100 %.")
             return
@@ -197,14 +198,18 @@ def surgery(run: Run, seed: int | None = None) -> None:
     def ready() -> None:
         layers.options = bench().layers
         layers.value = bench().layers
+        for control in controls:
+            control.disabled = False
+            if control is not every:
+                control.observe(edit, "value")
         edit()
 
-    for control in (part, top, tail, layers):
-        control.observe(edit, "value")
+    for control in controls:
+        control.disabled = True
     every.on_click(lambda _: edit(all_hands=True))
     needs = checkpoints_needed(models, [recipient, donor], ready)
     picture = surgery_figure(run.table("measurements"))
-    show_widget("surgery", [part, top, tail, layers, every], widgets.VBox([needs, result]), picture)
+    show_widget("surgery", controls, widgets.VBox([needs, result]), picture)
 
 
 def _several(layers: tuple[int, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -23,6 +23,8 @@ HEAL_COLOURS = {
     "RL did not learn": "#BBBBBB",
     "nothing lost": "#DDDDDD",
 }
+# Not the colours of arms and splits: remedies are read by their marks.
+REMEDY_COLOURS = ("#332288", "#44AA99", "#882255", "#999933", "#CC6677", "#AA4499", "#A0522D", "#7F7F7F")
 
 
 def _colour(arm: str) -> str:
@@ -211,34 +213,33 @@ def turning(table: pd.DataFrame, regime: str) -> Figure:
 def pareto(remedies: pd.DataFrame, peak: pd.DataFrame | None = None) -> Figure:
     """ID against OOD accuracy at the end of SFT, a mark a remedy, with 95 % intervals over seeds.
 
-    `remedies` has the columns remedy, seed, id, ood; `peak` the same for plain SFT's OOD peak.
+    `remedies` has the columns remedy, seed, id, ood; `peak` the same for plain SFT's OOD peak. The first half of the
+    remedies has large open marks, the other half small full ones, so that none hides another.
     """
-    figure, axis = plt.subplots(figsize=(8.5, 5.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
     names = list(remedies["remedy"].unique())
-    colours = sns.color_palette("colorblind", len(names))
-    markers = "oDs^vP*X<>hd"
+    colours = {n: REMEDY_COLOURS[i % len(REMEDY_COLOURS)] for i, n in enumerate(n for n in names if n != "plain SFT")}
     for i, name in enumerate(names):
-        rows = remedies[remedies["remedy"] == name]
-        _cross(axis, rows, "k" if name == "plain SFT" else colours[i], markers[i % len(markers)], name)
+        colour, full = colours.get(name, COLOURS["sft"]), i > len(names) // 2 - 1
+        _cross(axis, remedies[remedies["remedy"] == name], colour, "oDs^vPX<>hd"[i % 11], name, full)
     if peak is not None:
-        _cross(axis, peak, COLOURS["paper"], "o", "plain SFT, its OOD peak (oracle)", fill="white")
+        _cross(axis, peak, COLOURS["sft"], "*", "plain SFT at its OOD peak\n(oracle)", full=False)
     axis.set(
         xlabel="ID accuracy, all hands", ylabel="OOD accuracy, all hands", title="What each remedy keeps, and costs"
     )
     for one in (axis.xaxis, axis.yaxis):
         percent(one)
     axis.set_ylim(bottom=0)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right upper", labelspacing=0.8)
     return figure
 
 
-def _cross(axis, rows: pd.DataFrame, colour, marker: str, label: str, fill=None) -> None:
+def _cross(axis: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str, full: bool) -> None:
     x, y = over_seeds(rows["id"]), over_seeds(rows["ood"])
-    axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1.5)
-    axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1.5)
-    axis.plot(
-        x.value, y.value, marker, color=colour, markerfacecolor=fill or colour, markersize=9, label=label, linestyle=""
-    )
+    axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1.2)
+    axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1.2)
+    look = {"markersize": 7} if full else {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.8}
+    axis.plot(x.value, y.value, marker, color=colour, label=label, **look)
 
 
 def best_start(remedies: pd.DataFrame) -> Figure:

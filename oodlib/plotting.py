@@ -1,4 +1,4 @@
-"""What all figures share: the look, the colours, and pieces of axes."""
+"""What all figures and tables share: the look, the colours, and pieces of axes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+from pandas.io.formats.style import Styler
 from scipy.stats import binomtest
 
 from oodlib.tasks import OUTCOMES
@@ -72,6 +73,20 @@ def style() -> None:
             "axes.titlelocation": "left",
         }
     )
+
+
+def neat(table: pd.DataFrame, words: tuple[str, ...] = ()) -> Styler:
+    """A table to read: to the left, no cell broken in two but those of the columns `words`, "–" where nothing is."""
+
+    def written(value: object) -> object:
+        return f"{value:g}" if isinstance(value, float) else value
+
+    shown = table.replace("", None).style.format(written, na_rep="–", escape="html")
+    for axis in ("index", "columns"):
+        shown = shown.format_index(axis=axis, escape="html")
+    left = {"selector": "th, td", "props": "text-align: left !important; vertical-align: top"}
+    whole = [column for column in table.columns if column not in words]
+    return shown.set_table_styles([left]).set_properties(subset=whole, **{"white-space": "nowrap"})
 
 
 def sft_rows(measurements: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from oodlib.plotting import NAMES
 from oodlib.stats import Estimate, over_seeds
 
 TRAINED = ("sft_continued", "rejection_sampling")
@@ -159,7 +160,7 @@ def brief(found: list[Effect]) -> pd.DataFrame:
     """Of `as_table` what a page has room for, a row a regime and start."""
     table = as_table(found)
     table.index = table["regime"] + ", from " + table["from step"].astype(str)
-    table["best control"] = table["best control"].str.replace("_", " ")
+    table["best control"] = [NAMES[f.best].split(": ")[-1] for f in found]
     return table[["RL - start", "best control", "RL - best control", "the same on ID", "verdict"]]
 
 
@@ -167,7 +168,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """OOD / ID accuracy in percent of the start and of every arm, means over seeds; empty where an arm was not run."""
     keys = ["regime", "from_step"]
     ood, held = ((100 * wide(table, split)).groupby(level=keys).mean() for split in ("ood", "id"))
-    order = ["start", "rl", *(arm for arm in ood if arm not in ("start", "rl", "peak"))]
+    order = [arm for arm in ("start", "rl", *CONTROLS, "interpolation_peak") if arm in ood]
     found = pd.DataFrame({arm: ood[arm].map("{:.1f}".format) + " / " + held[arm].map("{:.1f}".format) for arm in order})
     found = found.where(ood[order].notna(), "")
     found.index = [f"{regime}, from {start}" for regime, start in found.index]

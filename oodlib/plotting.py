@@ -84,6 +84,8 @@ def neat(table: pd.DataFrame, words: tuple[str, ...] = ()) -> Styler:
     shown = table.replace("", None).style.format(written, na_rep="–", escape="html")
     for axis in ("index", "columns"):
         shown = shown.format_index(axis=axis, escape="html")
+    if isinstance(table.index, pd.RangeIndex):
+        shown = shown.hide()
     left = {"selector": "th, td", "props": "text-align: left !important; vertical-align: top"}
     whole = [column for column in table.columns if column not in words]
     return shown.set_table_styles([left]).set_properties(subset=whole, **{"white-space": "nowrap"})

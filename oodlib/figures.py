@@ -66,16 +66,15 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     step_axis(ours, ood["step"])
     ours.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
-    ours.legend(loc="upper left")
+    figure.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
     share = np.array(curve["sft"]) / 100
-    theirs.plot(curve["step"], share, "o-", color=COLOURS["ood"], label="OOD (234 hands, one run)", markersize=5)
+    theirs.plot(curve["step"], share, "o-", color=COLOURS["ood"], markersize=5)
     low, high = wilson_band(share, 234)
     theirs.fill_between(curve["step"], low, high, color=COLOURS["ood"], alpha=0.15, linewidth=0)
     best = int(np.argmax(share))
     theirs.axvline(curve["step"][best], color="#555555", linestyle=":")
-    theirs.set(xlabel="SFT step", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
-    theirs.legend(loc="upper right")
+    theirs.set(xlabel="SFT step (234 hands, one run)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
     for axis in (ours, theirs):
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
@@ -234,11 +233,11 @@ def scorecard(claims: list[Claim]) -> Figure:
     for i, claim in enumerate(claims):
         axis.axhline(i, color="#DDDDDD", linewidth=0.8)
         title = textwrap.wrap(claim.title, 54)
-        quantity = "\n" * len(title) + textwrap.fill(claim.quantity, 54)
         paper = "" if claim.paper is None else f"{claim.paper:+.3f}"
         axis.text(0.0, i + 0.12, claim.claim, weight="bold", va="top", fontsize=10)
         axis.text(0.045, i + 0.12, "\n".join(title), va="top", fontsize=10)
-        axis.text(0.045, i + 0.12, quantity, va="top", fontsize=10, color="#666666")
+        below = i + 0.12 + 0.23 * len(title)  # a line is 0.23 of a row
+        axis.text(0.045, below, textwrap.fill(claim.quantity, 54), va="top", fontsize=10, color="#666666")
         for x, text in zip(columns[1:], (interval(claim), paper), strict=False):
             axis.text(x, i + 0.12, text, va="top", fontsize=10)
         colour = VERDICT_COLOURS[claim.verdict]

@@ -282,6 +282,6 @@ def beside(runs: dict[str, pd.DataFrame]) -> Figure:
         upper.set(title=name, ylim=(0, 1))
         percent(upper.yaxis)
     axes[0, 0].set(ylabel="accuracy")
-    axes[0, 0].legend(loc="upper left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     axes[1, 0].set(ylabel="mean principal angle\nfrom the base (°)", ylim=(0, None))
     return figure

@@ -87,7 +87,7 @@ def turning(rotation: pd.DataFrame) -> Figure:
                 found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
                 fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
             )  # fmt: skip
-        starts = means.loc[means["arm"] == "rl", "from_step"].unique()
+        starts = means.loc[(means["arm"] != "sft") & (means["from_step"] > 0), "from_step"].unique()
         step_axis(axis, starts, first=0.85 * starts.min(), last=1.15 * starts.max())
         axis.set(
             title=title,

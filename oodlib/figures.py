@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from oodlib.plotting import (
     NAMES,
     OUTCOME_COLOURS,
     VERDICT_COLOURS,
+    WIDTH,
     draw_line,
     mark_peak,
     sft_rows,
@@ -55,7 +58,7 @@ __all__ = [
 def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     """ID and OOD accuracy against SFT step, the OOD peak marked; the paper's LLaMA beside it."""
     data = bands(sft_rows(measurements, "accuracy"))
-    figure, (ours, theirs) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1), layout="constrained")
+    figure, (ours, theirs) = plt.subplots(1, 2, figsize=(WIDTH, 4), width_ratios=(1.4, 1), layout="constrained")
     for split in ("id", "ood"):
         draw_line(ours, data[data["split"] == split], split)
     ood = data[data["split"] == "ood"].sort_values("step")
@@ -63,16 +66,15 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     step_axis(ours, ood["step"])
     ours.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
-    ours.legend(loc="upper left")
+    figure.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
     share = np.array(curve["sft"]) / 100
-    theirs.plot(curve["step"], share, "o-", color=COLOURS["ood"], label="OOD", markersize=5)
+    theirs.plot(curve["step"], share, "o-", color=COLOURS["ood"], markersize=5)
     low, high = wilson_band(share, 234)
     theirs.fill_between(curve["step"], low, high, color=COLOURS["ood"], alpha=0.15, linewidth=0)
     best = int(np.argmax(share))
     theirs.axvline(curve["step"][best], color="#555555", linestyle=":")
-    theirs.set(xlabel="SFT step", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B, 234 hands, one run")
-    theirs.legend(loc="upper right")
+    theirs.set(xlabel="SFT step (234 hands, one run)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
     for axis in (ours, theirs):
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
@@ -81,7 +83,7 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
 def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
     """Training, ID and OOD loss against step, the OOD accuracy peak marked: does a loss show it (C2)?"""
     data = sft_rows(measurements, "loss")
-    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     train = data[data["split"] == "train"].groupby("step")["value"].mean()
     smooth = train.rolling(15, min_periods=1, center=True).mean()
     axis.plot(smooth.index, smooth, color=COLOURS["train"], linewidth=1, label="training (mean of 15 steps)")
@@ -98,8 +100,8 @@ def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
     axis.set(ylabel="loss (nats a token)", title="Losses through SFT", yscale="log")
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(ScalarFormatter())
-    axis.tick_params(axis="y", which="minor", labelsize=9)
-    axis.legend(loc="upper right")
+    axis.tick_params(axis="y", which="minor", labelsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -107,7 +109,7 @@ def outcomes(measurements: pd.DataFrame) -> Figure:
     """What the answers are, by kind, against step, for both splits (C3)."""
     metrics = ["accuracy", *OUTCOMES[1:]]
     data = measurements[(measurements["stage"] == "sft") & measurements["metric"].isin(metrics)]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("id", "ood"), strict=True):
         table = data[data["split"] == split].pivot_table(index="step", columns="metric", values="value")[metrics]
         axis.stackplot(
@@ -131,8 +133,8 @@ def recovery(measurements: pd.DataFrame) -> Figure:
     accuracy = measurements[measurements["metric"] == "accuracy"]
     rl = accuracy[accuracy["stage"] == "rl"].assign(step=lambda f: f["from_step"])
     sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0)]
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), width_ratios=(1.2, 1.2, 1), layout="constrained")
-    for axis, split in zip(axes, ("ood", "id"), strict=False):
+    figure, ((ours, theirs), (held, key)) = plt.subplots(2, 2, figsize=(WIDTH, 7), layout="constrained")
+    for axis, split in ((ours, "ood"), (held, "id")):
         draw_line(axis, bands(sft[sft["split"] == split]), "sft", markersize=4)
         arms = [a for a in ("sft_continued", "rejection_sampling", "rl") if a in set(rl["arm"])]
         for i, arm in enumerate(arms):
@@ -152,31 +154,37 @@ def recovery(measurements: pd.DataFrame) -> Figure:
             )
         step_axis(axis, rl["step"].unique(), first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
         axis.set(title=f"{NAMES[split]} accuracy", xlabel="SFT step from which it starts", ylim=(0, None))
-    axes[0].set_ylabel("accuracy on all hands of the split")
-    axes[0].set_ylim(top=max(0.05, axes[0].get_ylim()[1]) * 1.05)
+        axis.set_ylabel(f"accuracy on all {NAMES[split]} hands")
+    ours.set_ylim(top=max(0.05, ours.get_ylim()[1]) * 1.05)
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
     for name, colour, label in (("sft", "sft", "SFT checkpoint"), ("rl_from_step", "rl", "after RL")):
         share = np.array(curve[name]) / 100
         low, high = wilson_band(share, 234)
-        axes[2].plot(curve["step"], share, "o-", color=COLOURS[colour], label=label, markersize=4)
-        axes[2].fill_between(curve["step"], low, high, color=COLOURS[colour], alpha=0.12, linewidth=0)
-    axes[2].axvspan(*PAPER["rl_window_llama_steps"], color=COLOURS["paper"], alpha=0.08, linewidth=0)
-    axes[2].set(title="The paper: LLaMA-3.2-11B, OOD", xlabel="SFT step from which it starts", ylim=(0, 0.3))
-    axes[2].text(810, 0.285, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
-    for axis in axes:
+        theirs.plot(curve["step"], share, "o-", color=COLOURS[colour], label=label, markersize=4)
+        theirs.fill_between(curve["step"], low, high, color=COLOURS[colour], alpha=0.12, linewidth=0)
+    window = PAPER["rl_window_llama_steps"]
+    theirs.axvspan(*window, color=COLOURS["paper"], alpha=0.08, linewidth=0)
+    theirs.set(title="The paper: LLaMA-3.2-11B, OOD accuracy", xlabel="SFT step from which it starts", ylim=(0, 0.3))
+    theirs.text(np.mean(window), 0.29, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
+    for axis in (ours, theirs, held):
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    key.axis("off")
+    key.legend(*ours.get_legend_handles_labels(), loc="center left", title="Bands and bars: 95 %", alignment="left")
     return figure
 
 
 def advantages(rollouts: pd.DataFrame) -> Figure:
     """How the advantages spread in RL from each SFT checkpoint (C6)."""
     starts = sorted(rollouts["from_step"].unique())
-    figure, axes = plt.subplots(1, len(starts), figsize=(3.4 * len(starts), 3.6), sharey=True, layout="constrained")
+    columns = min(len(starts), 3)
+    rows = -(-len(starts) // columns)
+    size = (min(WIDTH, 4.6 * columns), 3.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(starts) :]:
+        axis.set_axis_off()
     edge = float(np.abs(rollouts["advantage"]).max()) + 1e-6
     bins = np.linspace(-edge, edge, 26)
-    for axis, start in zip(np.atleast_1d(axes), starts, strict=True):
+    for axis, start in zip(axes.flat, starts, strict=False):
         mine = rollouts[rollouts["from_step"] == start]
         axis.hist(
             mine["advantage"],
@@ -189,9 +197,9 @@ def advantages(rollouts: pd.DataFrame) -> Figure:
         right = (mine["outcome"] == "correct").mean()
         axis.set(title=f"from step {start}", xlabel="advantage")
         axis.text(0.04, 0.96, f"correct {right:.0%}\nskewness {skewness:+.2f}", transform=axis.transAxes, va="top")
-        axis.axvline(0, color="#555555", linewidth=0.8)
-    first = np.atleast_1d(axes)[0]
-    first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.25))
+        axis.axvline(0, ymax=0.75, color="#555555", linewidth=0.8)  # below the text
+    first = axes[0, 0]
+    first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.3))
     first.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
@@ -209,29 +217,29 @@ def rewards(rollouts: pd.DataFrame) -> Figure:
         axis.plot(curve.index, curve["mean"], color=colour, label=f"from step {start}")
         low, high = curve["mean"] - 1.96 * curve["sem"], curve["mean"] + 1.96 * curve["sem"]
         axis.fill_between(curve.index, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.set(xlabel="RL update", ylabel="reward (5 = correct), mean of 5 batches", title="Training reward, ID hands")
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 updates")
     figure.legend(loc="outside lower center", ncols=len(starts))
     return figure
 
 
 def scorecard(claims: list[Claim]) -> Figure:
     """The verdicts as a table."""
-    figure, axis = plt.subplots(figsize=(12, 0.62 * len(claims) + 0.7), layout="constrained")
-    axis.set(xlim=(0, 1), ylim=(len(claims), -1))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.74 * len(claims) + 0.4), layout="constrained")
+    axis.set(xlim=(0, 1), ylim=(len(claims), -0.5))
     axis.axis("off")
-    columns = (0.0, 0.60, 0.80, 0.87)
+    columns = (0.0, 0.535, 0.77, 0.855)
     for x, head in zip(columns, ("claim", "estimate [95 % interval]", "paper", "verdict"), strict=True):
-        axis.text(x, -0.6, head, weight="bold", va="center", fontsize=11)
+        axis.text(x, -0.3, head, weight="bold", va="center", fontsize=10)
     for i, claim in enumerate(claims):
-        axis.axhline(i - 0.15, color="#DDDDDD", linewidth=0.8)
-        axis.text(0.0, i + 0.35, claim.claim, weight="bold", va="center", fontsize=11)
-        axis.text(0.035, i + 0.2, claim.title, va="center", fontsize=10)
-        axis.text(0.035, i + 0.58, claim.quantity, va="center", fontsize=9, color="#666666")
-        colour = VERDICT_COLOURS[claim.verdict]
+        axis.axhline(i, color="#DDDDDD", linewidth=0.8)
+        title = textwrap.wrap(claim.title, 54)
         paper = "" if claim.paper is None else f"{claim.paper:+.3f}"
-        for x, text in zip(columns[1:], (interval(claim), paper, claim.verdict), strict=True):
-            last = text == claim.verdict
-            axis.text(
-                x, i + 0.35, text, va="center", fontsize=11, color=colour if last else "k", weight=700 if last else 400
-            )
+        axis.text(0.0, i + 0.12, claim.claim, weight="bold", va="top", fontsize=10)
+        axis.text(0.045, i + 0.12, "\n".join(title), va="top", fontsize=10)
+        below = i + 0.12 + 0.23 * len(title)  # a line is 0.23 of a row
+        axis.text(0.045, below, textwrap.fill(claim.quantity, 54), va="top", fontsize=10, color="#666666")
+        for x, text in zip(columns[1:], (interval(claim), paper), strict=False):
+            axis.text(x, i + 0.12, text, va="top", fontsize=10)
+        colour = VERDICT_COLOURS[claim.verdict]
+        axis.text(columns[3], i + 0.12, claim.verdict, va="top", fontsize=10, color=colour, weight="bold")
     return figure

@@ -8,21 +8,22 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from oodlib.plotting import COLOURS, MODULE_ORDER, NAMES, draw_line, step_axis
+from oodlib.plotting import COLOURS, MODULE_ORDER, NAMES, WIDTH, draw_line, step_axis, steps_above
 from oodlib.stats import bands, over_seeds
 
 
 def value_change(rotation: pd.DataFrame) -> Figure:
     """Relative change of singular values, and angle of singular vectors, against the index, along the run."""
     kinds = {
-        "value_change": "relative change of the singular value",
-        "direction": "angle of the singular vector (°)",
+        "value_change": "relative change",
+        "direction": "angle (°)",
     }
     data = rotation[rotation["arm"].isin(["sft", "rl"])].copy()
     data["metric"] = data["metric"].astype(str)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), layout="constrained")
     for axis, (kind, label) in zip(axes, kinds.items(), strict=True):
         mine = data[data["metric"].str.startswith(kind)]
         sizes = mine.groupby(["layer", "module"], observed=True)["index"].transform("max")
@@ -33,11 +34,11 @@ def value_change(rotation: pd.DataFrame) -> Figure:
             curve = one.groupby("position")["value"].quantile([0.25, 0.5, 0.75]).unstack()
             axis.plot(curve.index, curve[0.5], dash, color=colour, label=name)
             axis.fill_between(curve.index, curve[0.25], curve[0.75], color=colour, alpha=0.12, linewidth=0)
-        axis.set(xlabel="place in the spectrum (0 = largest singular value)", ylabel=label, ylim=(0, None))
+        axis.set(xlabel="place in the spectrum (0 = largest)", ylabel=label, ylim=(0, None))
     axes[0].set_title("Singular values")
     axes[1].set_title("Singular vectors")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
-    axes[0].legend(loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -46,7 +47,7 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     data = rotation[rotation["metric"].isin(["angle_left", "angle_right"]) & rotation["arm"].isin(["sft", "rl"])]
     data = data.assign(value=np.degrees(data["value"]))
     pairs = _pairs(data)
-    figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 3.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(pairs), figsize=(WIDTH, 3.6), sharey=True, layout="constrained")
     tables = []
     for mine, _, _, _ in pairs:
         table = mine.pivot_table(index="module", columns="layer", values="value", observed=True)
@@ -56,7 +57,7 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     for axis, table, (_, name, _, _) in zip(np.atleast_1d(axes), tables, pairs, strict=True):
         last = axis is np.atleast_1d(axes)[-1]
         sns.heatmap(
-            table, ax=axis, cmap="viridis", vmin=0, vmax=top, annot=True, fmt=".1f", cbar=last,
+            table, ax=axis, cmap="viridis", vmin=0, vmax=top, annot=table.shape[1] <= 6, fmt=".1f", cbar=last,
             cbar_kws={"label": "mean principal angle (°)"},
         )  # fmt: skip
         axis.set(title=name, xlabel="layer", ylabel="")
@@ -70,7 +71,7 @@ def turning(rotation: pd.DataFrame) -> Figure:
     data["arm"] = data["arm"].astype(str)
     data["value"] = np.degrees(data["value"])
     means = data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), layout="constrained")
     for axis, ending, title in (
         (axes[0], "", "Turned from the start"),
         (axes[1], " to peak", "Away from the OOD peak"),
@@ -86,19 +87,20 @@ def turning(rotation: pd.DataFrame) -> Figure:
                 found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
                 fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
             )  # fmt: skip
-        step_axis(axis, means["from_step"].unique()[means["from_step"].unique() > 0])
+        starts = means.loc[(means["arm"] != "sft") & (means["from_step"] > 0), "from_step"].unique()
+        step_axis(axis, starts, first=0.85 * starts.min(), last=1.15 * starts.max())
         axis.set(
             title=title,
             xlabel="SFT step from which it starts",
             ylabel="mean principal angle (°)",
             ylim=(0, None),
         )
-        axis.legend()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
-    """SFT: accuracy against how far the leading directions are turned from the base, with the steps written beside.
+    """SFT: accuracy against how far the leading directions are turned from the base; above, at which steps.
 
     found: `stats.rotation_and_accuracy(measurements, "sft")`.
     """
@@ -108,14 +110,10 @@ def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
         rows = found.assign(value=found[split], n=0)[["step", "seed", "value", "n"]]
         data = bands(rows, shares=False)
         draw_line(axis, data.assign(step=place.reindex(data["step"]).to_numpy()), split)
-    ood = found.groupby("step")["ood"].mean()
-    for step in {ood.idxmax(), ood.index.max(), *ood.index[::3]}:
-        axis.annotate(
-            f"step {step}", (place[step], ood[step]), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9
-        )
     axis.set(
         xlabel="mean principal angle from the base, leading 20 % (°)", ylabel="accuracy", ylim=(0, None), xscale="log"
     )
+    steps_above(axis, place[place > 0])
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(loc="upper left")
@@ -127,22 +125,25 @@ def rotation_and_recovery(found: pd.DataFrame) -> Figure:
 
     found: `stats.rotation_and_accuracy(measurements, "rl")`.
     """
-    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     markers = dict(zip(sorted(found["from_step"].unique()), "osD^v<>P" * 4, strict=False))
     for (arm, start), rows in found.groupby(["arm", "from_step"], observed=True):
         turned = over_seeds(np.degrees(rows["rotation"]))
         gain = over_seeds(100 * rows["ood"])
-        spans = [np.nan_to_num([[e.value - e.low], [e.high - e.value]]) for e in (gain, turned)]
-        axis.errorbar(
-            turned.value, gain.value, *spans, fmt=markers[start], color=COLOURS[arm], capsize=3, markersize=8,
-            label=f"{NAMES[arm]}, from step {start}",
-        )  # fmt: skip
+        axis.plot([turned.low, turned.high], [gain.value] * 2, color=COLOURS[arm])  # of one seed: none
+        axis.plot([turned.value] * 2, [gain.low, gain.high], color=COLOURS[arm])
+        axis.plot(turned.value, gain.value, markers[start], color=COLOURS[arm], markersize=8)
     axis.axhline(0, color="#555555", linestyle=":", linewidth=1.2)
     axis.set(
         xlabel="mean principal angle from the start, leading 20 % (°)", ylabel="OOD accuracy gained (points)",
         xlim=(0, None),
     )  # fmt: skip
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    arms = [Line2D([], [], color=COLOURS[a], linewidth=5, label=NAMES[a]) for a in sorted(set(found["arm"]))]
+    starts = [
+        Line2D([], [], color="#555555", linestyle="", marker=m, markersize=8, label=f"from step {s}")
+        for s, m in markers.items()
+    ]
+    figure.legend(handles=arms + starts, loc="outside right center")
     return figure
 
 
@@ -155,7 +156,10 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     )
     edits = pd.concat([edits, parts.assign(share=pd.to_numeric(parts["share"], errors="coerce"))], axis=1)
     end = int(edits["step"].max())
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, width_ratios=(1.6, 1), layout="constrained")
+    others = edits[(edits["split"] == "ood") & ((edits["place"] != "top") | edits["layers"].notna())]
+    columns = 2 if len(others) else 1
+    figure, axes = plt.subplots(1, columns, figsize=(WIDTH, 4.6), squeeze=False, layout="constrained")
+    axis = axes[0, 0]
     leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
     start = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] == end) & (accuracy["split"] == "ood")]
     for part, label in (
@@ -168,26 +172,34 @@ def surgery(measurements: pd.DataFrame) -> Figure:
         per_seed = mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
         origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]
         found = bands(pd.concat([origin, per_seed])).sort_values("share")
-        draw_line(axes[0], found.rename(columns={"share": "step"}), part, label=label)
-    for axis in axes:
-        _levels(axis, accuracy, end)
-    axes[0].set(
-        xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model",
-        title="Restoring leading directions, all projections",
-    )  # fmt: skip
-    axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
-    others = edits[(edits["split"] == "ood") & ((edits["place"] != "top") | edits["layers"].notna())]
-    names = [_edit_name(a) for a in others["arm"]]
-    found = bands(others.assign(name=names)[["name", "part", "seed", "value", "n"]])
-    for i, row in enumerate(found.itertuples()):
-        gap = [[row.mean - row.low], [row.high - row.mean]]
-        axes[1].errorbar([i], [row.mean], gap, fmt="o", capsize=4, color=COLOURS[row.part])
-    axes[1].set_xticks(range(len(found)), found["name"], rotation=30, ha="right")
-    axes[1].set(title="Other edits", xlabel="what is restored", xlim=(-0.5, len(found) - 0.5))
-    axes[0].set_ylim(0)
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        draw_line(axis, found.rename(columns={"share": "step"}), part, label=label)
+    curve = accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
+    levels = ((curve.max(), "OOD peak", "--"), (curve[end], "end of SFT", ":"))
+    for level, name, dash in levels:
+        axis.axhline(level, color="#555555", linestyle=dash, linewidth=1.2, label=name)
+    axis.set(
+        xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model", ylim=(0, None)
+    )
+    axis.set_title("Leading directions, all projections")
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    if len(others):
+        _other_edits(axes[0, 1], others, levels)
     return figure
+
+
+def _other_edits(axis: Axes, edits: pd.DataFrame, levels: tuple) -> None:
+    names = [_edit_name(a) for a in edits["arm"]]
+    found = bands(edits.assign(name=names)[["name", "part", "seed", "value", "n"]])
+    for y, row in enumerate(found.itertuples()):
+        axis.plot([row.low, row.high], [y, y], color=COLOURS[row.part], linewidth=2)
+        axis.plot(row.mean, y, "o", color=COLOURS[row.part], markersize=7)
+    for level, _, dash in levels:
+        axis.axvline(level, color="#555555", linestyle=dash, linewidth=1.2)
+    axis.set_yticks(range(len(found)), found["name"])
+    axis.set(title="Other edits", xlabel="OOD accuracy", xlim=(0, None), ylim=(len(found) - 0.5, -0.5))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def _pairs(data: pd.DataFrame):
@@ -195,26 +207,16 @@ def _pairs(data: pd.DataFrame):
     sft = data["arm"] == "sft"
     end = int(data.loc[sft, "step"].max())
     pairs = (
-        (data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["id"], "-"),
-        (data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["ood"], "-"),
+        (data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["train"], "-"),
+        (data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["sft"], "-"),
         (data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"),
     )
     return [pair for pair in pairs if len(pair[0])]
 
 
-def _levels(axis: Axes, accuracy: pd.DataFrame, end: int) -> None:
-    curve = accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
-    for step, name in ((curve.idxmax(), "OOD peak"), (end, "end of SFT")):
-        axis.axhline(curve[step], color="#555555", linestyle=":", linewidth=1.2)
-        axis.annotate(
-            name, (1, curve[step]), xycoords=axis.get_yaxis_transform(), xytext=(0, 3), textcoords="offset points",
-            ha="right", fontsize=10, color="#555555",
-        )  # fmt: skip
-
-
 def _edit_name(arm: str) -> str:
     part, place, share, *layers = arm.split()
-    part = {"random": "null: random turn", "noise": "null: noise"}.get(part, part)
+    part = {"random": "random turn"}.get(part, part)
     if place == "every":
         return f"{part}, every matrix"
     if layers:

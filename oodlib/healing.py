@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from oodlib.plotting import NAMES
 from oodlib.stats import Estimate, over_seeds
 
 TRAINED = ("sft_continued", "rejection_sampling")
@@ -135,8 +136,7 @@ def _below(rows: pd.DataFrame, controls: list[str]) -> bool:
 
 
 def as_table(found: list[Effect]) -> pd.DataFrame:
-    """The effects, a row each, for a notebook or a file."""
-
+    """The effects, a row each, with all that is known of them; differences of accuracy in points."""
     rows = [
         {
             "regime": f.regime,
@@ -154,6 +154,25 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
         for f in found
     ]
     return pd.DataFrame(rows)
+
+
+def brief(found: list[Effect]) -> pd.DataFrame:
+    """Of `as_table` what a page has room for, a row a regime and start."""
+    table = as_table(found)
+    table.index = table["regime"] + ", from " + table["from step"].astype(str)
+    table["best control"] = [NAMES[f.best].split(": ")[-1] for f in found]
+    return table[["RL - start", "best control", "RL - best control", "the same on ID", "verdict"]]
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """OOD / ID accuracy in percent of the start and of every arm, means over seeds; empty where an arm was not run."""
+    keys = ["regime", "from_step"]
+    ood, held = ((100 * wide(table, split)).groupby(level=keys).mean() for split in ("ood", "id"))
+    order = [arm for arm in ("start", "rl", *CONTROLS, "interpolation_peak") if arm in ood]
+    found = pd.DataFrame({arm: ood[arm].map("{:.1f}".format) + " / " + held[arm].map("{:.1f}".format) for arm in order})
+    found = found.where(ood[order].notna(), "")
+    found.index = [f"{regime}, from {start}" for regime, start in found.index]
+    return found
 
 
 def answer(found: list[Effect], first: list[Effect]) -> str:

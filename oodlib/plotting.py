@@ -1,4 +1,4 @@
-"""What all figures share: the look, the colours, and pieces of axes."""
+"""What all figures and tables share: the look, the colours, and pieces of axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+from pandas.io.formats.style import Styler
 from scipy.stats import binomtest
 
 from oodlib.tasks import OUTCOMES
@@ -28,10 +29,10 @@ COLOURS = {
     "random_reward": "#7F7F7F",
     "format_reward": "#B8A800",
     "paper": "#8C6BB1",
-    "vectors": "#D55E00",
-    "values": "#0072B2",
+    "vectors": "#CC79A7",
+    "values": "#B8A800",
     "random": "#7F7F7F",
-    "noise": "#CC79A7",
+    "noise": "#B5B5B5",
 }
 NAMES = {
     "id": "ID",
@@ -49,12 +50,13 @@ NAMES = {
 }
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009E73", "#F0E442", "#E69F00", "#CC79A7", "#999999"), strict=True))
 MODULE_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WIDTH = 9.2  # inches: a notebook shows a figure of this width as it is, and a wider one shrunk
 VERDICT_COLOURS = {"supported": "#009E73", "not supported": "#D55E00", "inconclusive": "#7F7F7F"}
 
 
 def style() -> None:
     """The look of all figures: call once before drawing."""
-    sns.set_theme(context="notebook", style="ticks", font_scale=1.0)
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.92)
     plt.rcParams.update(
         {
             "axes.spines.top": False,
@@ -71,6 +73,22 @@ def style() -> None:
             "axes.titlelocation": "left",
         }
     )
+
+
+def neat(table: pd.DataFrame, words: tuple[str, ...] = ()) -> Styler:
+    """A table to read: to the left, no cell broken in two but those of the columns `words`, "–" where nothing is."""
+
+    def written(value: object) -> object:
+        return f"{value:g}" if isinstance(value, float) else value
+
+    shown = table.replace("", None).style.format(written, na_rep="–", escape="html")
+    for axis in ("index", "columns"):
+        shown = shown.format_index(axis=axis, escape="html")
+    if isinstance(table.index, pd.RangeIndex):
+        shown = shown.hide()
+    left = {"selector": "th, td", "props": "text-align: left !important; vertical-align: top"}
+    whole = [column for column in table.columns if column not in words]
+    return shown.set_table_styles([left]).set_properties(subset=whole, **{"white-space": "nowrap"})
 
 
 def sft_rows(measurements: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -98,17 +116,37 @@ def step_axis(axis: Axes, steps, first: float | None = None, last: float | None 
     axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
     low, high = (steps[0] if first is None else first), (steps[-1] * 1.08 if last is None else last)
     axis.set_xlim(low, high)
-    places = axis.transAxes.inverted().transform(axis.transData.transform([(step, 0) for step in steps]))[:, 0]
-    width = axis.get_figure().get_figwidth() / axis.get_subplotspec().get_geometry()[1]
-    ticks, before = [], np.inf
-    for step, place in zip(steps[::-1], places[::-1], strict=True):  # the last step always gets its label
-        if (before - place) * width > 0.36:
-            ticks.append(step)
-            before = place
-    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_major_locator(FixedLocator([steps[i] for i in _with_room(axis, steps, steps)]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("SFT step")
+
+
+def steps_above(axis: Axes, places: pd.Series) -> None:
+    """A second axis on top that says which SFT step lies where; places: x by step, in the axis' present scale."""
+    places = places.sort_values()
+    shown = places.iloc[_with_room(axis, places.to_numpy(), places.index)]
+    above = axis.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(shown))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.xaxis.set_major_formatter(FixedFormatter([f"{step}" for step in shown.index]))
+    above.set_xlabel("SFT step")
+
+
+def _with_room(axis: Axes, places, steps) -> list[int]:
+    """Which of the ascending places can carry their step as a label; the last always does."""
+    points = axis.transData.transform([(place, 1) for place in places])
+    across = axis.transAxes.inverted().transform(points)[:, 0]
+    spec = axis.get_subplotspec()
+    shares = np.array(spec.get_gridspec().get_width_ratios() or np.ones(spec.get_geometry()[1]), dtype=float)
+    inches = 0.8 * axis.get_figure().get_figwidth() * shares[spec.colspan.start] / shares.sum()
+    kept, before = [], np.inf
+    for i in reversed(range(len(steps))):
+        half = 0.045 * len(f"{steps[i]:.0f}") + 0.05  # inches: a digit is about 0.09 wide
+        if across[i] * inches + half < before:
+            kept.append(i)
+            before = across[i] * inches - half
+    return kept[::-1]
 
 
 def percent(axis: Axis) -> None:

@@ -1,6 +1,8 @@
 import warnings
 
 import pytest
+from matplotlib.axis import Axis
+from matplotlib.text import Text
 
 from oodlib.presets import load_preset
 from oodlib.runs import Run
@@ -25,3 +27,44 @@ def tiny_run(tmp_path):
         return Run(load_preset("smoke", **values))
 
     return make
+
+
+def shown_texts(figure):
+    """The texts that a reader sees, tick labels included."""
+    figure.draw_without_rendering()
+    beyond = set()  # labels of ticks outside the axis' limits, which matplotlib keeps and does not draw
+    for axis in figure.findobj(Axis):
+        low, high = sorted(axis.get_view_interval())
+        far = 1e-6 * (high - low)
+        ticks = axis.get_major_ticks() + axis.get_minor_ticks()
+        beyond |= {label for t in ticks if not low - far <= t.get_loc() <= high + far for label in (t.label1, t.label2)}
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in beyond]
+    return [t for t in texts if t.get_window_extent().width > 0]
+
+
+@pytest.fixture
+def smallest_text():
+    """The points of a figure's smallest text in a notebook: 100 dots an inch, each 1/96 inch, at most 9.5 inches."""
+
+    def smallest(figure):
+        texts = shown_texts(figure)
+        width = figure.get_tightbbox().width + 0.2  # as saved: cropped, with 0.1 inches around it
+        return min(t.get_fontsize() for t in texts) * 100 / 96 * min(1, 9.5 / width)
+
+    return smallest
+
+
+@pytest.fixture
+def texts_on_texts():
+    """Pairs of a figure's texts that lie on each other by more than a pixel."""
+
+    def overlapping(figure):
+        boxes = [(t.get_text(), t.get_window_extent()) for t in shown_texts(figure)]
+        return [
+            (one, other)
+            for i, (one, a) in enumerate(boxes)
+            for other, b in boxes[:i]
+            if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+        ]
+
+    return overlapping

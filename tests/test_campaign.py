@@ -2,6 +2,7 @@
 
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,14 +16,17 @@ from oodlib.healing import (
     as_table,
     at_peak,
     best_remedies,
+    brief,
     compare_remedies,
     contrasts,
     effects,
     remedies,
+    side_by_side,
     turned,
     ways_of_sft,
     wide,
 )
+from oodlib.plotting import NAMES, neat, style
 from oodlib.runs import COLUMNS, Run
 
 TINY = """
@@ -207,6 +211,26 @@ def test_seeds_can_be_chosen_and_the_table_reads_well():
     assert re.fullmatch(r"-(19|20)\.\d \[-\d+\.\d, -\d+\.\d\]", row["RL - best control"]) and row["seeds"] == 5
 
 
+def test_the_short_table_says_the_same_and_names_controls_as_figures_do():
+    found = effects(made_up(0.3, 0.2))
+    short, whole = brief(found), as_table(found)
+    (row,) = short.index
+    assert row == f"made-up, from {found[0].start}"
+    for column in ("RL - start", "RL - best control", "the same on ID", "verdict"):
+        assert short.loc[row, column] == whole.loc[0, column]
+    assert short.loc[row, "best control"] == NAMES[found[0].best].split(": ")[-1]
+
+
+def test_what_was_not_run_is_empty_in_the_table_and_a_dash_on_the_page():
+    table = pd.concat([made_up(0.3, 0.2), made_up(0.3, 0.2).query("arm != 'averaging'").assign(regime="<b>other")])
+    found = side_by_side(table)
+    ood, held = (wide(table, split)["rl"].groupby(["regime", "from_step"]).mean() for split in ("ood", "id"))
+    assert found.loc["made-up, from 300", "rl"] == f"{100 * ood['made-up', 300]:.1f} / {100 * held['made-up', 300]:.1f}"
+    assert found.loc["<b>other, from 300", "averaging"] == "" != found.loc["made-up, from 300", "averaging"]
+    page = neat(found).to_html()
+    assert page.count(">–<") == 1 and "<b>" not in page and "&lt;b&gt;other" in page
+
+
 def test_contrasts_are_paired_differences_of_gains():
     one, other = made_up(0.3, 0.2), made_up(0.35, 0.2).assign(regime="other")
     found = contrasts(pd.concat([one, other]), [(("other", 300), ("made-up", 300)), (("other", 8), ("made-up", 8))])
@@ -303,3 +327,29 @@ def test_ways_of_sft_side_by_side():
     assert table.loc["all parameters", "turned at the end (°)"].startswith(f"{np.degrees(0.2):.1f} [")
     lower = figures_campaign.beside(runs).axes[2:]
     assert [axis.lines[0].get_ydata()[-1] for axis in lower] == pytest.approx(np.degrees([0.2, 0.1]))
+
+
+def test_every_committed_figure_can_be_read_in_a_notebook(smallest_text, texts_on_texts):
+    style()
+    campaign = Campaign.open(None, None)
+    table, rows = campaign.rows("confirm"), campaign.rows("remedies")
+    names = campaign.plan.phases["remedies"]["names"]
+    several = {name: campaign.plan.preset(name, 0).turns_in_rl > 1 for name in table["regime"].unique()}
+    found = remedies(rows, names)
+    regime, way = table["regime"].iloc[0], sft_of(0.4, 0.1, 0.2)
+    drawn = {
+        "05_forest": figures_campaign.forest(effects(table)),
+        "05_arms": figures_campaign.arms(table, regime),
+        "05_by_try": figures_campaign.by_try(table, [r for r in table["regime"].unique() if r != "cosine"], 100),
+        "05_map": figures_campaign.healing_map(table, several),
+        "05_advantages": figures_campaign.advantage_spread(table),
+        "05_turning": figures_campaign.turning(table, regime),
+        "06_pareto": figures_campaign.pareto(found, at_peak(rows, next(iter(names)))),
+        "06_best_start": figures_campaign.best_start(found),
+        "06_lora": figures_campaign.beside({"all parameters": way, "LoRA": way}),
+    }
+    assert {p.stem for p in (campaign.folder / "figures").glob("*.png")} == set(drawn)
+    for name, figure in drawn.items():
+        assert smallest_text(figure) >= 9, name
+        assert texts_on_texts(figure) == [], name
+        plt.close(figure)

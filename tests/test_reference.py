@@ -66,10 +66,12 @@ def test_its_scorecard_is_what_its_tables_say(reference):
             assert (pd.isna(old[name]) and pd.isna(new[name])) or old[name] == pytest.approx(new[name], abs=1e-6)
 
 
-def test_every_committed_figure_can_be_drawn_again(reference):
+@pytest.fixture(scope="module")
+def drawn(reference):
+    """Every figure of the run by its file's name."""
     figures.style()
     table, rollouts, rotation = (reference.table(name) for name in ("measurements", "rollouts", "rotation"))
-    drawn = {
+    made = {
         "01_accuracy": figures.accuracy_curve(table),
         "01_losses": figures.losses(table, reference.table("hands")),
         "01_outcomes": figures.outcomes(table),
@@ -83,13 +85,24 @@ def test_every_committed_figure_can_be_drawn_again(reference):
         "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
     }
     if len(turned := rotation_and_accuracy(table, "sft")):  # tiny-seeds was measured before this was
-        drawn["01_rotation"] = figures.rotation_and_accuracy(turned)
-        drawn["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
+        made["01_rotation"] = figures.rotation_and_accuracy(turned)
+        made["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
+    yield made
+    for figure in made.values():
+        plt.close(figure)
+
+
+def test_every_committed_figure_can_be_drawn_again(reference, drawn):
     assert {p.stem for p in (reference.sources["sft"] / "figures").glob("*.png")} == set(drawn)
     for name, figure in drawn.items():
         for axis in figure.axes:
             assert axis.get_xlabel() or axis.get_ylabel() or not axis.axison or name in ("02_advantages",), name
-        plt.close(figure)
+
+
+def test_every_figure_can_be_read_in_a_notebook(drawn, smallest_text, texts_on_texts):
+    for name, figure in drawn.items():
+        assert smallest_text(figure) >= 9, name
+        assert texts_on_texts(figure) == [], name
 
 
 def test_the_readme_shows_the_scorecard_of_the_committed_run():

@@ -63,8 +63,8 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
         draw_line(ours, data[data["split"] == split], split)
     ood = data[data["split"] == "ood"].sort_values("step")
     peak = ood.loc[ood["mean"].idxmax()]
-    mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     step_axis(ours, ood["step"])
+    mark_peak(ours, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     ours.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
     figure.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
@@ -95,8 +95,8 @@ def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
     for split in ("id", "ood"):
         draw_line(axis, tested[tested["split"] == split], split, label=f"{NAMES[split]} test")
     accuracy = bands(sft_rows(measurements, "accuracy").query("split == 'ood'"))
-    mark_peak(axis, accuracy.loc[accuracy["mean"].idxmax(), "step"], "OOD accuracy\npeak")
     step_axis(axis, accuracy["step"])
+    mark_peak(axis, accuracy.loc[accuracy["mean"].idxmax(), "step"], "OOD accuracy\npeak")
     axis.set(ylabel="loss (nats a token)", title="Losses through SFT", yscale="log")
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(ScalarFormatter())

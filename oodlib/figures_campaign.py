@@ -277,8 +277,8 @@ def beside(runs: dict[str, pd.DataFrame]) -> Figure:
         draw_line(lower, turning, "sft", "all projections")
         ood = accuracy[accuracy["split"] == "ood"].sort_values("step")
         peak = ood.loc[ood["mean"].idxmax()]
-        mark_peak(upper, peak["step"], f"OOD peak: {peak['mean']:.0%}\nat step {peak['step']:.0f}")
         step_axis(lower, ood["step"])
+        mark_peak(upper, peak["step"], f"OOD peak: {peak['mean']:.0%}\nat step {peak['step']:.0f}")
         upper.set(title=name, ylim=(0, 1))
         percent(upper.yaxis)
     axes[0, 0].set(ylabel="accuracy")

@@ -14,10 +14,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from oodlib.comparing import read_arrays, summary
-from oodlib.plotting import MODULE_ORDER
+from oodlib.plotting import MODULE_ORDER, WIDTH
 
 SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
 PLACES = 40
@@ -39,7 +39,7 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
     """
     maps = [(name, *_maps(table)) for name, table in tables.items()]
     layers = max(m[1].shape[1] for m in maps)
-    width = min(max(2.6, 0.42 * layers + 1.4), 8)
+    width = min(max(2.6, 0.42 * layers + 1.4), max(2.6, (WIDTH - 1.2) / len(maps)))
     figure, axes = plt.subplots(
         2, len(maps), figsize=(width * len(maps) + 1.2, 6.4), squeeze=False, sharey=True, layout="constrained"
     )
@@ -48,10 +48,11 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
     for column, (name, angles, values, faded, like_noise) in enumerate(maps):
         for row, (table, top, label) in enumerate(zip((angles, values), tops, labels, strict=True)):
             axis, last = axes[row][column], column == len(maps) - 1
-            form = ".0f" if row == 0 and top >= 10 else ".1f" if row == 0 else ".1%"
+            decimals = int(np.clip(np.ceil(-np.log10(top or 1)), 0, 3)) + 1 - 2 * row
+            form = f".{max(decimals, row)}{'%' if row else 'f'}"
             sns.heatmap(
-                table, ax=axis, cmap="viridis", vmin=0, vmax=top or 1, cbar=last, annot=layers <= 12, fmt=form,
-                annot_kws={"size": 9}, cbar_kws={"label": label},
+                table, ax=axis, cmap="viridis", vmin=0, vmax=top or 1, cbar=last, annot=width > 0.42 * layers, fmt=form,
+                annot_kws={"size": 9}, cbar_kws={"label": label, "format": PercentFormatter(1) if row else None},
             )  # fmt: skip
             axis.set(title=name if row == 0 else "", xlabel="layer" if row else "", ylabel="")
             axis.tick_params(axis="y", rotation=0)
@@ -114,10 +115,13 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
 
     Solid is what was measured at each k, dashed what noise of the same norm gives.
     """
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(4.6 * len(tables) + 1, 4.2), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+    columns = min(len(tables), 3)
+    rows = -(-len(tables) // columns)
+    size = (min(WIDTH, 5.4 * columns), 3.5 * rows + 0.8)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis in axes.flat[len(tables) :]:
+        axis.set_axis_off()
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
         found = _angles(Path(out) / name, table)
         shares = sorted(found["share"].unique())
         palette = dict(zip(shares, sns.color_palette("crest", len(shares)), strict=True))
@@ -130,8 +134,11 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
             )
         axis.set(title=name, xlabel="principal angle, by rank", yscale="log")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axes[0][0].set_ylabel("principal angle (°), left and right")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axis.xaxis.set_major_locator(MultipleLocator(0.25))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("principal angle (°), left and right")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 1 else 1)
     return figure
 
 

@@ -103,10 +103,14 @@ def draw_line(axis: Axes, data: pd.DataFrame, kind: str, label: str | None = Non
 
 
 def mark_peak(axis: Axes, step: float, text: str) -> None:
+    """A line at the step and a text beside it, on the side with more room: call after `step_axis`."""
     axis.axvline(step, color="#555555", linestyle=":", linewidth=1.2)
+    place = axis.transAxes.inverted().transform(axis.transData.transform((step, 1)))[0]
+    shift, side = (8, "left") if place < 0.6 else (-8, "right")
     axis.annotate(
-        text, (step, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(8, 0), textcoords="offset points", va="top"
-    )
+        text, (step, 0.98), xycoords=axis.get_xaxis_transform(), xytext=(shift, 0), textcoords="offset points",
+        va="top", ha=side,
+    )  # fmt: skip
 
 
 def step_axis(axis: Axes, steps, first: float | None = None, last: float | None = None) -> None:

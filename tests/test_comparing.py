@@ -154,7 +154,7 @@ def test_count_of_refuses(k):
         count_of(k, 10)
 
 
-def test_figures_show_what_the_tables_say(tuned, tmp_path):
+def test_figures_show_what_the_tables_say_and_can_be_read(tuned, tmp_path, smallest_text):
     list(Comparing("tiny", [str(tuned), str(BASE)], tmp_path).run())
     tables = figures.read_tables(tmp_path)
     assert set(tables) == {"tuned", "base"}
@@ -162,6 +162,8 @@ def test_figures_show_what_the_tables_say(tuned, tmp_path):
     assert heat.get_facecolors().shape[0] == 28
     assert len(figures.angle_spectra(tmp_path, {"tuned": tables["tuned"]}).axes[0].lines) == 6
     assert len(figures.value_spectra(tmp_path, tables).axes[0].lines) == 3
+    three = {f"tuned {i}": tables["tuned"] for i in range(3)}
+    assert smallest_text(figures.where(three)) >= 9
 
 
 # the commands

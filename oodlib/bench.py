@@ -41,9 +41,9 @@ class Bench:
         }
 
     def measure(
-        self, part: str, top: float, tail: float, layers: Sequence[int], all_hands: bool = False
+        self, part: str, top: float, tail: float, layers: Sequence[int | None], all_hands: bool = False
     ) -> tuple[dict[str, tuple[float, float, float]], str]:
-        """Accuracy of the edited model by split, with its interval; and on how many hands."""
+        """Accuracy of the edited model by split, with its interval; and on how many hands. Layer None: embeddings."""
         chosen = [name for name, (layer, _) in self.places.items() if layer in layers]
 
         def edit(name: str, own: Tensor, other: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class Models:
             return
         self.peak, self.end = peak_step(run.table("measurements"), self.seed), run.preset.sft_steps
         later = [step for step in sorted(run.preset.rl_from) if step > self.peak]
-        self.start = (later or [max(run.preset.rl_from)])[0]
+        self.start = later[len(later) // 2] if later else max(run.preset.rl_from)  # amid the fall, if one is
         self.keys |= {
             f"OOD peak (step {self.peak})": ("sft", "sft", 0, self.peak),
             f"end of SFT (step {self.end})": ("sft", "sft", 0, self.end),

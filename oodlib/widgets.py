@@ -173,24 +173,26 @@ def surgery(run: Run, seed: int | None = None) -> None:
         name: accuracy[accuracy["step"] == step].set_index("split")["value"].to_dict()
         for name, step in (("end", models.end), ("peak", models.peak))
     }
-    bench = cache(lambda: Bench(models.folder(recipient), models.folder(donor), run.preset))
+    bench = cache(lambda: Bench(models.folder(recipient), models.folder(donor), run.preset, embeddings=True))
     part = widgets.Dropdown(options=["vectors", "values"], description="restore", layout={"width": "190px"})
     top = widgets.IntSlider(100, 0, 100, 5, description="leading %", continuous_update=False)
     tail = widgets.IntSlider(0, 0, 100, 5, description="trailing %", continuous_update=False)
     layers = widgets.SelectMultiple(description="layers", rows=4, layout={"width": "170px"})
+    outer = widgets.Checkbox(True, description="embeddings too", indent=False, layout={"width": "150px"})
     every = widgets.Button(description="measure on all hands", layout={"width": "auto"})
     result = result_area()
 
-    controls = [part, top, tail, layers, every]
+    controls = [part, top, tail, layers, outer, every]
 
     def edit(_: Any = None, all_hands: bool = False) -> None:
         if top.value + tail.value > 100:
             result.value = on_paper("Leading and trailing directions overlap: together they may be at most 100 %.")
             return
         seconds = time.perf_counter()
-        found, hands = bench().measure(part.value, top.value / 100, tail.value / 100, layers.value, all_hands)
+        chosen = (*layers.value, *([None] if outer.value else []))
+        found, hands = bench().measure(part.value, top.value / 100, tail.value / 100, chosen, all_hands)
         seconds = time.perf_counter() - seconds
-        title = f"{part.value}: leading {top.value} %, trailing {tail.value} %, layers {_several(layers.value)}"
+        title = f"{part.value}: leading {top.value} %, trailing {tail.value} %, layers {_several(chosen)}"
         said = ", ".join(f"{s.upper()} {v:.1%} [{a:.1%}, {b:.1%}]" for s, (v, a, b) in found.items())
         text = f"{title}. Accuracy of the edited model on {hands}: {said} ({seconds:.1f} s)."
         result.value = on_paper(f"{as_picture(figures.edited(found, known, title), text)}<p>{escape(text)}</p>")
@@ -212,8 +214,8 @@ def surgery(run: Run, seed: int | None = None) -> None:
     show_widget("surgery", controls, widgets.VBox([needs, result]), picture)
 
 
-def _several(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers)) if layers else "none"
+def _several(layers: tuple[int | None, ...]) -> str:
+    return ", ".join("embeddings" if layer is None else str(layer) for layer in layers) or "none"
 
 
 # ---- rollouts ------------------------------------------------------------------------------------------

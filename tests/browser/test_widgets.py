@@ -33,7 +33,10 @@ WIDGETS = {  # where it stands, and what a person does with it: each act changes
     "play": ("00_task_and_base", [play_a_hand, choose("rule", "ID: J, Q, K count 10"), press("deal")]),
     "timeline": ("01_sft_curve", [slide("SFT step", "Home"), slide("SFT step", "ArrowRight")]),
     "rollouts": ("02_rl_recovery", [slide("update", "ArrowRight"), slide("hand", "ArrowRight")]),
-    "surgery": ("03_svd_rotation", [slide("leading %", "ArrowLeft"), choose("restore", "values"), press("measure on all hands")]),
+    "surgery": (
+        "03_svd_rotation",
+        [slide("leading %", "ArrowLeft"), choose("restore", "values"), press("measure on all hands")],
+    ),
 }
 
 

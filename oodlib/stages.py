@@ -114,8 +114,13 @@ def ensure(run: Run, stage: str) -> None:
             f"{stage}: loaded from the committed reference run ({reference.name}{stale}); reference=False runs it here"
         )
         return
-    with run.lock():
-        ran = _run(run, stage)
+    ran = False
+    try:
+        with run.lock():
+            ran = _run(run, stage)
+    except RuntimeError:
+        if left:  # else another notebook is reading the same results, and nothing is to be written
+            raise
     if not ran:
         print(f"{stage}: already done in this folder, loaded")
     run.sources[stage] = run.folder

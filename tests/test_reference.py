@@ -84,9 +84,8 @@ def drawn(reference):
         "03_surgery": figures.surgery(table),
         "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
     }
-    if len(turned := rotation_and_accuracy(table, "sft")):  # tiny-seeds was measured before this was
-        made["01_rotation"] = figures.rotation_and_accuracy(turned)
-        made["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
+    made["01_rotation"] = figures.rotation_and_accuracy(rotation_and_accuracy(table, "sft"))
+    made["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
     yield made
     for figure in made.values():
         plt.close(figure)

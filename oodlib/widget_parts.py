@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 import threading
 from collections.abc import Callable
@@ -19,22 +18,21 @@ from matplotlib.figure import Figure
 
 from oodlib.plotting import OUTCOME_COLOURS
 from oodlib.rl import arm_folder, run_arm
-from oodlib.runs import Run
+from oodlib.runs import Run, as_png
 from oodlib.sft import peak_step, sft_folder, train
 from oodlib.stages import at_hand, ensure, quiet
 
 WIDE = {"description_width": "initial"}
 
 
-def as_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+def _base64(figure: Figure) -> str:
+    data = base64.b64encode(as_png(figure)).decode()
     plt.close(figure)
-    return buffer.getvalue()
+    return data
 
 
 def as_picture(figure: Figure, alt: str) -> str:
-    data = base64.b64encode(as_png(figure)).decode()
+    data = _base64(figure)
     return f'<img style="max-width: 100%" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
@@ -87,7 +85,7 @@ def show_widget(kind: str, controls: list[widgets.Widget], result: widgets.Widge
     row = widgets.HBox(controls, layout={"flex_flow": "row wrap", "align_items": "center"})
     box = widgets.VBox([row, result])
     box.add_class("oodlib-widget").add_class(f"oodlib-{kind}")
-    shown = {"image/png": base64.b64encode(as_png(picture)).decode(), "text/plain": f"the widget {kind}, as a picture"}
+    shown = {"image/png": _base64(picture), "text/plain": f"the widget {kind}, as a picture"}
     if somebody():
         shown |= box._repr_mimebundle_()
     display(shown, raw=True)

@@ -88,15 +88,23 @@ def play(run: Run, seed: int | None = None) -> None:
     ask.on_click(answer)
     deal.on_click(dealt)
 
+    settled = []  # holds something while a change of `pair` is the reader's
+
+    def compared(_: Any) -> None:
+        if settled:
+            answer()
+
     def ready() -> None:
+        settled.clear()
         for control, place in zip(pair, (1, 2), strict=True):
-            control.unobserve_all("value")
-            there = models.there()
-            control.options, control.value = there, there[min(place, len(there) - 1)]
+            control.options = there = models.there()
+            control.value = there[min(place, len(there) - 1)]
             control.disabled = len(there) < 2
-            control.observe(answer, "value")
+        settled.append(True)
         answer()
 
+    for control in pair:
+        control.observe(compared, "value")
     ready()
     needs = checkpoints_needed(models, list(models.keys), ready)
     there = bool(run.sources)

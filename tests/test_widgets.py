@@ -91,6 +91,7 @@ def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
 
 def test_play_shows_what_two_models_might_have_said_where_they_part(operated):
     controls, result = operated("play")
+    assert [controls[c].index for c in ("compare", "with")] == [1, 2], "the front end follows the index"
     controls["compare"].value = "base"  # answers in a plain format, the others in JSON
     assert "They part after" in result() or "say the same" in result()
     controls["with"].value = "base"

@@ -10,9 +10,6 @@ from oodlib.report import write_report
 
 pytestmark = pytest.mark.browser
 AXE = Path(os.environ.get("AXE") or ROOT / ".venv" / "browser" / "node_modules" / "axe-core" / "axe.min.js")
-CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 WINDOWS = {"phone": (390, 844), "small phone": (360, 740), "desktop": (1280, 900)}
 
 
@@ -22,30 +19,26 @@ def report(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page_of():
+def page_of(chromium):
     """Opens a file in a window of a size and a colour scheme: the page, its console's words, and its requests."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
 
-        def opened(path, window="desktop", scheme="light"):
-            width, height = WINDOWS[window]
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page, said, asked = context.new_page(), [], []
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
+    def opened(path, window="desktop", scheme="light"):
+        width, height = WINDOWS[window]
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page, said, asked = context.new_page(), [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
 
-            def answer(route):
-                asked.append(route.request.url)
-                route.continue_() if route.request.url == path.as_uri() else route.abort()
+        def answer(route):
+            asked.append(route.request.url)
+            route.continue_() if route.request.url == path.as_uri() else route.abort()
 
-            page.route("**/*", answer)
-            page.goto(path.as_uri())
-            page.wait_for_load_state("networkidle")
-            return page, said, asked
+        page.route("**/*", answer)
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page, said, asked
 
-        yield opened
-        browser.close()
+    return opened
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -105,8 +105,9 @@ def play(run: Run, seed: int | None = None) -> None:
 
     for control in pair:
         control.observe(compared, "value")
-    ready()
     needs = checkpoints_needed(models, list(models.keys), ready)
+    if needs.children:  # until they are trained, those that are there answer
+        ready()
     there = bool(run.sources)
     picture = figures.played(run.table("hands"), models.seed, models.keys) if there else figures.nobody()
     show_widget("play", [hand, rule, *worth, deal, ask, *pair], widgets.VBox([needs, result]), picture)
@@ -264,12 +265,7 @@ def rollouts(run: Run, seed: int | None = None) -> None:
         greedy = _greedy(judged, _sorted(problem), start.value)
         largest = max(float(table["advantage"].abs().max()), 1e-6)
         samples = [
-            [
-                f"{r.reward:+g}",
-                _advantage(r.advantage, largest),
-                as_outcome(str(r.outcome)),
-                f"<code>{escape(str(r.answer))}</code>",
-            ]
+            [f"{r.reward:+g}", _advantage(r.advantage, largest), as_outcome(str(r.outcome)), as_code(r.answer)]
             for r in rows.sort_values("reward", ascending=False).itertuples()
         ]
         asked = _asked(task, problem, run.preset.prompt_style)

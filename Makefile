@@ -24,10 +24,10 @@ lab: install
 	$(BIN)/jupyter lab notebooks/
 
 test: install lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-browser: install .venv/browser/installed
-	$(BIN)/pytest -m browser tests/browser
+	$(BIN)/pytest -m browser --reruns 1 --rerun-show-tracebacks tests/browser
 
 .venv/browser/installed: .venv/installed .ci/browser
 	.ci/browser

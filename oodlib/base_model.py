@@ -27,8 +27,6 @@ from transformers import (
 
 from oodlib.tasks import Task, get_task
 
-BASE_FOLDER = Path(__file__).parent / "base"
-
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """A tokenizer with one token a word, words being set off by white space."""

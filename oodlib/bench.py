@@ -1,8 +1,9 @@
-"""An operating table: a recipient and a donor with their spectra at hand, to try one edit after another."""
+"""The models of a run's story, and an operating table on which one edit of them is tried after another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,19 +12,75 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from oodlib.episodes import as_text
-from oodlib.evaluate import answer_loss, evaluate
+from oodlib.evaluate import evaluate, right_answer_loss
 from oodlib.evidence import NOTHING
 from oodlib.models import load_model, load_weights, matrices
 from oodlib.presets import Preset
+from oodlib.rl import arm_folder, run_arm
 from oodlib.runs import Run
 from oodlib.sft import peak_step, sft_folder, train
 from oodlib.spectra import spectrum
-from oodlib.stages import ensure, quiet
+from oodlib.stages import at_hand, ensure, quiet
 from oodlib.surgery import restore, restore_model
 from oodlib.tasks import SPLITS, get_task
 
 SAMPLE = 120  # hands of each split on which an edited model is measured at once
+
+
+class Models:
+    """The models of a seed's story, and how to make those that are not there; the base alone before SFT."""
+
+    def __init__(self, run: Run, seed: int | None = None):
+        self.run, self.seed = run, run.preset.seed if seed is None else seed
+        self.keys = {"base": ("sft", "sft", 0, 0)}
+        quiet()
+        for stage in ("sft", "rl"):
+            if at_hand(run, stage):
+                ensure(run, stage)
+        if "sft" not in run.sources:
+            return
+        self.peak, self.end = peak_step(run.table("measurements"), self.seed), run.preset.sft_steps
+        later = [step for step in sorted(run.preset.rl_from) if step > self.peak]
+        self.start = later[len(later) // 2] if later else max(run.preset.rl_from)  # amid the fall, if one is
+        self.keys |= {
+            f"OOD peak (step {self.peak})": ("sft", "sft", 0, self.peak),
+            f"end of SFT (step {self.end})": ("sft", "sft", 0, self.end),
+        }
+        if "rl" in run.sources:
+            if self.start not in (self.peak, self.end):
+                self.keys[f"RL's start (step {self.start})"] = ("sft", "sft", 0, self.start)
+            self.keys[f"RL from step {self.start}"] = ("rl", "rl", self.start, run.preset.rl_steps)
+
+    def folder(self, name: str) -> Path:
+        stage, arm, from_step, step = self.keys[name]
+        if stage == "rl":
+            return arm_folder(self.run, self.seed, arm, from_step)
+        return sft_folder(self.run, self.seed, step)
+
+    def missing(self, *names: str) -> list[str]:
+        return [name for name in names or self.keys if not (self.folder(name) / "config.json").exists()]
+
+    def there(self) -> list[str]:
+        missing = self.missing()
+        return [name for name in self.keys if name not in missing]
+
+    def make(self, names: list[str], told: Callable[[float], None] = lambda _: None) -> None:
+        """Train what `names` need, resuming what was begun; `told` hears the share that is done."""
+        steps, stop = self.run.preset.sft_checkpoints[1:], threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(1):
+                told(np.mean([sft_folder(self.run, self.seed, step).exists() for step in steps]))
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            train(self.run, self.seed)
+            if any(self.keys[name][0] == "rl" for name in names):
+                run_arm(self.run, self.seed, "rl", self.start)
+        finally:
+            stop.set()
+            watching.join()
 
 
 class Bench:
@@ -68,15 +125,21 @@ class Operation(Bench):
     """A patient: the weights that lost OOD accuracy, those that had it, and what restored directions bring back.
 
     donor and recipient are folders of weights; None: the OOD peak and the end of the run's SFT, which is trained here
-    where its checkpoints are not (tiny: about two minutes). spectra: for each matrix, embeddings too, the Spectrum of
-    the recipient and that of the donor. by: "accuracy", or "loss" (of right answers, nats a token) where the
-    donor has less than 5 points more; both on OOD hands.
+    where its checkpoints are not (tiny: three to four minutes). spectra: for each matrix, embeddings too, the
+    Spectrum of the recipient and that of the donor. by: "accuracy", or "loss" (of right answers, nats a token) where
+    the donor has less than 5 points more; both on OOD hands.
     """
 
     def __init__(self, run: Run, donor: str | None = None, recipient: str | None = None):
-        given = recipient, donor
-        ends = given if all(given) else [g or own for g, own in zip(given, _ends_of_sft(run), strict=True)]
-        super().__init__(Path(ends[0]), Path(ends[1]), run.preset, embeddings=True)
+        if not (donor and recipient):
+            ensure(run, "sft")
+            models = Models(run)
+            _, peak, end, *_ = models.keys
+            if models.missing(peak, end):
+                print("no checkpoints here: SFT is trained now (preset tiny: three to four minutes)")
+                models.make([peak, end])
+            recipient, donor = recipient or models.folder(end), donor or models.folder(peak)
+        super().__init__(Path(recipient), Path(donor), run.preset, embeddings=True)
         self.by = "accuracy"
         self.ends = self._score(self.own), self._score(self.other)
         if self.ends[1] - self.ends[0] < NOTHING:
@@ -117,20 +180,5 @@ class Operation(Bench):
             how = (preset.prompt_style, preset.max_new_tokens, preset.eval_batch_size, False, preset.eval_every)
             judged = evaluate(self.model, self.tokenizer, task, "ood", *how)
             return float((judged["outcome"] == "correct").mean())
-        rng, problems = np.random.default_rng(0), task.split("ood")[:: preset.eval_every]
-        asked = [as_text(task.prompt(p, preset.prompt_style), self.tokenizer) for p in problems]
-        answers = [as_text(task.answer(p, preset.prompt_style, rng), self.tokenizer, answer=True) for p in problems]
-        return -float(answer_loss(self.model, self.tokenizer, asked, answers, preset.eval_batch_size).mean())
-
-
-def _ends_of_sft(run: Run) -> list[Path]:
-    """The folders of the end and of the OOD peak of the run's SFT; trains it where they are not there."""
-    ensure(run, "sft")
-    seed = run.preset.seed
-    steps = run.preset.sft_steps, peak_step(run.table("measurements", "sft"), seed)
-    folders = [sft_folder(run, seed, step) for step in steps]
-    if not all(folder.exists() for folder in folders):
-        print("no checkpoints here: SFT is trained now (preset tiny: about two minutes)")
-        quiet()
-        train(run, seed)
-    return folders
+        problems, how = task.split("ood")[:: preset.eval_every], (preset.prompt_style, preset.eval_batch_size)
+        return -float(right_answer_loss(self.model, self.tokenizer, task, problems, *how).mean())

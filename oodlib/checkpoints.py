@@ -7,6 +7,7 @@ matrix. No pickle is read.
 from __future__ import annotations
 
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,6 +24,15 @@ from oodlib.presets import digest
 
 _INSIDE = re.compile(r"language_model\.(?=model\.|lm_head\.)")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+PLAIN = (True, False, "gaussian", "eva", "orthogonal", "mica")  # initialisations of LoRA that leave the base as it is
+VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "kasa_config", "monteclora_config")
+
+
+def device() -> torch.device:
+    """Where this process puts weights: its GPU, or the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 class Weights(ABC):
@@ -57,6 +67,8 @@ class Safetensors(Weights):
             try:
                 with safe_open(file, framework="pt") as tensors:
                     for name in tensors.keys():  # noqa: SIM118
+                        if name in self._files:
+                            raise ValueError(f"{name} stands in {self._files[name].name} and in {file}: which is it?")
                         piece = tensors.get_slice(name)
                         self._files[name], self.shapes[name] = file, tuple(piece.get_shape())
                         if piece.get_dtype() not in _FLOATS:
@@ -65,6 +77,9 @@ class Safetensors(Weights):
                 raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
 
     def _shards(self) -> list[Path]:
+        """As transformers chooses: model.safetensors, else what its index names; else every file there is."""
+        if (whole := self.path / "model.safetensors").exists():
+            return [whole]
         usual = self.path / "model.safetensors.index.json"
         for index in [usual] if usual.exists() else sorted(self.path.glob("*.safetensors.index.json"))[:1]:
             named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -100,8 +115,8 @@ def open_text(where: str | Path) -> Weights:
 class Adapter(Weights):
     """A PEFT LoRA folder on its base: W + scale B A, formed a matrix at a time.
 
-    ValueError for adapters that do more than that: other kinds, DoRA, those that change the base when they are made
-    (PiSSA, OLoRA, LoftQ, CorDA), and any tensor that would be left out.
+    ValueError for adapters that do more than that: other kinds and variants (DoRA and the like), initialisations that
+    may change the base (all but `PLAIN`, such as PiSSA or LoRA-GA), and any tensor that would be left out.
     """
 
     def __init__(self, folder: Path, given: Weights | None):
@@ -109,9 +124,10 @@ class Adapter(Weights):
 
         self.path, self.config = folder, PeftConfig.from_pretrained(str(folder))
         kind = self.config.peft_type.value if not isinstance(self.config, LoraConfig) else None
-        if kind is None and self.config.use_dora:
-            kind = "DoRA"
-        if kind is None and str(self.config.init_lora_weights).lower().startswith(("pissa", "olora", "loftq", "corda")):
+        if kind is None:
+            variants = [name for name in VARIANTS if getattr(self.config, name, None)]
+            kind = f"LoRA with {', '.join(variants)}" if variants else None
+        if kind is None and self.config.init_lora_weights not in PLAIN:
             kind = f"LoRA with {self.config.init_lora_weights} initialisation"
         if kind:
             raise ValueError(f"{folder} is an adapter of type {kind}; only plain LoRA can be added to its base")
@@ -136,12 +152,15 @@ class Adapter(Weights):
             raise ValueError(f"{folder} holds only half of the change of {', '.join(broken)}")
 
     def _base(self, given: Weights | None) -> Weights:
-        """The base that the configuration names; the one given, if none is named or it goes by the same name."""
+        """The base that the configuration names; the one given, if none is named, or one of its name not here."""
         while isinstance(given, Adapter):
             given = given.base
         named = self.config.base_model_name_or_path
-        if given is not None and (not named or Path(named).name == given.path.name or _same(Path(named), given.path)):
-            return given
+        if given is not None:
+            here = bool(named) and Path(named).expanduser().exists()
+            alike = _same(Path(named), given.path) if here else not named or Path(named).name == given.path.name
+            if alike:
+                return given
         if not named:
             raise ValueError(f"{self.path} does not name its base")
         return open_weights(named)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import skew
 
 from oodlib.evidence import SFT, Evidence, Missing, Place, advantage_groups, recovered, training_rise
+from oodlib.stages import NULLS
 from oodlib.stats import Estimate, Scores, bootstrap, over_seeds
 
 VERDICTS = ("supported", "not supported", "inconclusive")
@@ -28,11 +29,17 @@ SMALL = 0.10  # a recovered share up to this is nothing
 MOST = 0.5  # a recovered share above this is most of it
 MARGIN = 0.05  # a gain in accuracy up to this is no help; RL up to this above the peak does not exceed it
 CONTROLS = ("sft_continued", "rejection_sampling")
+UNITS = {"C1": "points", "C2": "%", "C3": "points", "C4": "points", "C5": "points", "C6": "", "C7": "%", "C8": "%"}
+UNITS |= {"C9": "times"}
+FORMS = {"points": (100, "+.1f"), "%": (100, "+.0f"), "": (1, "+.2f"), "times": (1, ".2f")}  # factor and digits
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of the scorecard. `paper` is the paper's number for the same quantity, None where it has none."""
+    """A line of the scorecard. `paper` is the paper's number for the same quantity, None where it has none.
+
+    Numbers are shares and ratios as they are; `unit` is the one that they are shown in (`in_unit`).
+    """
 
     claim: str
     verdict: str
@@ -44,6 +51,7 @@ class Claim:
     title: str
     quantity: str
     sentence: str
+    unit: str
 
 
 def decide(supported: bool, refuted: bool) -> str:
@@ -74,16 +82,30 @@ def c1(e: Evidence) -> Claim:
     steps = ", ".join(map(str, sorted(set(e.peaks))))
     text = (
         f"OOD accuracy is highest at step {steps} of {e.end} and is {points(found)} points above that at the end, "
-        f"while ID accuracy changes by {points(rise)} points."
+        f"while ID accuracy changes by {points(rise)} points.{_dip(e)}"
     )
     return _claim("C1", verdict, found, (paper["sft_peak"] - paper["sft_end"]) / 100, "OOD(peak) - OOD(end)", text)
+
+
+def _dip(e: Evidence) -> str:
+    """Whether ID accuracy falls as well just after the OOD peak, in words; means over seeds."""
+    curve = {t: np.mean([s[SFT(t)] for s in e.scores("id")]) for t in e.steps}
+    lowest = min((t for t in e.steps if t >= max(e.peaks)), key=curve.__getitem__)
+    dip = e.measure(lambda s, at: s[SFT(lowest)] - s[SFT(at.peak)], split="id")
+    if not dip.high < 0:
+        return ""
+    return (
+        f" ID accuracy falls too at first, to {curve[lowest]:.1%} at step {lowest} ({points(dip)} points): not all of "
+        "the early fall is forgetting of the rule."
+    )
 
 
 def c2(e: Evidence) -> Claim:
     """No loss shows where the OOD peak is: all keep falling, or stay flat, after it.
 
     Estimate: the larger of the relative changes of the ID and the OOD test loss from the peak to the end.
-    Supported: both below +5 %, and so the training loss (mean of 5 % of the steps at either place, no interval).
+    Supported: both below +5 %, and so the training loss (mean of the steps within a third of the
+    peak's, and of the last 5 %; no interval).
     Not supported: one above it.
     """
     rises = {
@@ -157,7 +179,7 @@ def c4(e: Evidence) -> Claim:
         + " and ".join(f"{names[c]} it ends {points(g)}" for c, g in gaps.items())
         + f"; against the SFT peak {points(over_peak)}."
     )
-    return _claim("C4", verdict, gaps[best], None, "OOD(RL) - OOD(better control), starts after the fall", text)
+    return _claim("C4", verdict, gaps[best], None, "OOD(RL) - OOD(better control), starts that lost a quarter", text)
 
 
 def c5(e: Evidence) -> Claim:
@@ -227,7 +249,7 @@ def c6(e: Evidence) -> Claim:
     verdict = decide(found.low > 0, found.high < 0)
     text = (
         f"The absolute skewness of the advantages outside the window, less that inside, is {found.value:+.2f} "
-        f"[{found.low:+.2f}, {found.high:+.2f}]."
+        f"[{found.low:+.2f}, {found.high:+.2f}]. (The window is set by the fall of OOD accuracy, not by any healing.)"
     )
     return _claim("C6", verdict, found, None, "|skewness| of advantages, outside - inside", text)
 
@@ -267,34 +289,49 @@ def c8(e: Evidence) -> Claim:
     """Singular vectors rotate, and restoring them restores OOD accuracy.
 
     Estimate: the share of the lost OOD accuracy that the peak's singular vectors bring back in every matrix, with
-    the end's values. That is nearly the donor itself wherever values hardly change (C7), so both nulls stand beside
-    it: a random turn by the same angles, and noise of the same size. Supported: above one half, and above both
-    nulls. Not supported: below one half, or not above a null. The paper's number is for the leading 20 % of the
-    directions or the first quarter of the layers; the sentence gives the leading quarter here.
+    the end's values. That is nearly the donor itself wherever values hardly change (C7), so three nulls stand beside
+    it: a random turn by the same angles, the same turn with random signs, which has both its angles and its size, and
+    noise of the same size. Supported: above one half, and above every null. Not supported: below one half, or not
+    above a null. The 70 to 80 % of the paper's earlier version (arXiv:2508.16546) are for the leading 20 % of the
+    directions or the first quarter of the layers, so they do not stand beside this estimate; the sentence gives what a
+    quarter brings here.
     """
     name = "every matrix" if e.edit_names("vectors every") else "top 1"
     top = recovered(e, f"vectors {name}")
     found = e.measure(top)
-    nulls = {kind: e.edit_names(f"{kind} {name} ") for kind in ("random", "noise")}
+    nulls = {kind: e.edit_names(f"{kind} {name} ") for kind in NULLS}
     if not all(nulls.values()):
         raise Missing("no null edits (surgery_draws is 0)")
-    gaps = {
-        kind: e.measure(lambda s, at, mine=mine: top(s, at) - np.mean([recovered(e, m)(s, at) for m in mine]))
-        for kind, mine in nulls.items()
+    alone = {
+        kind: lambda s, at, mine=mine: np.mean([recovered(e, m)(s, at) for m in mine]) for kind, mine in nulls.items()
     }
+    gaps = {kind: e.measure(lambda s, at, null=null: top(s, at) - null(s, at)) for kind, null in alone.items()}
     verdict = decide(
         found.low > MOST and all(g.low > 0 for g in gaps.values()),
         found.high < MOST or any(g.high <= 0 for g in gaps.values()),
     )
-    quarter = e.edit_names("vectors top 0.25")
-    part = f" (the leading quarter {percent(e.measure(recovered(e, quarter[0])))})" if quarter else ""
+    shares = PAPER["restore_singular_vectors"]["ood_recovered_share"]
+    first = f"vectors top 1 layers {max(1, round((e.rotation['layer'].max() + 1) / 4))}"
+    parts = {
+        "the projections alone": "vectors top 1" if name == "every matrix" else "no such edit",
+        "the leading quarter of their directions": "vectors top 0.25",
+        "the first quarter of the layers": first,
+    }
+    brought = {part: e.measure(recovered(e, edit)) for part, edit in parts.items() if edit in e.edit_names(edit)}
+    where = "every matrix, embeddings included," if name == "every matrix" else "every projection"
     text = (
-        f"Putting the peak's singular vectors back recovers {percent(found)} of the lost OOD accuracy{part}; a random "
-        f"turn by the same angles recovers {percent(gaps['random'])} less, noise of the same size "
-        f"{percent(gaps['noise'])} less."
+        f"Putting the peak's singular vectors back in {where} recovers {percent(found)} of the lost OOD accuracy; a "
+        f"random turn by the same angles {percent(e.measure(alone['random']))}, the same turn with random signs "
+        f"{percent(e.measure(alone['signs']))}, noise of the same size {percent(e.measure(alone['noise']))}."
     )
-    paper = float(np.mean(PAPER["restore_singular_vectors"]["ood_recovered_share"]))
-    return _claim("C8", verdict, found, paper, "share of lost OOD recovered by singular vectors", text)
+    if brought:
+        text += (
+            " But all vectors make nearly the peak itself again. Parts recover less: "
+            + ", ".join(f"{part} {percent(x)}" for part, x in brought.items())
+            + "; the paper's earlier version (arXiv:2508.16546) has "
+            f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % for parts such as the last two."
+        )
+    return _claim("C8", verdict, found, None, "share of lost OOD recovered by all singular vectors", text)
 
 
 def c9(e: Evidence) -> Claim:
@@ -358,16 +395,25 @@ def sentence(evidence: Evidence, *names: str) -> str:
     return f"**What was seen ({verdicts}).** " + " ".join(c.sentence for c in found)
 
 
+def in_unit(unit: str, value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A number in its unit: with its interval "+29.4 [+25.7, +33.0] points", by itself "+10.6"; "" for none."""
+    if value is None or value != value:
+        return ""
+    factor, form = FORMS[unit]
+    value, *ends = (f"{factor * x:{form}}" for x in (value, low, high) if x is not None)
+    return f"{value} [{', '.join(ends)}] {unit}".rstrip() if ends else value
+
+
 def interval(c: Claim) -> str:
     """A claim's estimate with its interval, as text."""
-    return f"{c.estimate:+.3f} [{c.ci_low:+.3f}, {c.ci_high:+.3f}]"
+    return in_unit(c.unit, c.estimate, c.ci_low, c.ci_high) or "not measured"
 
 
 def as_markdown(claims: list[Claim]) -> str:
     """The scorecard as a Markdown table."""
     lines = ["| | claim | measured | estimate [95 %] | paper | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for c in claims:
-        paper = "" if c.paper is None else f"{c.paper:+.3f}"
+        paper = in_unit(c.unit, c.paper)
         cells = (c.claim, c.title, c.quantity.replace("|", "\\|"), interval(c), paper, f"**{c.verdict}**")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -384,4 +430,4 @@ def percent(x: Estimate) -> str:
 
 def _claim(name: str, verdict: str, x: Estimate, paper: float | None, quantity: str, sentence: str) -> Claim:
     title = RULES[name].__doc__.strip().splitlines()[0].rstrip(".")
-    return Claim(name, verdict, x.value, x.low, x.high, x.n, paper, title, quantity, sentence)
+    return Claim(name, verdict, x.value, x.low, x.high, x.n, paper, title, quantity, sentence, UNITS[name])

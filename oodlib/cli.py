@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -263,25 +264,30 @@ def _assignments(pairs: list[str]) -> dict[str, object]:
 
 
 def _print_scorecard(folder: Path, markdown: bool = False) -> None:
-    from oodlib.claims import as_markdown, interval
+    from oodlib.claims import as_markdown, in_unit, interval
     from oodlib.claims import scorecard as judge
     from oodlib.evidence import Evidence
     from oodlib.plotting import VERDICT_COLOURS
 
     if not (folder / "hands.parquet").exists():
         raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
-    claims = judge(Evidence.of(Run(load_preset("tiny"), folder)))
+    evidence = Evidence.of(Run(load_preset("tiny"), folder))
+    claims = judge(evidence)
     if markdown:
         print(as_markdown(claims), end="")
         return
     table = Table(title=f"Scorecard of {folder}", title_justify="left", show_lines=True)
-    for head in ("claim", "what was measured", "estimate [95 %]", "paper", "verdict"):
+    for head in ("", "claim and what was measured", "estimate [95 %]", "paper", "verdict"):
         table.add_column(head)
     for c in claims:
-        paper = "" if c.paper is None else f"{c.paper:+.3f}"
         verdict = f"[{VERDICT_COLOURS[c.verdict]}]{c.verdict}[/]"
-        table.add_row(c.claim, f"{c.title}\n[dim]{c.sentence}[/dim]", interval(c), paper, verdict)
+        measures = f"{c.title}\n[dim]{escape(c.quantity)}[/dim]"
+        table.add_row(c.claim, measures, interval(c), in_unit(c.unit, c.paper), verdict)
     console.print(table)
+    for c in claims:
+        console.print(f"{c.claim}: {c.sentence}", markup=False, highlight=False)
+    if len(evidence.seeds) == 1:
+        console.print("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
 
 
 def _report(folder: Path, out: Path | None = None) -> None:
@@ -299,7 +305,7 @@ class _short_errors:
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, (ValueError, RuntimeError, OSError)):
-            Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+            Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
             raise typer.Exit(2)
 
 

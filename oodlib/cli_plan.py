@@ -6,22 +6,20 @@ from typing import Any
 
 import torch
 
+from oodlib.fitting import fitting, options
 from oodlib.planning import (
     ASSUMPTIONS,
     GENERATION,
     TRAINING,
     Device,
     disk,
-    fitting,
     launched,
-    lengths_of,
     measured_rate,
     memory,
-    options,
-    shape_of,
     work,
 )
 from oodlib.presets import Preset
+from oodlib.sizes import lengths_of, shape_of
 from oodlib.stages import quiet
 
 

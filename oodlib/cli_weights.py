@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -69,7 +70,7 @@ def compare(
 def restore(
     recipient: Annotated[str, typer.Argument(help="The model to edit, a folder of safetensors.")],
     donor: Annotated[str, typer.Argument(help=f"Where the singular vectors or values come from: {CHECKPOINT}.")],
-    out: Annotated[Path, typer.Option(help="Folder for the edited model.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the edited model (not for a dry run).")] = None,
     part: Annotated[str, typer.Option(help="What to restore: vectors or values.")] = "vectors",
     k_top: Annotated[str | None, typer.Option(help="Leading directions, a number or a share. Default: all.")] = None,
     k_tail: Annotated[str | None, typer.Option(help="Trailing directions.")] = None,
@@ -86,22 +87,33 @@ def restore(
     from oodlib.model_surgery import Restoration
     from oodlib.pairing import MODULES
 
+    if out is None and not dry_run:
+        raise ValueError("--out is missing: a folder for the edited model (or --dry-run)")
     job = Restoration(recipient, donor, out, part, k_top, k_tail, tuple(modules or MODULES), _layers(layers))
+    _remark(str(donor), job.remarks)
     if dry_run:
         table = Table("matrix", "shape", "leading", "trailing", title=f"{part} to be restored")
         for pair in job.pairs.values():
             table.add_row(pair.name, "x".join(map(str, pair.shape)), *map(str, job.counts(pair)))
         console.print(table)
-        console.print(f"{len(job.pairs)} of {len(job.own.shapes)} tensors would change; nothing was written")
+        same = sum(job.equal(pair) for pair in job.pairs.values())
+        console.print(
+            f"{len(job.pairs)} of {len(job.own.shapes)} tensors would be rewritten"
+            + (f" ({same} of them are equal in the donor)" if same else "")
+            + "; nothing was written"
+        )
         return
     moved = _show(job.run(), [pair.shape for pair in job.pairs.values()], "restoring")
-    mean = sum(change for _, change in moved) / len(moved)
-    console.print(f"{len(moved)} matrices edited, moved by {mean:.1%} of their norm on average -> {out}")
+    changes = [change for _, change in moved if change > 0]
+    mean = sum(changes) / max(1, len(changes))
+    console.print(
+        f"{len(moved)} matrices edited; {len(changes)} of them changed, by {mean:.1%} of their norm on average -> {out}"
+    )
 
 
 def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
     for name, reason in remarks.items():
-        console.print(f"[yellow]{checkpoint}[/yellow]: {name}: {reason}", highlight=False)
+        console.print(f"[yellow]{escape(checkpoint)}[/yellow]: {escape(f'{name}: {reason}')}", highlight=False)
 
 
 def _show(work: Iterator, shapes: list[tuple[int, int]], what: str) -> list:
@@ -133,16 +145,22 @@ def _summary(tables) -> None:
     )
     for name, rows in tables.items():
         short = summary(rows)
-        share = sorted(short["share"].round(2).unique())[(short["share"].round(2).nunique() - 1) // 2]
-        mine = short[(short["share"] - share).abs() < 0.02]
-        n = len(mine)
+        place = short.groupby("matrix")["k"].rank(method="first")
+        mine = short[place == ((short.groupby("matrix")["k"].transform("count") + 1) // 2)]  # the middle k of each
+        share = mine["share"].median()
+        every, mine = len(mine), mine[mine["change_ratio"] > 0]
+        if (n := len(mine)) < every:
+            console.print(f"{name}: {every - n} of {every} matrices are unchanged; what follows is of the others")
+        if not n:
+            continue
         angles = (
             f"{mine[column].mean():.2f}°" if mine[column].notna().any() else "" for column in ("angle", "noise_angle")
         )
         values = (
             f"{mine[c].mean():.2%}" if mine[c].notna().any() else "" for c in ("value_change", "noise_value_change")
         )
-        counts = (f"{mine[column].sum()} of {n}" for column in ("above_noise", "gap_supports"))
+        known = mine["above_noise"].notna().all()
+        counts = (f"{mine['above_noise'].sum()} of {n}" if known else "", f"{mine['gap_supports'].sum()} of {n}")
         table.add_row(name, f"{share:.0%}", *angles, *counts, *values)
         most = mine.nlargest(3, "angle")
         console.print(
@@ -150,6 +168,8 @@ def _summary(tables) -> None:
             + ", ".join(f"{r.matrix} {r.angle:.1f}°" + ("" if r.gap_supports else "?") for r in most.itertuples()),
             highlight=False,
         )
+    if not table.rows:
+        return
     console.print(table)
     console.print("?: the gap in the spectrum at k is smaller than the change; a few swapped directions may do that")
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,14 +25,14 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from oodlib.checkpoints import Weights, open_weights
+from oodlib.checkpoints import Weights, device, open_weights
 from oodlib.dissect import dissect
 from oodlib.lens import COLUMNS as TOKEN_COLUMNS
 from oodlib.lens import Lens
-from oodlib.models import device
 from oodlib.pairing import MODULES, Pair, pair_up
 from oodlib.presets import digest
 from oodlib.provenance import PACKAGE
@@ -38,6 +40,8 @@ from oodlib.runs import write_whole
 from oodlib.spectra import Spectrum, as_matrix, spectrum
 
 CODE = ("spectra.py", "overlap.py", "dissect.py", "lens.py", "checkpoints.py")  # a change in these makes results old
+MEMORY = 4e9  # bytes that matrices analysed at the same time may take
+COPIES = 18  # float64 copies that a square one takes, measured
 DEFAULT_K = ("5%", "20%", "50%")
 
 
@@ -67,7 +71,9 @@ def count_of(k: str | int, rank: int) -> int:
         return max(1, round(number / 100 * rank))
     if found and not found[2] and number >= 1 and number == int(number):
         return int(number)
-    raise ValueError(f"k {k!r}: allowed are a number of directions from 1, or a share from above 0% to 100%")
+    raise ValueError(
+        f"k {k!r}: allowed are a number of directions from 1, or a share from above 0% to 100%, written with the sign"
+    )
 
 
 @dataclass(frozen=True)
@@ -117,17 +123,18 @@ class Comparing:
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
             asked = {"base": _absolute(base), "checkpoint": _absolute(where)}
             asked |= {"k": list(map(str, self.settings.ks)), "null_seed": self.settings.null_seed}
-            few = [p.name for p in pairs if any(count_of(k, min(p.shape)) > min(p.shape) for k in self.settings.ks)]
-            remarks |= {
-                name: f"has fewer directions than {max(self.settings.ks, key=str)}: all are taken" for name in few
-            }
+            for pair in pairs:
+                rank = min(pair.shape)
+                if above := [str(k) for k in self.settings.ks if count_of(k, rank) > rank]:
+                    note = f"has {rank} directions, fewer than k = {', '.join(above)}: all are taken"
+                    remarks[pair.name] = "; ".join([*filter(None, [remarks.get(pair.name)]), note])
             self.targets.append(Target(name, where, weights, pairs, remarks, self.out / name, asked))
             self.targets[-1].check_own()
 
     def mark(self, target: Target) -> str:
+        """Of a target's results: changes with the files, the settings and the code that they come from."""
         settings = replace(self.settings, modules=(), layers=None)  # which matrices are chosen changes none of them
-        code = [(PACKAGE / file).read_text() for file in CODE]
-        return digest([self.base.mark, target.weights.mark, repr(settings), code])
+        return digest([self.base.mark, target.weights.mark, repr(settings), _code()])
 
     def todo(self) -> list[tuple[Pair, list[Target]]]:
         """The base's matrices still to be analysed, each with the checkpoints that lack it."""
@@ -146,28 +153,39 @@ class Comparing:
         self._say()
         todo = self.todo()
         lens = Lens.of(self.base) if todo else None
-        for pair, targets in todo:
-            try:
-                first = spectrum(self.base.tensor(pair.name).to(device()), f"{pair.name} of {self.where}")
-            except ValueError as error:
-                for target in targets:
-                    target.remarks[pair.name] = str(error)
-                targets = []
-            for target in targets:
-                try:
-                    self._analyse(pair, first, target, lens)
-                except ValueError as error:
-                    target.remarks[pair.name] = str(error)
-            yield pair
+        threads = torch.get_num_threads()
+        at_once = _at_once([pair.shape for pair, _ in todo], threads)
+        torch.set_num_threads(threads // at_once)
+        try:
+            with ThreadPoolExecutor(at_once) as pool:
+                yield from pool.map(lambda one: self._matrix(*one, lens), todo)
+        finally:
+            torch.set_num_threads(threads)
         self._say()
         for target in self.targets:
-            _write_table(target.table, self.table(target))
-            short = summary(self.table(target))
+            _write_table(target.table, table := self.table(target))
+            if table.empty:  # each matrix has its remark
+                continue
+            short = summary(table)
             write_whole(
                 target.table.with_suffix(".csv"), lambda p, s=short: s.to_csv(p, index=False, float_format="%.6g")
             )
             if len(tokens := self.table(target, "tokens")):
                 _write_table(target.folder / "tokens.parquet", tokens)
+
+    def _matrix(self, pair: Pair, targets: list[Target], lens: Lens | None) -> Pair:
+        try:
+            first = spectrum(self.base.tensor(pair.name).to(device()), f"{pair.name} of {self.where}")
+        except ValueError as error:
+            for target in targets:
+                target.remarks[pair.name] = str(error)
+            return pair
+        for target in targets:
+            try:
+                self._analyse(pair, first, target, lens)
+            except ValueError as error:
+                target.remarks[pair.name] = str(error)
+        return pair
 
     def _say(self) -> None:
         for target in self.targets:
@@ -189,9 +207,9 @@ class Comparing:
     def table(self, target: Target, kind: str = "rows") -> pd.DataFrame:
         """The rows (or the tokens) of every matrix that is analysed, in the base's order."""
         own = TOKEN_COLUMNS if kind == "tokens" else ["rows", "cols", "k", "metric", "value"]
-        rows = []
+        rows, mark = [], self.mark(target)
         for pair in target.pairs:
-            if _mark_of(target.file(pair)) == self.mark(target):
+            if _mark_of(target.file(pair)) == mark:
                 place = (pair.name, pair.layer, pair.module, *(pair.shape if kind == "rows" else ()))
                 rows += [(*place, *row) for row in json.loads(_metadata(target.file(pair))[kind])]
         table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *own])
@@ -199,32 +217,47 @@ class Comparing:
         return table.astype(dict.fromkeys(whole, "Int64"))
 
 
+@cache
+def _code() -> list[str]:
+    return [(PACKAGE / file).read_text() for file in CODE]
+
+
+def _at_once(shapes: list[tuple[int, int]], threads: int) -> int:
+    """How many matrices to analyse at a time: small ones use several cores badly, large ones need the memory."""
+    if device().type != "cpu" or not shapes:
+        return 1
+    return max(1, min(threads, int(MEMORY / (COPIES * 8 * max(rows * cols for rows, cols in shapes)))))
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row a matrix and k: the mean angle of left and right in degrees, what noise gives, and whether to trust it.
 
     Columns: matrix, layer, module, k, share (k over all directions), angle, noise_angle (degrees; NaN without a null),
-    above_noise, gap_supports (Wedin's bound is below 90 degrees), value_change, noise_value_change, change_ratio.
+    above_noise (missing without a null; an unchanged matrix never is), gap_supports (Wedin's bound is below 90
+    degrees), value_change, noise_value_change, change_ratio.
     """
     keys = ["matrix", "layer", "module", "rows", "cols"]
-    at_k = table[table["k"].notna()].pivot_table(index=[*keys, "k"], columns="metric", values="value", sort=False)
+    at_k = table[table["k"].notna()].pivot_table(index=["matrix", "k"], columns="metric", values="value", sort=False)
     whole = table[table["k"].isna()].pivot_table(index="matrix", columns="metric", values="value", sort=False)
+    whole = whole.reindex(columns=["change_ratio", "value_change_mean", "null_value_change_mean"])
     found = at_k.reset_index().merge(whole.reset_index(), on="matrix", how="left")
+    found = found.merge(table[keys].drop_duplicates(), on="matrix")  # apart, for outside the layers there is no number
 
     def degrees(prefix: str) -> pd.Series:
         sides = [f"{prefix}_{side}_mean" for side in ("left", "right")]
         return np.degrees(found.reindex(columns=sides).mean(axis=1))
 
-    angle, noise = degrees("angle"), degrees("null_angle")
+    angle, noise, changed = degrees("angle"), degrees("null_angle"), found["change_ratio"] > 0
     return pd.DataFrame(
         {
             **{name: found[name] for name in ("matrix", "layer", "module", "k")},
             "share": (found["k"] / found[["rows", "cols"]].min(axis=1)).astype(float),
             "angle": angle,
             "noise_angle": noise,
-            "above_noise": angle > noise,
+            "above_noise": (changed & (angle > noise)).where(noise.notna()).astype("boolean"),
             "gap_supports": found["wedin_bound"] < np.pi / 2 - 1e-9,
             "value_change": found["value_change_mean"],
-            "noise_value_change": found.get("null_value_change_mean", np.nan),
+            "noise_value_change": found["null_value_change_mean"],
             "change_ratio": found["change_ratio"],
         }
     )

@@ -6,6 +6,7 @@ beside what they can mean: the gap, Wedin's bound, and the angles that plain noi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from oodlib.spectra import WEAK, Comparison, Matrix, Spectrum, compare, spectrum
+from oodlib.overlap import Overlap
+from oodlib.spectra import Comparison, Matrix, Spectrum, compare, decompose, gram, relative_change, spectrum
 
 ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
@@ -76,15 +78,16 @@ def dissect(
         arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
     null = noise_null(first, float(np.linalg.norm(change)), ks, seed) if seed is not None else None
     if null is not None:
-        noise = _whole(null, first.shape)
-        rows += [(None, f"null_{metric}", noise[metric]) for metric in ("value_change_mean", "scaling_share")]
+        rows += [(None, f"null_{m}", getattr(null, m)) for m in ("value_change_mean", "scaling_share")]
     for k in dict.fromkeys(ks):
         rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", found.wedin_bound(k))]
         for side, overlap in sides.items():
             match, angles = arrays[f"match_{side}"][:k], getattr(found, f"angles_{side}")[k]
             chordal = float(np.linalg.norm(np.sin(angles)))
             rows += _mean_and_max(k, f"angle_{side}", angles)
-            rows += _mean_and_max(k, f"tail_angle_{side}", overlap.angles(rank - k, rank))
+            halves = 2 * k == rank and found.first.shape[SIDES.index(side)] == rank
+            tail = angles if halves else overlap.angles(rank - k, rank)  # two halves of a space turn alike
+            rows += _mean_and_max(k, f"tail_angle_{side}", tail)
             rows += [(k, f"chordal_{side}", chordal), (k, f"projector_{side}", 2**0.5 * chordal)]
             rows += [(k, f"match_{side}_mean", float(match.mean()))]
             rows += [(k, f"intruders_{side}", float((match < INTRUDER).sum()))]
@@ -103,13 +106,14 @@ def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
 def _whole(found: Comparison, shape: tuple[int, int]) -> dict[str, float]:
     values, change = found.values0, found.change
     norm, moved = float(np.linalg.norm(values)), float(np.linalg.norm(change))
-    relative = found.relative_change[values > ZERO * values[0]] if norm else np.zeros(1)
+    relative = _value_change(values, found.values1)
+    change = np.where(change > ZERO * change[0], change, 0)  # the rest is rounding
     edge = noise_edge(change, shape)
     above = change > edge
     return {
         "norm": norm,
         "change_norm": moved,
-        "change_ratio": moved / norm if norm else float("nan"),
+        "change_ratio": moved / norm if norm else float("inf") if moved else 0.0,
         "change_spectral_norm": float(change[0]),
         "value_change_mean": float(relative.mean()),
         "value_change_max": float(relative.max()),
@@ -128,11 +132,16 @@ def _shares(found: Comparison, moved: float) -> dict[str, float]:
     """How the change divides over the singular basis of the first matrix: U0^T (W1 - W0) V0 and the rest."""
     if moved == 0:
         return {"scaling_share": 0.0, "rotation_share": 0.0, "outside_share": 0.0}
-    after = torch.from_numpy(found.values1).to(found.left.cosines)
-    inside = (found.left.cosines * after) @ found.right.cosines.T
-    inside -= torch.diag(torch.from_numpy(found.values0).to(inside))
-    scaling, whole = (float(x.square().sum()) / moved**2 for x in (inside.diagonal(), inside))
-    return {"scaling_share": scaling, "rotation_share": whole - scaling, "outside_share": max(0.0, 1 - whole)}
+    long = found.left if found.first.tall else found.right
+    after = torch.from_numpy(found.values1).to(long.cosines)
+    along = (found.left.cosines * after * found.right.cosines).sum(1) - torch.from_numpy(found.values0).to(after)
+    scaling, outside = float(along.square().sum()) / moved**2, 0.0
+    if long.residual is not None:
+        outside = float((long.residual * after).square().sum()) / moved**2
+    elif long.beyond is not None:
+        outside = float(long.beyond.trace()) / moved**2
+    outside = min(max(outside, 0.0), 1.0)
+    return {"scaling_share": scaling, "rotation_share": max(0.0, 1 - scaling - outside), "outside_share": outside}
 
 
 def stable_rank(values: np.ndarray) -> float:
@@ -171,17 +180,51 @@ def _median_square(beta: float) -> float:
     return brentq(lambda x: share_below(x) - 0.5, low, high)
 
 
-def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Comparison:
+@dataclass(frozen=True)
+class Null:
+    """What noise does to a matrix: principal angles by k, radians, and two of `METRICS`."""
+
+    angles_left: dict[int, np.ndarray]
+    angles_right: dict[int, np.ndarray]
+    value_change_mean: float
+    scaling_share: float
+
+
+def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Null:
     """How the first matrix compares with itself plus Gaussian noise of Frobenius norm `norm`, at the same ks.
 
-    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values).
+    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values): its singular vectors are the
+    unit vectors. Of the noise outside the span of the longer side's vectors only the Gram matrix counts; where that
+    part is wider than high it is drawn as a Cholesky factor of the same law (Bartlett 1933).
     """
     values, (r, n) = first.values, first.matrix.shape
-    diagonal = values.new_zeros(r, n)
-    diagonal[:, :r] = torch.diag(values)
-    eye = torch.eye(n, r, dtype=values.dtype, device=values.device)
-    given = None if values[-1] > WEAK * values[0] and r < n else eye
-    own = Spectrum(eye[:r], values, given, diagonal, tall=first.tall)
-    noise = torch.randn(r, n, generator=torch.Generator().manual_seed(seed), dtype=values.dtype).to(values.device)
-    noisy = diagonal + noise * (norm / noise.norm())
-    return compare(own, noisy.T if first.tall else noisy, ks)
+    if norm == 0:
+        return Null(*({k: np.zeros(k) for k in ks} for _ in SIDES), 0.0, 0.0)
+    generator = np.random.default_rng(seed)
+    noise = [generator.standard_normal((r, r))]
+    if n - r > r:
+        noise += [np.tril(generator.standard_normal((r, r)), -1)]
+        np.fill_diagonal(noise[1], np.sqrt(generator.chisquare(n - r - np.arange(r))))
+    elif n > r:
+        noise += [generator.standard_normal((r, n - r))]
+    noisy = torch.from_numpy(np.concatenate(noise, 1)).to(values.device)
+    noisy *= norm / noisy.norm()
+    scaling = float(noisy.diagonal().square().sum()) / norm**2
+    noisy.diagonal().add_(values)
+    inside, outside = noisy[:, :r], noisy[:, r:]
+    beyond = gram(outside) if n > r else None
+    vectors, after, given = decompose(noisy, gram(inside) if beyond is None else gram(inside) + beyond)
+    short = Overlap(None, vectors)
+    if given is not None:
+        long = Overlap(None, given[:r], residual=given[r:] if n > r else None)
+    else:
+        largest = norm * (r**-0.5 + n**-0.5)  # of the noise's singular values, about
+        long = Overlap(inside.T, vectors, after, None, beyond, lambda: outside.T, largest)
+    sides = (long, short) if first.tall else (short, long)
+    changed = _value_change(values.cpu().numpy(), after.cpu().numpy())
+    return Null(*({k: side.angles(0, k) for k in ks} for side in sides), float(changed.mean()), scaling)
+
+
+def _value_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Relative change of the singular values that are above 0."""
+    return relative_change(before, after)[before > ZERO * before[0]] if before[0] > 0 else np.zeros(1)

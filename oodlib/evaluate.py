@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -51,6 +54,21 @@ def answer_loss(
     return losses
 
 
+def right_answer_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    problems: Sequence[Any],
+    prompt_style: str,
+    batch_size: int = 512,
+) -> np.ndarray:
+    """`answer_loss` of one right answer to each problem, given at once, the same for every model."""
+    rng = np.random.default_rng(0)
+    prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
+    answers = [as_text(task.answer(p, prompt_style, rng), tokenizer, answer=True) for p in problems]
+    return answer_loss(model, tokenizer, prompts, answers, batch_size)
+
+
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -67,17 +85,14 @@ def evaluate(
     """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
 
     `outcome` is that of the last try made, `tries` how many that took, `reward` the last try's. `loss` (nats a token;
-    NaN if not asked for) is that of one right answer a problem, given at once, the same for every model.
+    NaN if not asked for) is that of `right_answer_loss`.
     """
     problems = task.split(split)[::every]
     episodes = play(model, tokenizer, task, problems, prompt_style, max_new_tokens, tries, batch_size, engine=engine)
     last = [e.verdicts[-1] for e in episodes]
     losses = np.full(len(problems), np.nan)
     if loss:
-        rng = np.random.default_rng(0)
-        prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
-        answers = [as_text(task.answer(p, prompt_style, rng), tokenizer, answer=True) for p in problems]
-        losses = answer_loss(model, tokenizer, prompts, answers, batch_size)
+        losses = right_answer_loss(model, tokenizer, task, problems, prompt_style, batch_size)
     return pd.DataFrame(
         {
             "problem": [task.label(p) for p in problems],

@@ -13,7 +13,7 @@ from oodlib.stats import Estimate, Scores, estimate
 
 FALLEN = 0.25  # OOD accuracy is lost at a start once this share of the whole fall has happened
 NOTHING = 0.05  # a fall in accuracy smaller than this leaves nothing to recover
-WINDOW = 0.05  # share of the steps over which the training loss is averaged
+WINDOW = 0.05  # share of the steps, the last ones, over which the training loss is averaged
 
 
 class Missing(LookupError):
@@ -88,7 +88,7 @@ class Evidence:
         try:
             return estimate(scores, lambda s: statistic(s, places[id(s.table)]))
         except KeyError as error:
-            raise Missing(f"no evaluation {error}") from None
+            raise Missing(_said(error.args[0])) from None
 
     def arm(self, name: str, start: int) -> tuple[str, str, int, int]:
         return ("rl", name, start, self.rl_steps)
@@ -99,6 +99,13 @@ class Evidence:
     def edit_names(self, start: str) -> list[str]:
         arms = self.hands.loc[self.hands["stage"] == "surgery", "arm"].astype(str).unique()
         return sorted(a for a in arms if a.startswith(start))
+
+
+def _said(key: object) -> str:
+    """What is missing, by the key of its evaluation (stage, arm, start, step)."""
+    stage, arm, *_ = key if isinstance(key, tuple) else (key, "")
+    known = {"surgery": f"the run has no surgery {arm!r}", "rl": f"the run has no RL of the arm {arm!r}"}
+    return known.get(stage, f"no evaluation {key}")
 
 
 def SFT(step: int) -> tuple[str, str, int, int]:
@@ -126,7 +133,7 @@ def training_rise(e: Evidence) -> float:
     changes = []
     for seed, peak in zip(e.seeds, e.peaks, strict=True):
         loss = e.training[e.training["seed"] == seed].set_index("step")["value"]
-        around = loss[(loss.index >= peak - width / 2) & (loss.index <= peak + width / 2)]
+        around = loss[(loss.index >= peak * 2 / 3) & (loss.index <= peak * 4 / 3)]
         changes.append(loss[loss.index > e.end - width].mean() / around.mean() - 1)
     return float(np.mean(changes))
 

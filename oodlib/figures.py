@@ -11,12 +11,13 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from oodlib.claims import PAPER, Claim, interval
+from oodlib.claims import PAPER, Claim, in_unit, interval
 from oodlib.figures_weights import (
     rotation_and_accuracy,
     rotation_and_recovery,
     rotation_map,
     surgery,
+    turned_back,
     turning,
     value_change,
 )
@@ -29,6 +30,7 @@ from oodlib.plotting import (
     draw_line,
     mark_peak,
     sft_rows,
+    smoothed,
     step_axis,
     style,
     wilson_band,
@@ -50,6 +52,7 @@ __all__ = [
     "scorecard",
     "style",
     "surgery",
+    "turned_back",
     "turning",
     "value_change",
 ]
@@ -85,8 +88,9 @@ def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
     data = sft_rows(measurements, "loss")
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     train = data[data["split"] == "train"].groupby("step")["value"].mean()
-    smooth = train.rolling(15, min_periods=1, center=True).mean()
-    axis.plot(smooth.index, smooth, color=COLOURS["train"], linewidth=1, label="training (mean of 15 steps)")
+    axis.plot(train.index, train, color=COLOURS["train"], linewidth=0.6, alpha=0.3)
+    label = "training (each batch, and the mean from 2/3 to 4/3 of a step)"
+    axis.plot(train.index, smoothed(train), color=COLOURS["train"], linewidth=1.2, label=label)
     tested = bands(data[data["split"] != "train"], shares=False)
     if measurements["seed"].nunique() == 1:  # one seed: the band is over hands
         spread = hands[hands["stage"] == "sft"].groupby(["split", "step"], observed=True)["loss"].sem().rename("sem")
@@ -193,10 +197,10 @@ def advantages(rollouts: pd.DataFrame) -> Figure:
             color=COLOURS["rl"],
             alpha=0.85,
         )
-        skewness = mine.groupby("seed", observed=True)["advantage"].skew().mean()
+        skewness = mine.groupby("seed", observed=True)["advantage"].skew().abs().mean()
         right = (mine["outcome"] == "correct").mean()
         axis.set(title=f"from step {start}", xlabel="advantage")
-        axis.text(0.04, 0.96, f"correct {right:.0%}\nskewness {skewness:+.2f}", transform=axis.transAxes, va="top")
+        axis.text(0.04, 0.96, f"correct {right:.0%}\n|skewness| {skewness:.2f}", transform=axis.transAxes, va="top")
         axis.axvline(0, ymax=0.75, color="#555555", linewidth=0.8)  # below the text
     first = axes[0, 0]
     first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.3))
@@ -217,7 +221,7 @@ def rewards(rollouts: pd.DataFrame) -> Figure:
         axis.plot(curve.index, curve["mean"], color=colour, label=f"from step {start}")
         low, high = curve["mean"] - 1.96 * curve["sem"], curve["mean"] + 1.96 * curve["sem"]
         axis.fill_between(curve.index, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 updates")
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 batches")
     figure.legend(loc="outside lower center", ncols=len(starts))
     return figure
 
@@ -227,18 +231,17 @@ def scorecard(claims: list[Claim]) -> Figure:
     figure, axis = plt.subplots(figsize=(WIDTH, 0.74 * len(claims) + 0.4), layout="constrained")
     axis.set(xlim=(0, 1), ylim=(len(claims), -0.5))
     axis.axis("off")
-    columns = (0.0, 0.535, 0.77, 0.855)
+    columns = (0.0, 0.535, 0.78, 0.855)
     for x, head in zip(columns, ("claim", "estimate [95 % interval]", "paper", "verdict"), strict=True):
         axis.text(x, -0.3, head, weight="bold", va="center", fontsize=10)
     for i, claim in enumerate(claims):
         axis.axhline(i, color="#DDDDDD", linewidth=0.8)
         title = textwrap.wrap(claim.title, 54)
-        paper = "" if claim.paper is None else f"{claim.paper:+.3f}"
         axis.text(0.0, i + 0.12, claim.claim, weight="bold", va="top", fontsize=10)
         axis.text(0.045, i + 0.12, "\n".join(title), va="top", fontsize=10)
         below = i + 0.12 + 0.23 * len(title)  # a line is 0.23 of a row
-        axis.text(0.045, below, textwrap.fill(claim.quantity, 54), va="top", fontsize=10, color="#666666")
-        for x, text in zip(columns[1:], (interval(claim), paper), strict=False):
+        axis.text(0.045, below, textwrap.fill(claim.quantity, 58), va="top", fontsize=10, color="#666666")
+        for x, text in zip(columns[1:], (interval(claim), in_unit(claim.unit, claim.paper)), strict=False):
             axis.text(x, i + 0.12, text, va="top", fontsize=10)
         colour = VERDICT_COLOURS[claim.verdict]
         axis.text(columns[3], i + 0.12, claim.verdict, va="top", fontsize=10, color=colour, weight="bold")

@@ -13,18 +13,21 @@ from oodlib.healing import CONTROLS, Effect, turned, wide
 from oodlib.plotting import COLOURS, NAMES, WIDTH, draw_line, mark_peak, percent, sft_rows, step_axis
 from oodlib.stats import bands, over_seeds
 
+START, IDLE = "#555555", "#A9ADB1"  # RL less its own start; where RL did not learn
 ORDER = ("start", "rl", *CONTROLS, "interpolation_peak")
-HEAL_COLOURS = {
-    "RL heals more": COLOURS["rl"],
-    "as much as a control": COLOURS["paper"],
-    "a control heals more": COLOURS["sft_continued"],
-    "RL does not heal": COLOURS["interpolation_base"],
-    "undecided": "#7F7F7F",
-    "RL did not learn": "#BBBBBB",
-    "nothing lost": "#DDDDDD",
+# What a verdict looks like: colour and mark. Not the colours of arms and splits, and each mark another.
+HEAL_LOOKS = {
+    "RL heals more": ("#0B2A5B", "^"),
+    "level with a control": ("#7F9CC9", "s"),
+    "a control heals more": ("#4E342E", "v"),
+    "RL does not heal": ("#A1887F", "D"),
+    "undecided": ("#5F6B78", "o"),
+    "RL did not learn": (IDLE, "X"),
+    "nothing lost": ("#DDDDDD", "P"),
 }
-# Not the colours of arms and splits: remedies are read by their marks.
-REMEDY_COLOURS = ("#332288", "#44AA99", "#882255", "#999933", "#CC6677", "#AA4499", "#A0522D", "#7F7F7F")
+# Of remedies that are no arm elsewhere; not the colours of arms and splits, and each has its mark besides.
+REMEDY_COLOURS = ("#332288", "#44AA99", "#882255", "#999933", "#EE3377", "#5B6C8F", "#661100", "#6699CC")
+ARMS_TOO = {"averaging": COLOURS["averaging"], "interpolation": COLOURS["interpolation_base"]}
 
 
 def _colour(arm: str) -> str:
@@ -39,11 +42,12 @@ def forest(found: list[Effect]) -> Figure:
     """RL against the best control (filled) and against its own start (hollow), in points of OOD accuracy, with 95 %."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.48 * len(found) + 1.8), layout="constrained")
     for row, f in enumerate(found):
-        for estimate, shift, fill in ((f.gain, -0.14, "none"), (f.effect, 0.14, HEAL_COLOURS[f.verdict])):
-            colour = "#555555" if fill == "none" else fill
+        colour, mark = HEAL_LOOKS[f.verdict]
+        looks = (START, "o", "none"), (colour, mark, colour)
+        for estimate, shift, (colour, mark, fill) in zip((f.gain, f.effect), (-0.14, 0.14), looks, strict=True):
             low, high = 100 * estimate.low, 100 * estimate.high
             axis.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
-            axis.plot(100 * estimate.value, row + shift, "o", color=colour, markerfacecolor=fill, markersize=7)
+            axis.plot(100 * estimate.value, row + shift, mark, color=colour, markerfacecolor=fill, markersize=8)
         axis.text(
             1.02, row, NAMES[f.best].split(": ")[-1], transform=axis.get_yaxis_transform(), va="center", fontsize=10
         )
@@ -52,11 +56,16 @@ def forest(found: list[Effect]) -> Figure:
     )
     axis.axvline(0, color="#555555", linewidth=1)
     axis.set_yticks(range(len(found)), [f"{f.regime}, from step {f.start} (n = {f.effect.n})" for f in found])
-    axis.set(ylim=(len(found) - 0.4, -0.8), xlabel="difference in OOD accuracy, points (95 %)")
+    axis.set(ylim=(len(found) - 0.4, -0.8), xlabel="difference in OOD accuracy within three tries, points (95 %)")
     axis.set_title("Does RL heal more than its best control?")
-    verdicts = [v for v in HEAL_COLOURS if v in {f.verdict for f in found}]
-    handles = [Line2D([], [], marker="o", color=HEAL_COLOURS[v], label=f"RL - best control: {v}") for v in verdicts]
-    handles.append(Line2D([], [], marker="o", color="#555555", markerfacecolor="none", label="RL - its own start"))
+    looks = {v: look for v, look in HEAL_LOOKS.items() if v in {f.verdict for f in found}}
+    handles = [
+        Line2D([], [], marker="o", color=START, markerfacecolor="none", markersize=8, label="RL - its own start")
+    ]
+    handles += [
+        Line2D([], [], marker=mark, color=colour, markersize=8, label=f"RL - best control: {v}")
+        for v, (colour, mark) in looks.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
@@ -78,46 +87,53 @@ def arms(table: pd.DataFrame, regime: str, metric: str = "accuracy") -> Figure:
                 axis.plot(e.value, y, "D", color=_colour(arm), markersize=8)
             axis.axvline(rows["start"].mean(), color=COLOURS["sft"], linewidth=0.8, linestyle=":")
             axis.set_yticks(range(len(shown)), [_name(a) for a in shown] if axis is line[0] else [""] * len(shown))
-            axis.set(title=f"{split}, from step {start}", xlabel="accuracy on all hands", ylim=(len(shown) - 0.5, -0.5))
+            axis.set(
+                title=f"{split}, from step {start}", xlabel="accuracy within three tries", ylim=(len(shown) - 0.5, -0.5)
+            )
             percent(axis.xaxis)
     return figure
 
 
-def healing_map(table: pd.DataFrame, several: dict[str, bool]) -> Figure:
-    """Effect by OOD accuracy and headroom at the start; circles: one try in RL, triangles: several.
+def healing_map(table: pd.DataFrame, found: list[Effect]) -> Figure:
+    """RL less SFT continued by OOD accuracy and ID headroom at the start: a panel a regime, a mark a seed and start.
 
-    Regimes that share a start stand side by side, 0.35 points apart.
+    Where RL did not learn (by `found`) is left out. ValueError if that leaves nothing.
     """
     ood, held = wide(table, "ood"), wide(table, "id")
-    frame = ood.assign(effect=100 * (ood["rl"] - ood["sft_continued"]), headroom=1 - held["start"]).reset_index()
-    frame = frame.dropna(subset=["effect"])
-    alike = frame.groupby(["seed", "from_step", "headroom"]).cumcount()  # regimes that share a start: side by side
-    frame["start"] += 0.0035 * alike
-    edge = max(1.0, float(frame["effect"].abs().max()))
-    figure, axis = plt.subplots(figsize=(8.5, 5), layout="constrained")
-    for many, marker in ((False, "o"), (True, "^")):
-        mine = frame[frame["regime"].map(several) == many]
-        if len(mine):
-            label = "several tries in RL" if many else "one try in RL"
-            shown = axis.scatter(
-                mine["start"],
-                mine["headroom"],
-                c=mine["effect"],
-                cmap="PiYG",
-                vmin=-edge,
-                vmax=edge,
-                marker=marker,
-                s=75,
-                edgecolors="#333333",
-                linewidths=0.6,
-            )
-            axis.scatter([], [], marker=marker, s=75, color="white", edgecolors="#333333", label=label)
-    figure.colorbar(shown, ax=axis, label="RL - SFT continued, points of OOD accuracy")
-    axis.set(xlabel="OOD accuracy at the start", ylabel="ID headroom at the start (1 - accuracy)")
-    axis.set_title("Where RL beats continued SFT (green); a mark is a seed and a start")
-    for one in (axis.xaxis, axis.yaxis):
-        percent(one)
-    figure.legend(loc="outside lower center", ncols=2)
+    frame = ood.assign(effect=100 * (ood["rl"] - ood["sft_continued"]), headroom=1 - held["start"])
+    frame = frame[frame["effect"].notna()].reset_index("seed")
+    learnt = [(f.regime, f.start) for f in found if f.verdict != "RL did not learn"]
+    places = [place for place in learnt if place in frame.index]
+    if not places:
+        raise ValueError("no start from which RL learnt and SFT was continued, so there is no map to draw")
+    edge = max(1.0, float(frame.loc[frame.index.isin(places), "effect"].abs().max()))
+    regimes = list(dict.fromkeys(regime for regime, _ in places))
+    columns = min(len(regimes), 2)
+    rows = -(-len(regimes) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, 2.5 * rows + 1.2), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(regimes) :]:
+        axis.set_axis_off()
+    marks = dict(zip(sorted({start for _, start in places}), "o^sDv", strict=False))
+    look = {"cmap": "PiYG", "vmin": -edge, "vmax": edge, "s": 70, "edgecolors": "#333333", "linewidths": 0.6}
+    for regime, start in places:
+        axis, mine = axes.flat[regimes.index(regime)], frame.loc[[(regime, start)]]
+        shown = axis.scatter(mine["start"], mine["headroom"], c=mine["effect"], marker=marks[start], **look)
+        axis.set_title(regime)
+    for axis in axes.flat:
+        for one in (axis.xaxis, axis.yaxis):
+            percent(one)
+    for axis in axes[-1]:
+        axis.set_xlabel("OOD accuracy at the start")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("ID headroom at the start\n(1 - accuracy)")
+    figure.colorbar(shown, ax=axes, label="RL - SFT continued,\npoints of OOD accuracy")
+    handles = [
+        Line2D([], [], marker=mark, ls="", ms=8, color="white", mec="#333333", label=f"from step {start}")
+        for start, mark in marks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -143,37 +159,46 @@ def by_try(table: pd.DataFrame, regimes: list[str], start: int) -> Figure:
         axis.set(title=f"{regime}, from step {start}", xlabel="tries allowed", xticks=tries, ylim=(0, None))
         percent(axis.yaxis)
     for axis in axes[:, 0]:
-        axis.set_ylabel("OOD accuracy on all hands")
+        axis.set_ylabel("OOD accuracy")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
-def advantage_spread(table: pd.DataFrame) -> Figure:
-    """How returns were spread in RL's first tenth, from each start (quantiles), beside what RL did there (C6)."""
+def advantage_spread(table: pd.DataFrame, found: list[Effect]) -> Figure:
+    """C6, a row a regime and start: how returns were spread in RL's first tenth, how skewed, and what RL did there.
+
+    Left the quantiles of the return less its group's mean, means over seeds; in the middle the skewness of the
+    advantages, right RL less its start, both with 95 % intervals over seeds. Where RL did not learn (by `found`), grey.
+    """
+    idle = {(f.regime, f.start) for f in found if f.verdict == "RL did not learn"}
     mine = table[(table["split"] == "rollouts") & (table["arm"] == "rl")]
-    wanted = mine.pivot_table(index=["regime", "from_step"], columns="metric", values="value")
+    place = ["regime", "from_step"]
+    wanted = mine.pivot_table(index=place, columns="metric", values="value")
+    skewness = mine[mine["metric"] == "advantage_skewness"].groupby(place)["value"]
     ood = wide(table, "ood")
-    gain = (ood["rl"] - ood["start"]).groupby(level=["regime", "from_step"])
-    keys = [k for k in wanted.index if k in gain.groups]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * len(keys) + 1.8), sharey=True, layout="constrained")
-    where = axes[0].get_yaxis_transform()
-    axes[0].text(1.16, -0.8, "skewness", transform=where, va="center", ha="right", weight="bold")
+    gain = (100 * (ood["rl"] - ood["start"])).groupby(level=place)
+    order = list(table["regime"].unique())
+    keys = sorted((k for k in wanted.index if k in gain.groups), key=lambda k: (order.index(k[0]), k[1]))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 0.42 * len(keys) + 1.8), sharey=True, layout="constrained")
     for y, key in enumerate(keys):
-        q = wanted.loc[key]
-        axes[0].plot([q["centred_q5"], q["centred_q95"]], [y, y], color=COLOURS["rl"], linewidth=1.5)
-        axes[0].plot([q["centred_q25"], q["centred_q75"]], [y, y], color=COLOURS["rl"], linewidth=6, alpha=0.5)
+        q, colour = wanted.loc[key], IDLE if key in idle else COLOURS["rl"]
+        axes[0].plot([q["centred_q5"], q["centred_q95"]], [y, y], color=colour, linewidth=1.5)
+        axes[0].plot([q["centred_q25"], q["centred_q75"]], [y, y], color=colour, linewidth=6, alpha=0.5)
         axes[0].plot(q["centred_q50"], y, "|", color="k", markersize=12)
-        axes[0].text(1.16, y, f"{q['advantage_skewness']:+.2f}", transform=where, va="center", ha="right")
-        e = over_seeds(gain.get_group(key).dropna())
-        axes[1].plot([100 * e.low, 100 * e.high], [y, y], color=COLOURS["rl"], linewidth=2)
-        axes[1].plot(100 * e.value, y, "o", color=COLOURS["rl"])
-    axes[0].set_yticks(range(len(keys)), [f"{r}, from {t}" for r, t in keys])
+        for axis, values in ((axes[1], skewness), (axes[2], gain)):
+            e = over_seeds(values.get_group(key).dropna())
+            axis.plot([e.low, e.high], [y, y], color=colour, linewidth=2)
+            axis.plot(e.value, y, "o", color=colour)
+    labels = [f"{r}, from {t}" + ("\n(RL did not learn)" if (r, t) in idle else "") for r, t in keys]
+    axes[0].set_yticks(range(len(keys)), labels)
     axes[0].set(ylim=(len(keys) - 0.5, -0.5), xlabel="return less its group's mean:\nmedian, middle half, 5 to 95 %")
-    axes[1].axvline(0, color="#555555", linewidth=1)
-    axes[1].set(xlabel="RL - start,\npoints of OOD accuracy (95 %)")
-    axes[0].set_title("How returns were spread")
-    axes[1].set_title("What RL did")
+    axes[1].set(xlabel="skewness of the\nadvantages (95 %)")
+    axes[2].set(xlabel="RL - start, points of\nOOD accuracy (95 %)")
+    for axis, title in zip(axes, ("Spread of returns", "Skewness", "What RL did"), strict=True):
+        axis.set_title(title)
+    for axis in axes[1:]:
+        axis.axvline(0, color="#555555", linewidth=1)
     return figure
 
 
@@ -213,29 +238,52 @@ def turning(table: pd.DataFrame, regime: str) -> Figure:
 def pareto(remedies: pd.DataFrame, peak: pd.DataFrame | None = None) -> Figure:
     """ID against OOD accuracy at the end of SFT, a mark a remedy, with 95 % intervals over seeds.
 
-    `remedies` has the columns remedy, seed, id, ood; `peak` the same for plain SFT's OOD peak. The first half of the
-    remedies has large open marks, the other half small full ones, so that none hides another.
+    `remedies` has the columns remedy, seed, id, ood; `peak` the same for plain SFT's OOD peak.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
-    names = list(remedies["remedy"].unique())
-    colours = {n: REMEDY_COLOURS[i % len(REMEDY_COLOURS)] for i, n in enumerate(n for n in names if n != "plain SFT")}
-    for i, name in enumerate(names):
-        colour, full = colours.get(name, COLOURS["sft"]), i > len(names) // 2 - 1
-        _cross(axis, remedies[remedies["remedy"] == name], colour, "oDs^vPX<>hd"[i % 11], name, full)
+    _remedies(axis, remedies, "id")
     if peak is not None:
-        _cross(axis, peak, COLOURS["sft"], "*", "plain SFT at its OOD peak\n(oracle)", full=False)
-    axis.set(
-        xlabel="ID accuracy, all hands", ylabel="OOD accuracy, all hands", title="What each remedy keeps, and costs"
-    )
-    for one in (axis.xaxis, axis.yaxis):
-        percent(one)
-    axis.set_ylim(bottom=0)
+        _cross(axis, peak, "id", COLOURS["sft"], "*", "plain SFT at its OOD peak\n(oracle)", full=False)
+    axis.set(xlabel="ID accuracy within three tries", title="What each remedy keeps, and costs")
+    percent(axis.xaxis)
     figure.legend(loc="outside right upper", labelspacing=0.8)
     return figure
 
 
-def _cross(axis: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str, full: bool) -> None:
-    x, y = over_seeds(rows["id"]), over_seeds(rows["ood"])
+def angles(remedies: pd.DataFrame) -> Figure:
+    """By how much SFT turned the leading directions from the base, against OOD accuracy at its end.
+
+    `remedies` has the columns remedy, seed, angle (degrees), ood; those without an angle are left out. Marks as in
+    `pareto`.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
+    _remedies(axis, remedies, "angle")
+    axis.set(xlabel="mean principal angle from the base, leading quarter (°)", title="Less turned, less forgotten?")
+    axis.set_xlim(left=0)  # no angle is below, even where an interval is
+    figure.legend(loc="outside right upper", labelspacing=0.8)
+    return figure
+
+
+def _remedies(axis: Axes, remedies: pd.DataFrame, x: str) -> None:
+    """A mark a remedy, means over seeds with 95 % intervals: the column `x` against OOD accuracy.
+
+    The first half of the remedies has large open marks, the other half small full ones, so that none hides another.
+    """
+    names = list(remedies["remedy"].unique())
+    others = [name for name in names if name != "plain SFT" and name not in ARMS_TOO]
+    colours = {name: REMEDY_COLOURS[i % len(REMEDY_COLOURS)] for i, name in enumerate(others)} | ARMS_TOO
+    for i, name in enumerate(names):
+        rows = remedies[remedies["remedy"] == name].dropna(subset=[x])
+        if len(rows):
+            look = colours.get(name, COLOURS["sft"]), "oDs^vPX<>hd"[i % 11]
+            _cross(axis, rows, x, *look, name, full=i > len(names) // 2 - 1)
+    axis.set_ylabel("OOD accuracy within three tries")
+    percent(axis.yaxis)
+    axis.set_ylim(bottom=0)
+
+
+def _cross(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str, label: str, full: bool) -> None:
+    x, y = over_seeds(rows[column]), over_seeds(rows["ood"])
     axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1.2)
     axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1.2)
     look = {"markersize": 7} if full else {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.8}
@@ -254,7 +302,7 @@ def best_start(remedies: pd.DataFrame) -> Figure:
             for e, shift, colour, label in ((before, 0.1, COLOURS["sft"], "start"), (after, -0.1, COLOURS["rl"], "rl")):
                 axis.plot([e.low, e.high], [y + shift] * 2, color=colour, linewidth=2)
                 axis.plot(e.value, y + shift, "o", color=colour, label=_name(label) if y == 0 else None, markersize=7)
-        axis.set(title=f"{NAMES[split]} accuracy", xlabel="accuracy on all hands", ylim=(len(names) - 0.5, -0.5))
+        axis.set(title=f"{NAMES[split]} accuracy", xlabel="accuracy within three tries", ylim=(len(names) - 0.5, -0.5))
         percent(axis.xaxis)
     axes[0].set_yticks(range(len(names)), names)
     handles, labels = axes[0].get_legend_handles_labels()

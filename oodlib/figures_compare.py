@@ -5,6 +5,7 @@ Drawn from the tables and arrays of a comparison's folder alone. What the spectr
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from oodlib.comparing import read_arrays, summary
@@ -34,10 +36,13 @@ def read_tables(out: Path) -> dict[str, pd.DataFrame]:
 def where(tables: dict[str, pd.DataFrame]) -> Figure:
     """Layer by module, a column a checkpoint: the leading vectors' mean angle, above the values' mean relative change.
 
+    A checkpoint's row is empty where it lacks a module; matrices that share layer and module (experts) show their mean.
     A cell is faded where the gap at k is smaller than the change, so that Wedin's bound says nothing: there the angle
     may be an accident of nearly equal singular values. Its number is set in italics where noise turns as much.
     """
-    maps = [(name, *_maps(table)) for name, table in tables.items()]
+    found = set().union(*(table["module"] for table in tables.values()))
+    modules = [m for m in MODULE_ORDER if m in found] + sorted(found - set(MODULE_ORDER))
+    maps = [(name, *_maps(table, modules)) for name, table in tables.items()]
     layers = max(m[1].shape[1] for m in maps)
     width = min(max(2.6, 0.42 * layers + 1.4), max(2.6, (WIDTH - 1.2) / len(maps)))
     figure, axes = plt.subplots(
@@ -56,10 +61,11 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
             )  # fmt: skip
             axis.set(title=name if row == 0 else "", xlabel="layer" if row else "", ylabel="")
             axis.tick_params(axis="y", rotation=0)
+            axis.grid(False)
             if row == 0:
                 _fade(axis, faded.to_numpy())
-            for text, noisy in zip(axis.texts, like_noise[row].to_numpy().ravel(), strict=False):
-                text.set_style("italic" if noisy else "normal")
+            for text in axis.texts:
+                text.set_style("italic" if like_noise[row].to_numpy()[_cell(text)] else "normal")
     axes[0][0].set_ylabel(f"singular vectors, leading {_share(tables):.0%}")
     axes[1][0].set_ylabel("singular values, all")
     figure.supxlabel(
@@ -76,25 +82,34 @@ def _share(tables: dict[str, pd.DataFrame]) -> float:
     return float(shares.iloc[(shares - SHARE).abs().argmin()])
 
 
-def _maps(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[pd.DataFrame, pd.DataFrame]]:
+def _cell(text: Text) -> tuple[int, int]:
+    """Row and column of the cell that a number stands in; a cell without a number has no text."""
+    x, y = text.get_position()
+    return int(y), int(x)
+
+
+def _maps(
+    table: pd.DataFrame, modules: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[pd.DataFrame, pd.DataFrame]]:
     """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns (changes) as much."""
     short = summary(table)
     at_k = short.loc[(short["share"] - SHARE).abs().groupby(short["matrix"]).idxmin()]
-    angles = _grid(at_k, "angle")
-    values = _grid(at_k, "value_change")
+    angles = _grid(at_k, "angle", modules)
+    values = _grid(at_k, "value_change", modules)
     alike = [
-        found <= _grid(at_k, noise) if at_k[noise].notna().any() else found < 0
+        found <= _grid(at_k, noise, modules) + 1e-9 if at_k[noise].notna().any() else found < 0
         for found, noise in ((angles, "noise_angle"), (values, "noise_value_change"))
     ]
-    return angles, values, _grid(at_k, "gap_supports").fillna(1) < 0.5, tuple(alike)
+    return angles, values, _grid(at_k, "gap_supports", modules).fillna(1) < 0.5, tuple(alike)
 
 
-def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    grid = rows.assign(**{column: rows[column].astype(float)}).pivot_table(
-        index="module", columns="layer", values=column
-    )
-    known = [module for module in MODULE_ORDER if module in grid.index]
-    return grid.reindex(known + [module for module in grid.index if module not in known])
+def _grid(rows: pd.DataFrame, column: str, modules: list[str]) -> pd.DataFrame:
+    """A column as a table of modules by layer; last, as "none", what is in no layer."""
+    rows = rows.assign(**{column: rows[column].astype(float), "layer": rows["layer"].fillna(-1).astype(int)})
+    grid = rows.pivot_table(index="module", columns="layer", values=column, dropna=False)
+    outside = [c for c in grid.columns if c < 0]
+    grid = grid[[c for c in grid.columns if c >= 0] + outside]
+    return grid.rename(columns={-1: "none"}).reindex(modules)
 
 
 def _fade(axis: Axes, faded: np.ndarray) -> None:
@@ -106,8 +121,8 @@ def _fade(axis: Axes, faded: np.ndarray) -> None:
     colours[flat] = 0.45 * colours[flat] + 0.55 * white
     mesh.set_array(None)
     mesh.set_facecolors(colours)
-    for text, gone in zip(axis.texts, flat, strict=False):
-        text.set_color("#222222" if gone else text.get_color())
+    for text in axis.texts:
+        text.set_color("#222222" if faded[_cell(text)] else text.get_color())
 
 
 def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
@@ -122,7 +137,7 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     for axis in axes.flat[len(tables) :]:
         axis.set_axis_off()
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        found = _angles(Path(out) / name, table)
+        found = _angles(Path(out) / name, _changed(table))
         shares = sorted(found["share"].unique())
         palette = dict(zip(shares, sns.color_palette("crest", len(shares)), strict=True))
         for (share, null), mine in found.groupby(["share", "null"]):
@@ -142,28 +157,42 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def _changed(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the matrices that differ at all; all of them, where none does."""
+    ratio = table[table["metric"] == "change_ratio"].set_index("matrix")["value"]
+    mine = table[table["matrix"].map(ratio) > 0]
+    return mine if len(mine) else table
+
+
 def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    frames = []
+    """Columns place, angle (degrees, those above 0), share, null: each matrix's angles by rank, side and k."""
     places = (np.arange(PLACES) + 0.5) / PLACES
-    for (matrix, rows, cols), _ in table.groupby(["matrix", "rows", "cols"]):
+    curves, shares, nulls = [], [], []
+    for matrix, rows, cols in table[["matrix", "rows", "cols"]].drop_duplicates().itertuples(index=False):
         for name, angles in read_arrays(folder, matrix).items():
             if "angle_" in name:
-                share = round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2)
-                curve = np.degrees(np.quantile(angles, places))
-                frame = {"place": places, "angle": curve, "share": share, "null": name.startswith("null")}
-                frames.append(pd.DataFrame(frame))
-    found = pd.concat(frames, ignore_index=True)
+                curves.append(np.interp(places * (len(angles) - 1), np.arange(len(angles)), angles))  # quantiles
+                shares.append(round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2))
+                nulls.append(name.startswith("null"))
+    found = pd.DataFrame(
+        {
+            "place": np.tile(places, len(curves)),
+            "angle": np.degrees(np.concatenate(curves)),
+            "share": np.repeat(shares, PLACES),
+            "null": np.repeat(nulls, PLACES),
+        }
+    )
     return found[found["angle"] > 0]
 
 
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     """Relative change of the singular values by place in the spectrum; median and middle half of the matrices."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    styles = zip(("-", "--", ":", "-.") * 9, sns.color_palette("crest", len(tables)) * 9, strict=False)
+    styles = zip(cycle(("-", "--", ":", "-.")), sns.color_palette("crest", len(tables)), strict=False)
     places = (np.arange(PLACES) + 0.5) / PLACES
     for (name, table), (dash, colour) in zip(tables.items(), styles, strict=False):
         curves = []
-        for matrix in table["matrix"].unique():
+        for matrix in _changed(table)["matrix"].unique():
             arrays = read_arrays(Path(out) / name, matrix)
             before, after = arrays["values_before"], arrays["values_after"]
             change = np.divide(after - before, before, out=np.zeros_like(before), where=before > 0)

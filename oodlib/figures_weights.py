@@ -66,37 +66,44 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
 
 
 def turning(rotation: pd.DataFrame) -> Figure:
-    """How far RL and the controls turn the leading directions from each start, and how far from the peak they end."""
-    data = rotation[rotation["metric"].isin(["angle_left", "angle_right"])].copy()
-    data["arm"] = data["arm"].astype(str)
-    data["value"] = np.degrees(data["value"])
-    means = data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), layout="constrained")
-    for axis, ending, title in (
-        (axes[0], "", "Turned from the start"),
-        (axes[1], " to peak", "Away from the OOD peak"),
-    ):
-        for arm in ("sft", "sft_continued", "rejection_sampling", "rl"):
-            mine = means[means["arm"] == arm + ending]
-            if mine.empty or (arm == "sft" and not ending):
-                continue
-            found = bands(mine.assign(n=0)[["arm", "from_step", "seed", "value", "n"]], shares=False).sort_values(
-                "from_step"
-            )
+    """How far RL and the controls turn the leading directions from each start, and whether nearer to the peak's."""
+    means, back = mean_angles(rotation), turned_back(rotation)
+    panels = [(means, "Turned since the start", "mean principal angle (°)")]
+    if len(back):  # else every start is the peak itself
+        panels.append((back, "Nearer (+) to the OOD peak", "mean principal angle, start - end (°)"))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained")
+    for axis, (rows, title, label) in zip(axes[0], panels, strict=True):
+        rows = rows[rows["arm"].isin(["sft_continued", "rejection_sampling", "rl"])]
+        for arm, mine in rows.groupby("arm"):
+            found = bands(mine[["arm", "from_step", "seed", "value"]].assign(n=0), shares=False)
+            found = found.sort_values("from_step")
             axis.errorbar(
                 found["from_step"], found["mean"], [found["mean"] - found["low"], found["high"] - found["mean"]],
                 fmt="o-", color=COLOURS[arm], label=NAMES[arm], capsize=3,
             )  # fmt: skip
-        starts = means.loc[(means["arm"] != "sft") & (means["from_step"] > 0), "from_step"].unique()
+        starts = rows["from_step"].unique()
         step_axis(axis, starts, first=0.85 * starts.min(), last=1.15 * starts.max())
-        axis.set(
-            title=title,
-            xlabel="SFT step from which it starts",
-            ylabel="mean principal angle (°)",
-            ylim=(0, None),
-        )
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        axis.set(title=title, xlabel="SFT step from which it starts", ylabel=label)
+        axis.axhline(0, color="#555555", linestyle=":", linewidth=1.2)
+    axes[0, 0].set_ylim(0, None)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+def mean_angles(rotation: pd.DataFrame) -> pd.DataFrame:
+    """seed, arm, from_step, value: the mean principal angle (degrees) over matrices and sides."""
+    data = rotation[rotation["metric"].isin(["angle_left", "angle_right"])]
+    data = data.assign(arm=data["arm"].astype(str), value=np.degrees(data["value"]))
+    return data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
+
+
+def turned_back(rotation: pd.DataFrame) -> pd.DataFrame:
+    """seed, arm, from_step, value: by how many degrees an arm ends nearer to the OOD peak than its start is."""
+    means = mean_angles(rotation)
+    away = means[means["arm"].str.endswith(" to peak")].assign(arm=lambda d: d["arm"].str.removesuffix(" to peak"))
+    start = away[away["arm"] == "sft"].set_index(["seed", "from_step"])["value"]
+    found = away[away["arm"] != "sft"].set_index(["seed", "from_step"])
+    return found.assign(value=start.reindex(found.index) - found["value"]).dropna().reset_index()
 
 
 def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
@@ -107,8 +114,8 @@ def rotation_and_accuracy(found: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     place = np.degrees(found.groupby("step")["rotation"].mean())
     for split in ("id", "ood"):
-        rows = found.assign(value=found[split], n=0)[["step", "seed", "value", "n"]]
-        data = bands(rows, shares=False)
+        rows = found.assign(value=found[split], n=found[f"n_{split}"])[["step", "seed", "value", "n"]]
+        data = bands(rows)
         draw_line(axis, data.assign(step=place.reindex(data["step"]).to_numpy()), split)
     axis.set(
         xlabel="mean principal angle from the base, leading 20 % (°)", ylabel="accuracy", ylim=(0, None), xscale="log"
@@ -148,45 +155,53 @@ def rotation_and_recovery(found: pd.DataFrame) -> Figure:
 
 
 def surgery(measurements: pd.DataFrame) -> Figure:
-    """OOD accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8)."""
+    """Accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8), OOD above ID."""
     accuracy = measurements[measurements["metric"] == "accuracy"]
     edits = accuracy[accuracy["stage"] == "surgery"].copy()
     parts = edits["arm"].str.extract(
         r"^(?P<part>\w+) (?P<place>top|tail|every) (?P<share>[\d.]+|matrix)(?: layers (?P<layers>\d+))?"
     )
     edits = pd.concat([edits, parts.assign(share=pd.to_numeric(parts["share"], errors="coerce"))], axis=1)
-    end = int(edits["step"].max())
-    others = edits[(edits["split"] == "ood") & ((edits["place"] != "top") | edits["layers"].notna())]
-    columns = 2 if len(others) else 1
-    figure, axes = plt.subplots(1, columns, figsize=(WIDTH, 4.6), squeeze=False, layout="constrained")
-    axis = axes[0, 0]
-    leading = edits[(edits["place"] == "top") & edits["layers"].isna() & (edits["split"] == "ood")]
-    start = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] == end) & (accuracy["split"] == "ood")]
-    for part, label in (
-        ("vectors", "vectors"),
-        ("values", "values"),
-        ("random", "null: random turn, same angles"),
-        ("noise", "null: noise, same size"),
+    end, leading = int(edits["step"].max()), (edits["place"] == "top") & edits["layers"].isna()
+    columns = 1 if leading.all() else 2
+    figure, axes = plt.subplots(2, columns, figsize=(WIDTH, 8), squeeze=False, layout="constrained")
+    curves = accuracy[accuracy["stage"] == "sft"].groupby(["split", "step"])["value"].mean()
+    peak = curves["ood"].idxmax()
+    for split, (axis, *more) in zip(("ood", "id"), axes, strict=True):
+        mine, sft = edits["split"] == split, accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == split)]
+        levels = ((curves[split, peak], "OOD peak", "--"), (curves[split, end], "end of SFT", ":"))
+        _leading_edits(axis, edits[mine & leading], sft[sft["step"] == end], levels)
+        axis.set(ylabel=f"{NAMES[split]} accuracy of the edited model")
+        for other in more:
+            _other_edits(other, edits[mine & ~leading], levels)
+            other.set(xlabel=f"{NAMES[split]} accuracy")
+    axes[0, 0].set_title("Leading directions, all projections")
+    if columns == 2:
+        axes[0, 1].set_title("Other edits")
+    axes[1, 0].set(xlabel="share of directions restored, leading first")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _leading_edits(axis: Axes, edits: pd.DataFrame, start: pd.DataFrame, levels: tuple) -> None:
+    for part, label, line in (
+        ("random", "null: random turn, same angles", "s--"),
+        ("noise", "null: noise, same size", "v--"),
+        ("signs", "null: same turn, random signs", "^--"),
+        ("values", "values", "D-"),
+        ("vectors", "vectors", "o-"),
     ):
-        mine = leading[leading["part"] == part]
+        mine = edits[edits["part"] == part]
         per_seed = mine.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
         origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]
         found = bands(pd.concat([origin, per_seed])).sort_values("share")
         draw_line(axis, found.rename(columns={"share": "step"}), part, label=label)
-    curve = accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == "ood")].groupby("step")["value"].mean()
-    levels = ((curve.max(), "OOD peak", "--"), (curve[end], "end of SFT", ":"))
+        axis.lines[-1].set(marker=line[0], linestyle=line[1:])
     for level, name, dash in levels:
         axis.axhline(level, color="#555555", linestyle=dash, linewidth=1.2, label=name)
-    axis.set(
-        xlabel="share of the leading directions restored", ylabel="OOD accuracy of the edited model", ylim=(0, None)
-    )
-    axis.set_title("Leading directions, all projections")
+    axis.set(ylim=(0, None))
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    if len(others):
-        _other_edits(axes[0, 1], others, levels)
-    return figure
 
 
 def _other_edits(axis: Axes, edits: pd.DataFrame, levels: tuple) -> None:
@@ -198,7 +213,7 @@ def _other_edits(axis: Axes, edits: pd.DataFrame, levels: tuple) -> None:
     for level, _, dash in levels:
         axis.axvline(level, color="#555555", linestyle=dash, linewidth=1.2)
     axis.set_yticks(range(len(found)), found["name"])
-    axis.set(title="Other edits", xlabel="OOD accuracy", xlim=(0, None), ylim=(len(found) - 0.5, -0.5))
+    axis.set(xlim=(0, None), ylim=(len(found) - 0.5, -0.5))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
@@ -216,9 +231,9 @@ def _pairs(data: pd.DataFrame):
 
 def _edit_name(arm: str) -> str:
     part, place, share, *layers = arm.split()
-    part = {"random": "random turn"}.get(part, part)
+    part = {"random": "random turn", "signs": "random signs"}.get(part, part)
     if place == "every":
         return f"{part}, every matrix"
     if layers:
         return f"{part}, first {layers[1]} layer{'s' if layers[1] != '1' else ''}"
-    return f"{part}, last {float(share):.0%}"
+    return f"{part}, trailing {float(share):.0%}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,25 +13,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from oodlib.plotting import COLOURS, MODULE_ORDER, NAMES, OUTCOME_COLOURS, draw_line, percent, sft_rows, step_axis
+from oodlib.plotting import (
+    COLOURS,
+    MODULE_ORDER,
+    NAMES,
+    OUTCOME_COLOURS,
+    WIDTH,
+    draw_line,
+    percent,
+    sft_rows,
+    smoothed,
+    step_axis,
+)
 from oodlib.stats import bands
 from oodlib.tasks import OUTCOMES
 
-SIGNS = dict(zip(OUTCOMES, ("right", "value", "numbers", "illegal", "—"), strict=True))
+SIGNS = dict(zip(OUTCOMES, ("correct", "value", "numbers", "illegal", "—"), strict=True))
 
 
-def nobody() -> Figure:
-    """In place of `played` before anything is trained."""
-    figure, axis = plt.subplots(figsize=(9, 0.8), layout="constrained")
-    axis.axis("off")
-    axis.text(0, 0.5, "Open this notebook in JupyterLab to play against the base model.", va="center", fontsize=12)
+def answers(found: dict[str, list[tuple[str, str]]], who: str) -> Figure:
+    """Answers in a model's own words, a panel a split: (text, the outcome that colours it)."""
+    count = max(map(len, found.values()))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.3 * count + 1.5), layout="constrained")
+    for axis, (split, rows) in zip(axes, found.items(), strict=True):
+        for y, (text, outcome) in enumerate(rows):
+            axis.add_patch(plt.Rectangle((0, y + 0.15), 0.03, 0.7, color=OUTCOME_COLOURS[outcome]))
+            axis.text(
+                0.05, y + 0.5, textwrap.shorten(text, 46, placeholder="…"), va="center", fontsize=9, family="monospace"
+            )
+        axis.set(xlim=(0, 1), ylim=(count, 0), title=f"{NAMES[split]} rule")
+        axis.axis("off")
+    _outcome_legend(figure)
+    figure.suptitle(
+        f"What the {who} answers; colour: what its formula is worth", x=0.01, ha="left", weight="bold", fontsize=12
+    )
     return figure
+
+
+def _outcome_legend(figure: Figure) -> None:
+    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in OUTCOMES]
+    names = ["correct", "wrong value", "wrong numbers", "illegal", "malformed (—)"]
+    figure.legend(patches, names, loc="outside lower center", ncols=5)
 
 
 def played(hands: pd.DataFrame, seed: int, models: dict[str, tuple[str, str, int, int]], count: int = 12) -> Figure:
     """What each of `models` (its name -> stage, arm, from_step, step) answers to some hands, under both rules."""
     hands = hands[hands["seed"] == seed]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.34 * count + 1.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.34 * count + 1.8), layout="constrained")
     for axis, split in zip(axes, ("id", "ood"), strict=True):
         mine = hands[hands["split"] == split].astype({"problem": str, "outcome": str})
         keyed = mine.set_index(["stage", "arm", "from_step", "step"]).sort_index()
@@ -39,24 +70,24 @@ def played(hands: pd.DataFrame, seed: int, models: dict[str, tuple[str, str, int
         for y, (hand, outcomes) in enumerate(shown.iterrows()):
             for x, outcome in enumerate(outcomes):
                 axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, color=OUTCOME_COLOURS[outcome]))
-                axis.text(x + 0.48, y + 0.45, SIGNS[outcome], ha="center", va="center", fontsize=10)
-            axis.text(-0.06, y + 0.45, hand, ha="right", va="center", fontsize=10)
+                ink = "white" if outcome in ("correct", "illegal") else "#222222"
+                axis.text(x + 0.48, y + 0.45, SIGNS[outcome], ha="center", va="center", fontsize=9, color=ink)
+            axis.text(-0.06, y + 0.45, hand, ha="right", va="center", fontsize=9)
         axis.set(xlim=(0, len(models)), ylim=(len(shown), 0), title=f"{NAMES[split]} rule", yticks=[])
-        named = [name.replace(" (", "\n(").replace(" from", "\nfrom") for name in models]
-        axis.set_xticks(np.arange(len(models)) + 0.48, named, fontsize=10)
+        named = [re.sub(r" (?:\(|from )(.*?)\)?$", r"\n(\1)", name) for name in models]
+        axis.set_xticks(np.arange(len(models)) + 0.48, named, fontsize=9)
         axis.xaxis.tick_top()
         axis.tick_params(length=0)
         axis.grid(False)
         sns.despine(ax=axis, left=True, bottom=True)
-    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in OUTCOMES]
-    names = ["right", "wrong value", "wrong numbers", "illegal", "malformed (—)"]
-    figure.legend(patches, names, loc="outside lower center", ncols=5)
+    _outcome_legend(figure)
+    figure.suptitle(f"Some hands with a face card, seed {seed}", x=0.01, ha="left", weight="bold", fontsize=12)
     return figure
 
 
 def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> Figure:
     """One SFT checkpoint: its place on the accuracy and loss curves, its answers, and how far each matrix turned."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", width_ratios=(1.25, 1))
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.6), layout="constrained", width_ratios=(1.25, 1))
     (curve, answers), (loss, turned) = axes
     for axis, metric, label in ((curve, "accuracy", "accuracy on all hands"), (loss, "loss", "loss (nats a token)")):
         rows = sft_rows(measurements, metric)
@@ -65,14 +96,20 @@ def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> F
             mine = tested[tested["split"] == split]
             draw_line(axis, mine, split, markersize=4)
             here = mine[mine["step"] == step]["mean"]
-            axis.plot([step] * len(here), here, "o", color=COLOURS[split], markersize=11, markeredgecolor="k")
+            axis.plot(
+                [step] * len(here), here, "o", color=COLOURS[split], markersize=11, markeredgecolor="k", clip_on=False
+            )
         axis.axvline(step, color="#333333", linewidth=1)
         step_axis(axis, tested["step"].unique())
         axis.set(ylabel=label)
     curve.legend(loc="upper left")
     curve.set(title=f"Checkpoint after {step} steps", ylim=(0, 1))
     percent(curve.yaxis)
-    loss.set(title="Test losses (of a right answer)", yscale="log")
+    rows = sft_rows(measurements, "loss")
+    train = smoothed(rows[rows["split"] == "train"].groupby("step")["value"].mean())
+    loss.plot(train.index, train, color=COLOURS["train"], linewidth=1.2, label="training, smoothed")
+    loss.legend(handles=loss.lines[-1:], loc="upper center")
+    loss.set(title="Losses (of a right answer)", yscale="log")
     for formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
         formatter(ScalarFormatter())
     loss.tick_params(axis="y", which="minor", labelsize=9)
@@ -93,13 +130,13 @@ def _outcome_bars(axis: Axes, measurements: pd.DataFrame, step: int) -> None:
     axis.set(xlim=(0, 1), title="Its answers", yticks=[0, 1], yticklabels=["OOD", "ID"], xlabel="share of all hands")
     percent(axis.xaxis)
     axis.grid(False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=10)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10)
 
 
 def _map(axis: Axes, rotation: pd.DataFrame, step: int) -> None:
     mine = rotation[(rotation["metric"] == "rotation") & (rotation["stage"] == "sft")]
     table = np.degrees(mine[mine["step"] == step].pivot_table(index="module", columns="layer", values="value"))
-    axis.set_title("Leading directions, turned from the base")
+    axis.set_title("Leading directions turned")
     if table.empty:
         why = "the base itself: nothing turned" if step == 0 else "rotation was not watched in this run"
         axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes)
@@ -137,7 +174,7 @@ def edited(found: dict[str, tuple[float, float, float]], known: dict[str, dict[s
 def group(rows: pd.DataFrame, title: str) -> Figure:
     """The samples of one hand: what each was paid, and its advantage."""
     rows = rows.sort_values("reward", ascending=False).reset_index(drop=True)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.42 * len(rows) + 1.3), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * len(rows) + 1.8), sharey=True, layout="constrained")
     colours = [OUTCOME_COLOURS[o] for o in rows["outcome"].astype(str)]
     for axis, column in zip(axes, ("reward", "advantage"), strict=True):
         axis.barh(rows.index, rows[column], color=colours, edgecolor="#555555", linewidth=0.5)
@@ -147,4 +184,7 @@ def group(rows: pd.DataFrame, title: str) -> Figure:
     axes[0].set_yticks(rows.index, said, fontsize=9)
     axes[0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12)
+    seen = [o for o in OUTCOMES if o in set(rows["outcome"].astype(str))]
+    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in seen]
+    figure.legend(patches, [o.replace("_", " ") for o in seen], loc="outside lower center", ncols=len(seen))
     return figure

@@ -13,21 +13,25 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from oodlib.claims import PAPER
 from oodlib.plotting import NAMES
 from oodlib.stats import Estimate, over_seeds
 
 TRAINED = ("sft_continued", "rejection_sampling")
 CONTROLS = (*TRAINED, "averaging", "interpolation_base", "random_reward", "format_reward")
 MARGIN = 0.02  # of accuracy: smaller differences are none
-VERDICTS = (
-    "RL heals more",
-    "as much as a control",
-    "a control heals more",
-    "RL does not heal",
-    "undecided",
-    "RL did not learn",
-    "nothing lost",
-)
+RULES = {  # the verdicts, in the order in which they are tried: the first that applies
+    "nothing lost": f"the start is less than {100 * MARGIN:g} points of OOD accuracy below SFT's peak",
+    "RL did not learn": "RL's mean return in the last tenth of its updates, less that in the first, does not lie "
+    "above 0 with the whole interval, so that RL was not put to the test",
+    "RL does not heal": "RL less its start: the interval does not reach above 0",
+    "RL heals more": "RL less its start, and RL less every control that counts, lie above 0 with the whole interval",
+    "a control heals more": "RL lies below some control that counts: one-sided paired t tests; the smallest p times "
+    "their number is under 2.5 %",
+    "level with a control": f"RL less the best control: the whole interval within {100 * MARGIN:g} points of 0",
+    "undecided": "none of these",
+}
+VERDICTS = tuple(RULES)
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,7 @@ class Effect:
         trained: OOD(RL) - OOD(the better of the two controls that train on right answers).
         held: ID(RL) - ID(best control).
         learnt: RL's mean return in the last tenth of its updates less that in the first; None where it is not known.
-        verdict: "nothing lost": the start is less than 2 points below the peak. "RL did not learn": the interval of
-            `learnt` does not lie above 0, so that RL was not put to the test. "RL does not heal": the interval of
-            `gain` does not reach above 0. "RL heals more": `gain`, and RL less every control that counts, lie above 0
-            with the whole interval. "a control heals more": RL lies below some control that counts (t test, Holm's
-            correction over the controls). "as much as a control": the interval of `effect` lies within 2 points
-            either way. Else "undecided". The first that applies.
+        verdict: one of `RULES`.
     """
 
     regime: str
@@ -62,6 +61,11 @@ class Effect:
     held: Estimate
     learnt: Estimate | None
     verdict: str
+
+
+def rules() -> pd.DataFrame:
+    """The verdicts and when they are given; a row a verdict, in the order in which they are tried."""
+    return pd.DataFrame({"the first that applies": list(RULES), "when": list(RULES.values())})
 
 
 def wide(table: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.DataFrame:
@@ -119,7 +123,7 @@ def _effect(
     elif _below(rows, counted):
         verdict = "a control heals more"
     elif effect.low > -MARGIN and effect.high < MARGIN:
-        verdict = "as much as a control"
+        verdict = "level with a control"
     else:
         verdict = "undecided"
     trained = max(set(TRAINED) & set(controls), key=lambda c: rows[c].mean(), default=best)
@@ -142,13 +146,13 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
             "regime": f.regime,
             "from step": f.start,
             "seeds": f.effect.n,
-            "RL - start": _points(f.gain),
+            "RL - start": points(f.gain),
             "best control": f.best,
             "does not count": ", ".join(f.behind),
-            "RL - best control": _points(f.effect),
-            "the same on ID": _points(f.held),
-            "RL - best trained control": _points(f.trained),
-            "RL's return rose by": _numbers(f.learnt) if f.learnt else "",
+            "RL - best control": points(f.effect),
+            "the same on ID": points(f.held),
+            "RL - best trained control": points(f.trained),
+            "RL's return rose by": numbers(f.learnt) if f.learnt else "",
             "verdict": f.verdict,
         }
         for f in found
@@ -159,8 +163,8 @@ def as_table(found: list[Effect]) -> pd.DataFrame:
 def brief(found: list[Effect]) -> pd.DataFrame:
     """Of `as_table` what a page has room for, a row a regime and start."""
     table = as_table(found)
-    table.index = table["regime"] + ", from " + table["from step"].astype(str)
-    table["best control"] = [NAMES[f.best].split(": ")[-1] for f in found]
+    table.index = [_place(f) for f in found]
+    table["best control"] = [_control(f.best) for f in found]
     return table[["RL - start", "best control", "RL - best control", "the same on ID", "verdict"]]
 
 
@@ -175,8 +179,47 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def answer(found: list[Effect], first: list[Effect]) -> str:
-    """A plain answer in Markdown, computed: from the effects on success within all tries, and at the first try."""
+def beside_the_paper(found: list[Effect]) -> pd.DataFrame:
+    """The paper's rows above those of `found`: RL less its start, and less the best control that trains; points.
+
+    LLaMA has a curve by start, so RL is set against the checkpoint from which it starts: at the start whose RL is the
+    paper's, the best of all, and on average. For Qwen the paper gives no start, only its "moderate" checkpoint.
+    """
+    columns = ["RL - start", "RL - best trained control"]
+    own = as_table(found)[columns].set_axis([_place(f) for f in found])
+    rows = {f"the paper, {name}": (f"{gain:+.1f}", "not measured") for name, gain in paper_gains().items()}
+    return pd.concat([pd.DataFrame.from_dict(rows, orient="index", columns=columns), own])
+
+
+def paper_gains() -> dict[str, float]:
+    """The paper's own comparison, OOD(RL) - OOD(the checkpoint from which it starts), in points."""
+    curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
+    gains = {step: rl - sft for step, sft, rl in zip(curve["step"], curve["sft"], curve["rl_from_step"], strict=True)}
+    best = curve["step"][int(np.argmax(curve["rl_from_step"]))]
+    qwen = PAPER["stages"]["qwen-2.5-7b"]["ood"]
+    return {
+        f"LLaMA 3.2 11B, from step {best}, the best of {len(gains)} starts": gains[best],
+        f"LLaMA 3.2 11B, mean of the {len(gains)} starts": np.mean(list(gains.values())),
+        'Qwen 2.5 7B, less its "moderate" checkpoint': qwen["rl"] - qwen["sft_moderate"],
+    }
+
+
+def later_tries(table: pd.DataFrame) -> dict[tuple[str, int], tuple[Estimate, Estimate, Estimate]]:
+    """RL's gain, OOD(RL) - OOD(start), by regime and start: at the first try, within all, and all less first.
+
+    The difference is paired within a seed.
+    """
+    found = {}
+    all_tries, first = (wide(table, "ood", metric) for metric in ("accuracy", "accuracy@1"))
+    gains = pd.DataFrame({"first": first["rl"] - first["start"], "all": all_tries["rl"] - all_tries["start"]}).dropna()
+    for (regime, start), rows in gains.groupby(level=["regime", "from_step"]):
+        parts = (rows["first"], rows["all"], rows["all"] - rows["first"])
+        found[regime, int(start)] = tuple(map(over_seeds, parts))
+    return found
+
+
+def answer(found: list[Effect], later: dict[tuple[str, int], tuple[Estimate, Estimate, Estimate]]) -> str:
+    """A plain answer in Markdown, computed: from the effects on success within all tries, and `later_tries`."""
     idle = [f for f in found if f.verdict == "RL did not learn"]
     asked = [f for f in found if f.verdict != "nothing lost" and f not in idle]
     if not asked:
@@ -185,137 +228,84 @@ def answer(found: list[Effect], first: list[Effect]) -> str:
     lines = [
         f"Of {len(asked)} starts that had lost OOD accuracy and from which RL learnt: "
         + ", ".join(f"**{n}** {v}" for v, n in count.items() if n)
+        + ". Points of OOD accuracy, with 95 % intervals, none of them corrected for the number of starts:",
+        _answers(asked, later),
     ]
     if idle:
-        where = ", ".join(f"{f.regime}, from step {f.start}" for f in idle)
+        where = ", ".join(map(_place, idle))
         lines.append(f"Left out, for RL's return did not rise there, so that RL was not put to the test: {where}.")
-    top, low = (pick(asked, key=lambda f: f.effect.value) for pick in (max, min))
-    where = [
-        f"{_points(f.effect)} points ({f.regime}, from step {f.start}, {f.best.replace('_', ' ')})" for f in (low, top)
-    ]
     lines.append(
-        "RL less the best control (of those at most 2 points of ID accuracy below RL; chosen by its mean, which goes "
-        f"against RL) lies between {where[0]} and {where[1]}. No interval is corrected for the number of starts."
+        f"The best control is that with the highest mean, which goes against RL, of those at most {100 * MARGIN:g} "
+        "points of ID accuracy below RL."
     )
-    alike = [f.against["rejection_sampling"] for f in asked if "rejection_sampling" in f.against]
-    if alike:
-        each = ", ".join(_points(e) for e in alike)
-        lines.append(f"RL less rejection sampling, which learns from the same problems and checker: {each} points.")
-    raised = sum(f.gain.low > 0 for f in asked)
-    lines.append(
-        f"Against its own start, doing nothing, which is the paper's comparison, RL raises OOD accuracy in {raised} of "
-        f"them; the mean change is {100 * np.mean([f.gain.value for f in asked]):+.1f} points."
-    )
-    behind = sorted({c.replace("_", " ") for f in asked for c in f.behind})
+    behind = dict.fromkeys(_control(c) for f in asked for c in f.behind)
     if behind:
-        lines.append(
-            f"Not counted somewhere, for they end more than 2 points of ID accuracy below RL: {', '.join(behind)}."
-        )
-    same = {(f.regime, f.start): f for f in first}
-    pairs = [(f, same[f.regime, f.start]) for f in asked if (f.regime, f.start) in same]
+        lines[-1] += f" Not counted somewhere, for they end further below: {'; '.join(behind)}."
+    alike = {_place(f): f.against["rejection_sampling"] for f in asked if "rejection_sampling" in f.against}
+    if alike:
+        lines.append(f"Rejection sampling learns from the same problems and checker. RL less it: {_signs(alike)}.")
+    lines.append(
+        "RL less its start, that is, less doing nothing, is the paper's comparison: "
+        f"{_signs({_place(f): f.gain for f in asked})}; the mean over starts is "
+        f"{100 * np.mean([f.gain.value for f in asked]):+.1f} points."
+    )
+    pairs = {_place(f): later[f.regime, f.start] for f in asked if (f.regime, f.start) in later}
     if pairs:
-        all_tries, one_try = (100 * np.mean([p[i].gain.value for p in pairs]) for i in (0, 1))
+        one_try, all_tries = (100 * np.mean([p[i].value for p in pairs.values()]) for i in (0, 1))
+        gaps = {place: p[2] for place, p in pairs.items()}
         lines.append(
-            f"At the first try alone the mean change is {one_try:+.1f} points, within all tries {all_tries:+.1f}: "
-            "the difference is what RL did to the use of the checker's messages."
+            f"At the first try alone the mean over starts is {one_try:+.1f} points, within all tries {all_tries:+.1f}. "
+            "The difference holds whatever RL did to later tries, the use of the messages included"
+            + ("; it changes sign between starts" if len({e.value > 0 for e in gaps.values()}) > 1 else "")
+            + f": {_signs(gaps)}."
         )
     return "\n\n".join(lines)
 
 
-def _numbers(e: Estimate) -> str:
-    return f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]"
+def _answers(asked: list[Effect], later: dict[tuple[str, int], tuple[Estimate, Estimate, Estimate]]) -> str:
+    """A Markdown table, a row a regime and start: RL less this and that, in points."""
+    head = (
+        "regime, start",
+        "RL - best control",
+        "RL - rejection sampling",
+        "RL - start",
+        "RL - start: all tries less first",
+    )
+    rows = [head, ("---",) * len(head)]
+    for f in asked:
+        alike, tries = f.against.get("rejection_sampling"), later.get((f.regime, f.start))
+        best = f"{points(f.effect)} ({_control(f.best)})"
+        rows.append((_place(f), best, points(alike), points(f.gain), points(tries and tries[2])))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _points(e: Estimate) -> str:
-    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+def _signs(found: dict[str, Estimate]) -> str:
+    """At which starts the whole interval lies above 0, and at which below."""
+    above, below = ([p for p, e in found.items() if e.low > 0], [p for p, e in found.items() if e.high < 0])
+    named = (f"{len(places)}{' (' + '; '.join(places) + ')' if places else ''}" for places in (above, below))
+    return "of {}, the whole interval lies above 0 in {}, below 0 in {}".format(len(found), *named)
 
 
-def remedies(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """ID and OOD accuracy at the end of SFT, and after RL from there; a row a remedy and seed.
-
-    `names`: what each regime is called. Columns remedy, seed, id, ood, rl_id, rl_ood (NaN where RL was not run).
-    """
-    frames = []
-    names = {regime: name for regime, name in names.items() if regime in set(table["regime"])}
-    if not names:
-        raise ValueError("no rows of any remedy: run `oodlib campaign remedies` first")
-    for regime, name in names.items():
-        mine = table[(table["regime"] == regime) & (table["metric"] == "accuracy")]
-        sft = mine[mine["stage"] == "sft"]
-        end = sft[sft["step"] == sft["step"].max()].pivot_table(index="seed", columns="split", values="value")
-        rl = mine[(mine["arm"] == "rl") & (mine["from_step"] == sft["step"].max())]
-        after = rl.pivot_table(index="seed", columns="split", values="value").reindex(end.index, columns=["id", "ood"])
-        frames.append(end[["id", "ood"]].assign(remedy=name, rl_id=after["id"], rl_ood=after["ood"]).reset_index())
-    return pd.concat(frames, ignore_index=True)[["remedy", "seed", "id", "ood", "rl_id", "rl_ood"]]
+def _place(f: Effect) -> str:
+    return f"{f.regime}, from {f.start}"
 
 
-def at_peak(table: pd.DataFrame, regime: str) -> pd.DataFrame:
-    """ID and OOD accuracy of each seed's checkpoint with the highest OOD accuracy: columns seed, id, ood."""
-    sft = table[(table["regime"] == regime) & (table["stage"] == "sft") & (table["metric"] == "accuracy")]
-    both = sft.pivot_table(index=["seed", "step"], columns="split", values="value")
-    return both.loc[both.groupby("seed")["ood"].idxmax()].reset_index()[["seed", "id", "ood"]]
+def _control(arm: str) -> str:
+    return NAMES[arm].split(": ")[-1]
 
 
-def ways_of_sft(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Ways of SFT by name, at the same steps: accuracy in percent, rotation from the base in degrees; mean and,
-    of several seeds, 95 % interval."""
-    rows = {}
-    for name, table in runs.items():
-        sft = table[(table["stage"] == "sft") & table["metric"].isin(["accuracy", "rotation"])]
-        by_step = sft.pivot_table(index="step", columns=["split", "seed"], values="value")
-        end, peak = by_step.iloc[-1], by_step["ood"].max()
-        rows[name] = {
-            "OOD at its peak (%)": _mean(100 * peak),
-            "OOD at the end (%)": _mean(100 * end["ood"]),
-            "ID at the end (%)": _mean(100 * end["id"]),
-            "turned at the end (°)": _mean(np.degrees(end["weights"])),
-        }
-    return pd.DataFrame(rows).T
+def numbers(e: Estimate, digits: int = 2) -> str:
+    """The value with its interval; of one seed the value alone."""
+    if np.isnan(e.low):
+        return f"{e.value:+.{digits}f}"
+    return f"{e.value:+.{digits}f} [{e.low:+.{digits}f}, {e.high:+.{digits}f}]"
 
 
-def _mean(values: pd.Series) -> str:
-    found = over_seeds(values)
-    return f"{found.value:.1f}" + (f" [{found.low:.1f}, {found.high:.1f}]" if len(values) > 1 else "")
-
-
-def best_remedies(found: pd.DataFrame, plain: str) -> str:
-    """In Markdown, computed: what keeps OOD accuracy at no cost in ID accuracy, and what gives RL the best start."""
-    base = found[found["remedy"] == plain].set_index("seed")
-    kept, free = [], []
-    for name, mine in found[found["remedy"] != plain].groupby("remedy", sort=False):
-        mine = mine.set_index("seed")
-        held, ood = over_seeds((mine["id"] - base["id"]).dropna()), over_seeds((mine["ood"] - base["ood"]).dropna())
-        if ood.low > 0:
-            kept.append(f"{name} ({_points(ood)} OOD, {_points(held)} ID)")
-            free += [name] if held.high >= 0 else []
-    lines = [
-        "**What was seen.** OOD accuracy above plain SFT's, with the whole interval: "
-        + ("; ".join(kept) or "none")
-        + "."
-    ]
-    lines.append("Of these, ID accuracy is not shown to be lower for: " + (", ".join(free) or "none") + ".")
-    after = found.dropna(subset=["rl_ood"]).groupby("remedy")[["rl_id", "rl_ood"]].mean()
-    if len(after):
-        best = after["rl_ood"].idxmax()
-        lines.append(
-            f"After RL the highest mean OOD accuracy is that of **{best}** ({after.loc[best, 'rl_ood']:.1%}, with "
-            f"{after.loc[best, 'rl_id']:.1%} on ID hands)."
-        )
-    return "\n\n".join(lines)
-
-
-def compare_remedies(found: pd.DataFrame, plain: str) -> pd.DataFrame:
-    """Each remedy less plain SFT, paired within a seed, in points with 95 % intervals over seeds; a row a remedy."""
-    base = found[found["remedy"] == plain].set_index("seed")
-    rows = []
-    for name, mine in found.groupby("remedy", sort=False):
-        mine = mine.set_index("seed")
-        row = {"remedy": name, "seeds": len(mine)}
-        for column, title in (("id", "ID"), ("ood", "OOD"), ("rl_id", "ID after RL"), ("rl_ood", "OOD after RL")):
-            gap = (mine[column] - base[column]).dropna()
-            row[title] = "" if gap.empty or name == plain else _points(over_seeds(gap))
-        rows.append(row)
-    return pd.DataFrame(rows)
+def points(e: Estimate | None) -> str:
+    """Of a share: in points; "–" for None."""
+    if e is None:
+        return "–"
+    return numbers(Estimate(100 * e.value, 100 * e.low, 100 * e.high, e.n, e.unit), 1)
 
 
 def contrasts(table: pd.DataFrame, pairs: list[tuple[tuple[str, int], tuple[str, int]]]) -> pd.DataFrame:
@@ -335,8 +325,8 @@ def contrasts(table: pd.DataFrame, pairs: list[tuple[tuple[str, int], tuple[str,
                     {
                         "difference": f"{a[0]} from {a[1]} - {b[0]} from {b[1]}",
                         "tries": "first" if metric.endswith("@1") else "all",
-                        "RL's gain differs by (t)": _points(over_seeds(gap)),
-                        "(bootstrap)": _points(_bootstrapped(gap.to_numpy())),
+                        "RL's gain differs by (t)": points(over_seeds(gap)),
+                        "(bootstrap)": points(_bootstrapped(gap.to_numpy())),
                         "seeds": len(gap),
                     }
                 )
@@ -366,3 +356,26 @@ def turned(table: pd.DataFrame) -> pd.DataFrame:
             towards = np.nan if after is None or before is None else before - after
             rows.append((regime, arm, start, seed, angle, towards))
     return pd.DataFrame(rows, columns=["regime", "arm", "from_step", "seed", "angle", "towards_peak"])
+
+
+def turned_back(table: pd.DataFrame, regime: str) -> pd.DataFrame:
+    """How much nearer (+) to the OOD peak's singular vectors each arm came, in degrees; a column a start."""
+    mine = turned(table).query("regime == @regime").dropna(subset="towards_peak")
+    mine = mine.assign(nearer=np.degrees(mine["towards_peak"]), start=mine["from_step"].map("from step {} (°)".format))
+    found = mine.groupby(["arm", "start"], sort=False)["nearer"].agg(lambda x: numbers(over_seeds(x))).unstack("start")
+    return found.reindex([arm for arm in ("rl", *CONTROLS) if arm in found.index]).rename(index=NAMES).rename_axis(None)
+
+
+def skewness_and_gain(table: pd.DataFrame, found: list[Effect]) -> str:
+    """In Markdown: whether RL gained more where its advantages were less skewed, over the starts where it learnt."""
+    mine = table[(table["split"] == "rollouts") & (table["arm"] == "rl") & (table["metric"] == "advantage_skewness")]
+    skewness = mine.groupby(["regime", "from_step"])["value"].mean().abs()
+    learnt = [f for f in found if f.verdict != "RL did not learn" and (f.regime, f.start) in skewness.index]
+    if len(learnt) < 3:
+        return "**What was seen.** RL learnt from too few starts to tell."
+    test = stats.spearmanr([skewness[f.regime, f.start] for f in learnt], [f.gain.value for f in learnt])
+    return (
+        f"**What was seen.** Over the {len(learnt)} starts from which RL learnt, its gain and the size of the skewness "
+        f"have a rank correlation of {test.statistic:+.2f} (Spearman; p = {test.pvalue:.2f}). C6 as a mechanism asks "
+        "for one near -1; so few starts can hardly tell."
+    )

@@ -11,25 +11,26 @@ from pandas.io.formats.style import Styler
 
 from oodlib import claims
 from oodlib.evidence import Evidence
-from oodlib.widget_parts import WIDE, name_sliders, on_paper, somebody
+from oodlib.plotting import neat
+from oodlib.widget_parts import WIDE, make_accessible, on_paper, somebody
 
 
 class Guess:
     """A question to the reader, whose guess stands beside the measurement later (`against`), and follows the slider."""
 
-    def __init__(self, question: str, low: float = 0.0, high: float = 1.0, form: str = ".0%"):
-        self.question, self.form, self.made = question, form, False
+    def __init__(self, question: str, low: float = 0.0, high: float = 1.0, form: str = ".0%", unit: str = ""):
+        self.question, self.form, self.unit, self.made = question, form, unit and f" {unit}", False
         step, middle = (high - low) / 100, (low + high) / 2
         self.slider = widgets.FloatSlider(
-            middle, min=low, max=high, step=step, description="my guess", readout_format=form, style=WIDE,
-            layout={"width": "420px"},
+            middle, min=low, max=high, step=step, description=f"my guess{unit and f' ({unit})'}", readout_format=form,
+            style=WIDE, layout={"width": "420px"},
         )  # fmt: skip
         self.slider.observe(self._moved, "value")
         if somebody():
             box = widgets.VBox([widgets.HTML(on_paper(escape(question))), self.slider])
             box.add_class("oodlib-widget").add_class("oodlib-guess")
             display(box)
-            name_sliders()
+            make_accessible()
         else:
             display(Markdown(f"*Your guess:* {question}"))
 
@@ -40,10 +41,10 @@ class Guess:
         """Show the measurement, and the guess beside it if one was made."""
 
         def said() -> str:
-            told = f"{self.question} Measured: {measured:{self.form}}. "
+            told = f"{self.question} Measured: {measured:{self.form}}{self.unit}. "
             if not self.made:
                 return told + ("No guess was made: move the slider above." if somebody() else "")
-            return told + f"You guessed {self.slider.value:{self.form}}."
+            return told + f"You guessed {self.slider.value:{self.form}}{self.unit}."
 
         if not somebody():
             display(Markdown(said()))
@@ -58,8 +59,7 @@ def beside_the_paper(evidence: Evidence, *names: str) -> Styler:
     rows = []
     for name in names:
         c = claims.judge(name, evidence)
-        paper = "no number" if c.paper is None else f"{c.paper:+.3f}"
+        paper = f"{claims.in_unit(c.unit, c.paper)} {c.unit}".strip() if c.paper is not None else "no number"
         rows.append((f"{c.claim} · {c.title}", c.quantity, paper, claims.interval(c), c.verdict))
     columns = ["claim", "quantity", "the paper", "this run [95 %]", "verdict here"]
-    table = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
-    return table.set_properties(**{"text-align": "left", "white-space": "normal", "vertical-align": "top"})
+    return neat(pd.DataFrame(rows, columns=columns), words=("claim", "quantity", "verdict here"))

@@ -7,14 +7,16 @@ matrix that writes to it with the unembeddings (Millidge & Black 2022; nostalgeb
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from oodlib.checkpoints import Weights
-from oodlib.models import load_tokenizer
 from oodlib.spectra import Comparison, Spectrum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_4h_to_h", "fc2", "wo", "w2")
 COLUMNS = ["side", "direction", "when", "index", "match", "sign", "place", "token", "score"]
@@ -37,6 +39,8 @@ class Lens:
         found = [next((n for n in weights.shapes if n.endswith(names)), None) for names in (_IN, _OUT)]
         if found[0] is None or not (weights.path / "tokenizer.json").exists():
             return None
+        from oodlib.models import load_tokenizer  # late, for it takes seconds
+
         try:
             tokenizer = load_tokenizer(weights.path)
         except (KeyError, OSError, TypeError, ValueError):  # what transformers says of a broken one

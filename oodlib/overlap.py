@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from oodlib.spectra import Spectrum
+COARSE = 4.0  # a sine from a Gram matrix errs by some 1.5e-8 of the change's norm over the singular value
 
 
 @dataclass(frozen=True)
 class Overlap:
     """How the singular vectors B [m, r] of one matrix lie to those A [m, r] of another, on one side.
 
-    The cosines A^T B [r, r] are held as first @ second / scale. What B has outside span(A), B - A A^T B, has the
-    coordinates `residual` [., r], or else, where no B was formed, the Gram matrix second^T beyond second / scales;
-    neither where span(A) is the whole space. From a Gram matrix a sine errs by some sqrt(eps) ||D||_2 / scale
-    (change_norm is ||D||_2), so where that is not small the residual is formed from `spectra` after all.
+    The cosines A^T B [r, r] are held as first @ second / scale, or as `second` alone. What B has outside span(A),
+    B - A A^T B, has the coordinates `residual` [., r], or else, where no B was formed, the Gram matrix
+    second^T beyond second / scales; neither where span(A) is the whole space. From a Gram matrix a sine errs by some
+    sqrt(eps) ||D||_2 / scale (change_norm is ||D||_2), so where that is not small the residual is formed after all,
+    from `apart`: what D^T has outside span(A) [., r].
     """
 
-    first: Tensor
+    first: Tensor | None
     second: Tensor
     scale: Tensor | None = None
     residual: Tensor | None = None
     beyond: Tensor | None = None
-    spectra: tuple[Spectrum, Spectrum] | None = None
+    apart: Callable[[], Tensor] | None = None
     change_norm: float = 0.0
 
     @cached_property
@@ -38,7 +38,8 @@ class Overlap:
         return self._times(self.second, self.scale)
 
     def _times(self, second: Tensor, scale: Tensor | None) -> Tensor:
-        return self.first @ second if scale is None else self.first @ second / scale
+        product = second if self.first is None else self.first @ second
+        return product if scale is None else product / scale
 
     def _columns(self, low: int, high: int) -> Tensor:
         if "cosines" in self.__dict__:  # all of them were asked for before
@@ -48,14 +49,11 @@ class Overlap:
     @property
     def _coarse(self) -> Tensor:
         """For which columns of B, [r], the Gram matrix is not exact enough."""
-        return self.change_norm >= 0.5 * self.scale
+        return self.change_norm >= COARSE * self.scale
 
     @cached_property
     def _apart(self) -> Tensor:
-        """What D^T has outside span(V0), [n, r]."""
-        before, after = self.spectra
-        inside = self.first - before.values[:, None] * before.short.T  # V0^T D^T
-        return (after.matrix - before.matrix).T - before.long @ inside
+        return self.apart()
 
     def angles(self, low: int, high: int) -> np.ndarray:
         """The principal angles between A[:, low:high] and B[:, low:high], in radians, ascending, float64.
@@ -64,8 +62,11 @@ class Overlap:
         angles, where a cosine sees nothing. Angles near pi/2 are read from the cosines (Björck & Golub 1973,
         Math. Comp. 27, 579-594).
         """
-        if self.residual is None and self.beyond is None and high - low == len(self.second):  # the whole space
-            return np.zeros(high - low)
+        rank = len(self.second)
+        if self.residual is None and self.beyond is None and 2 * (high - low) > rank and (low == 0 or high == rank):
+            others = (high, rank) if low == 0 else (0, low)  # in the whole space what is left turns by the same angles
+            turned = self.angles(*others) if others[0] < others[1] else np.zeros(0)
+            return np.concatenate([np.zeros(high - low - len(turned)), turned])
         columns = self._columns(low, high)
         rest = torch.cat([columns[:low], columns[high:]])
         if self.beyond is not None and not self._coarse[high - 1]:

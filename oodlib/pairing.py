@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -37,7 +38,7 @@ def pair_up(
 
     modules: glob patterns over the module's name, "q_proj", or over its path in the layer, "self_attn.*"; the
     matrices in no layer (`OUTER`) by name. layers: their numbers, all by default. Partners have the same name, or else
-    the same path from the layer on, if there is just one such.
+    the same path from the layer on, if there is just one such on either side.
     ValueError where nothing is chosen.
     """
     modules, layers = list(modules), None if layers is None else set(layers)
@@ -45,11 +46,16 @@ def pair_up(
     by_tail: dict[str, list[str]] = {}
     for name in theirs:
         by_tail.setdefault(_tail(name), []).append(name)
+    own_tails = Counter(_tail(name) for name in ours)
     pairs, remarks, taken = [], {}, set()
     for name, (layer, module) in ours.items():
         candidates = [name] if name in other.shapes else by_tail.get(_tail(name), [])
         if len(candidates) > 1:
             remarks[name] = f"could be any of {', '.join(candidates)} in {other.path.name}"
+            taken |= set(candidates)
+            continue
+        if candidates and candidates != [name] and own_tails[_tail(name)] > 1:
+            remarks[name] = f"one of {own_tails[_tail(name)]} that {candidates[0]} in {other.path.name} could belong to"
             taken |= set(candidates)
             continue
         partner = candidates[0] if candidates else None
@@ -63,21 +69,41 @@ def pair_up(
         if notes:
             remarks[name] = "; ".join(notes)
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
+    if pairs:
+        remarks |= _asked_in_vain([*ours, *theirs], modules, layers)
     if not pairs and not remarks:
+        numbers = sorted({place[0] for n in base.shapes if (place := layer_of(n))})
+        asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
+        there = f"layers here: {numbers[0]} to {numbers[-1]}; " if numbers else ""
         known = {place[1] for n, s in base.shapes.items() if len(s) == 2 and (place := layer_of(n))}
         raise ValueError(
-            f"no matrix matches modules {', '.join(modules)} and the layers given; modules here: "
+            f"no matrix matches modules {', '.join(modules)}{asked}; {there}modules here: "
             + ", ".join([*sorted(known), *(name for name in OUTER if any(_outer(n) == name for n in base.shapes))])
         )
     return pairs, remarks
+
+
+def _asked_in_vain(found: list[str], modules: list[str], layers: set[int] | None) -> dict[str, str]:
+    """Remarks on layers, and on patterns of the caller's own, that fit nothing."""
+    there = {place[0] for name in found if (place := layer_of(name))}
+    vain = {f"layer {n}": "in neither checkpoint" for n in sorted((layers or set()) - there)}
+    own = [] if modules == list(MODULES) else modules
+    fits = {pattern: any(fnmatchcase(n, pattern) for name in found for n in _names(name)) for pattern in own}
+    return vain | {f"modules {pattern}": "fits no matrix" for pattern, some in fits.items() if not some}
+
+
+def _names(weight: str) -> tuple[str, ...]:
+    """What a pattern may call a weight: its module, or the path in its layer; () for what is neither in a layer nor in
+    `OUTER`."""
+    place, outer = _LAYER.search(weight), _outer(weight)
+    return (place[2].split(".")[-1], place[2]) if place else (outer,) if outer else ()
 
 
 def _chosen(weights: Weights, modules: list[str], layers: set[int] | None) -> dict[str, tuple[int | None, str]]:
     """The matrices of a checkpoint that are asked for, by layer and then by name: name -> (layer, module)."""
     found = {}
     for name in sorted(weights.shapes, key=lambda n: (_LAYER.search(n) is None, (layer_of(n) or (0, ""))[0], n)):
-        place, outer = _LAYER.search(name), _outer(name)
-        names = (place[2].split(".")[-1], place[2]) if place else (outer,) if outer else ()
+        place, names = _LAYER.search(name), _names(name)
         layer = int(place[1]) if place else None
         wanted = layers is None or layer in layers
         if wanted and len(weights.shapes[name]) > 1 and any(fnmatchcase(n, p) for n in names for p in modules):

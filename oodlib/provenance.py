@@ -19,9 +19,11 @@ import psutil
 PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "pandas")
 # A change in these makes no measurement stale.
-PLUMBING = (  # a job's key holds what they decide
+PLUMBING = (  # a job's key holds what they decide, or nothing in a run hangs on it
     "campaign.py",
+    "checkpoints.py",  # a run's own folders hold one file, with one naming: what it reads of them cannot differ
     "cluster.py",
+    "pairing.py",
     "presets.py",
     "provenance.py",
     "runs.py",
@@ -36,13 +38,15 @@ SHOWING = (
     "comparing.py",
     "dissect.py",
     "evidence.py",
-    "exercises.py",
+    "exercises",
     "figures.py",
     "figures_campaign.py",
     "figures_compare.py",
     "figures_weights.py",
     "figures_widgets.py",
+    "fitting.py",
     "healing.py",
+    "keeping.py",
     "lecture.py",
     "lens.py",
     "model_surgery.py",
@@ -51,6 +55,7 @@ SHOWING = (
     "report.py",
     "report_html.py",
     "saying.py",
+    "sizes.py",
     "stats.py",
     "widget_parts.py",
     "widgets.py",
@@ -62,8 +67,9 @@ def code_digest() -> str:
     """A hash of the code and of the shipped base model that measurements depend on."""
     total = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
-        if path.name not in (*PLUMBING, *SHOWING):
-            total.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] not in (*PLUMBING, *SHOWING):
+            total.update(name.as_posix().encode() + path.read_bytes())
     return total.hexdigest()[:16]
 
 

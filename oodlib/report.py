@@ -23,6 +23,7 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
+from oodlib.claims import FORMS, in_unit
 from oodlib.report_html import clean, plain, prose
 from oodlib.runs import write_whole
 
@@ -222,9 +223,9 @@ def _number(sections: list[Section]) -> None:
         used.add(name)
         for output in section.shows("image/png"):
             figures += 1
-            about, title = output.metadata, section.name
-            kept = f" ({about['name']})" if about["name"] else ""
-            about.update(number=figures, caption=title, alt=f"Chart: {title}{kept}")
+            about = output.metadata
+            kept = f"figures/{about['name']}.svg" if about["name"] else ""
+            about.update(number=figures, kept=kept, alt=f"Chart: {section.name}{kept and f' ({kept})'}")
 
 
 def _answers(parts: Iterable[list[Section]]) -> list[tuple[Section, Markup]]:
@@ -248,11 +249,12 @@ def _row(claim: dict[str, Any]) -> dict[str, Any]:
     """A line of the scorecard, its numbers as text."""
     numbers = [claim.get(name) for name in ("estimate", "ci_low", "ci_high")]
     known = all(isinstance(x, (int, float)) for x in numbers)
-    paper = claim.get("paper")
+    paper, unit = claim.get("paper"), claim.get("unit")
+    unit = unit if isinstance(unit, str) and unit in FORMS else ""
     return {
         **claim,
-        "measured": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*numbers) if known else "not measured",
-        "paper": f"{paper:+.3f}" if isinstance(paper, (int, float)) else "",
+        "measured": in_unit(unit, *numbers) if known else "not measured",
+        "paper": in_unit(unit, paper) if isinstance(paper, (int, float)) else "",
     }
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from oodlib.checkpoints import open_text
-from oodlib.models import device, load_model, load_weights, matrices
+from oodlib.checkpoints import device, open_text
+from oodlib.models import load_model, load_weights, matrices
 from oodlib.presets import Preset
 from oodlib.rl import arm_folder
 from oodlib.runs import Run
 from oodlib.sft import as_measurements, evaluate_model, peak_step, sft_folder
 from oodlib.spectra import Spectrum, compare, direction_angles, spectrum
-from oodlib.surgery import random_change, random_rotation, restore, restore_model
+from oodlib.surgery import random_change, random_rotation, random_signs, restore, restore_model
 
 
 def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
@@ -117,7 +117,8 @@ def operate(
     """Edit the last SFT checkpoint (recipient) with the OOD peak (donor), and measure the edited model.
 
     part: "vectors", "values", or one of the nulls: "random" (the recipient's vectors turned by a random
-    rotation of the same principal angles) and "noise" (a random change of the same size). name: what the edit
+    rotation of the same principal angles), "signs" (the same turn with random signs: same angles, same size) and
+    "noise" (a random change of the same size). name: what the edit
     is called in the tables. top, tail: shares of the directions. layers: only the first so many;
     embeddings: the embedding and the unembedding too.
     """
@@ -145,6 +146,8 @@ def _edit(name: str, recipient: Tensor, donor: Tensor, part: str, top: float, ta
     draw = seed + crc32(name.encode())  # another for each matrix, the same on every run
     if part == "random":
         return random_rotation(recipient, donor, k_top, seed=draw)
+    if part == "signs":
+        return random_signs(recipient, donor, k_top, seed=draw)
     if part == "noise":
         return random_change(recipient, restore(recipient, donor, "vectors", k_top), seed=draw)
     return restore(recipient, donor, part, k_top, leading(tail, rank) if tail else 0)

@@ -1,15 +1,16 @@
 """Rotation while training: a callback for any transformers or TRL trainer.
 
-    RotationCallback("rotation.parquet", every=50).attach(trainer)
+    RotationCallback("rotation.parquet", every=100).attach(trainer)
 
-measures every 50 updates, and after the last, how far the weight matrices' leading singular vectors are turned from the
-start, and how much their singular values changed; writes it to a table and to the trainer's loggers.
+measures every 100 updates, and after the last, how far the weight matrices' leading singular vectors are turned from
+the start, and how much their singular values changed; writes it to a table and to the trainer's loggers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,22 @@ class RotationCallback(TrainerCallback):
     default the weights with which training starts, so give it where a run may be resumed. references: more
     checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights.
     Above HELD matrix entries the references are decomposed anew each time, so that memory stays small.
-    ValueError, when training begins: a k that is none, a checkpoint that cannot be opened or lacks a matrix, no matrix
-    that matches, weights that are sharded, quantised or adapted by DoRA.
+    ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or
+    one of whose matrices is lacking, of another shape, quantised or not finite; no matrix that matches; weights that
+    are sharded, quantised or adapted by DoRA.
     """
 
     def __init__(
         self,
         file: str | Path,
-        every: int | Collection[int] = 50,
+        every: int | Collection[int] = 100,
         modules: Sequence[str] = MODULES,
         k: str | int = "20%",
         start: str | Path | None = None,
         references: Mapping[str, str | Path] | None = None,
     ):
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"every must be at least 1, got {every!r}")
         count_of(k, 1)
-        self.file, self.every, self.modules, self.k = Path(file), every, tuple(modules), k
+        self.file, self.every, self.modules, self.k = Path(file), _every(every), tuple(modules), k
         self._given = ({} if start is None else {"start": start}) | dict(references or {})
         self._references: dict[str, Weights | dict[str, Tensor]] = {}
         self._spectra: dict[tuple[str, str], Spectrum] = {}
@@ -77,8 +77,9 @@ class RotationCallback(TrainerCallback):
             raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
         self._references = {name: open_text(where) for name, where in self._given.items()}
         for reference, weights in self._references.items():
-            if lacking := [name for name in own if name not in weights.shapes]:
-                raise ValueError(f"the reference {reference!r} ({self._given[reference]}) lacks {lacking[0]}")
+            for name, weight in own.items():
+                if wrong := _unfit(weights, name, tuple(weight.shape)):
+                    raise ValueError(f"the reference {reference!r} ({self._given[reference]}) {wrong}")
         if "start" not in self._references:
             if state.global_step:
                 raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
@@ -153,6 +154,27 @@ class RotationCallback(TrainerCallback):
                     if adapter in module.lora_A:
                         weight = weight + module.get_delta_weight(adapter)
             yield name, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
+
+
+def _every(value: int | Collection[int]) -> int | frozenset[int]:
+    """The interval, or the updates, as given; ValueError for what is neither."""
+    several = isinstance(value, Collection)
+    numbers = list(value) if several else [value]
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
+    if not numbers or not whole or min(numbers) < (0 if several else 1):
+        raise ValueError(f"every must be a whole number from 1, or several from 0, got {value!r}")
+    return frozenset(map(int, numbers)) if several else int(value)
+
+
+def _unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
+    """Why a reference's matrix cannot be measured against, if it cannot."""
+    if name not in weights.shapes:
+        return f"lacks {name}"
+    if tuple(weights.shapes[name]) != shape:
+        return f"has {name} of shape {tuple(weights.shapes[name])}, not {shape}"
+    if name in weights.quantised:
+        return f"holds {name} quantised ({weights.quantised[name]})"
+    return None if weights.tensor(name).isfinite().all() else f"has NaN or inf in {name}"
 
 
 def _plain(path: str) -> str:

@@ -5,7 +5,7 @@ vectors. This file measures both for one pair of matrices, in float64; it knows 
 
 Large matrices go a shorter way than an SVD: with r the shorter side, everything asked here follows from matrices
 [r, r], the eigenvectors of W W^T and the products W0 D^T, D D^T with D = W1 - W0. In float64 that is as exact as an
-SVD, save for directions far below the largest singular value; those are decomposed apart (`_decompose`).
+SVD, save for directions far below the largest singular value; those are decomposed apart (`decompose`).
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ def spectrum(W: Matrix, name: str = "matrix") -> Spectrum:
     W = as_matrix(W, name)
     tall = W.shape[0] > W.shape[1]
     A = W.T if tall else W
-    return Spectrum(*_decompose(A), A, tall)
+    return Spectrum(*decompose(A), A, tall)
 
 
-def _decompose(A: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+def decompose(A: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Vectors of the shorter side, values, and those of the longer side (None: A^T short / values) of A [r, n], r <= n;
     `known` is A A^T where it is known.
 
@@ -140,7 +140,7 @@ def _decompose(A: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, 
             lead = (A.T @ short[:, :strong]) / values[:strong]
             weak = A.T @ short[:, strong:]
             weak = weak - lead @ (lead.T @ weak)
-            turn, small, rest = _decompose(weak.T)
+            turn, small, rest = decompose(weak.T)
             if small[-1] > LOST * values[0]:
                 rest = (weak @ turn) / small if rest is None else rest
                 short = torch.cat([short[:, :strong], short[:, strong:] @ turn], 1)
@@ -185,17 +185,21 @@ class Comparison:
 
     @property
     def relative_change(self) -> np.ndarray:
-        """|values1 - values0| / values0, [r]: 0 where both are 0, inf where only values0 is.
+        """`relative_change` of the singular values, [r].
 
         Where a matrix is rank-deficient only up to rounding, both values and their ratio are rounding noise.
         """
-        change = np.abs(self.values1 - self.values0)
-        ratio = np.where(change == 0, 0.0, np.inf)
-        return np.divide(change, self.values0, out=ratio, where=self.values0 > 0)
+        return relative_change(self.values0, self.values1)
 
     def wedin_bound(self, k: int) -> float:
         """`wedin_bound` of the two matrices."""
         return _wedin(self.values0, self.values1, self.change[0], check_count("k", k, 1, len(self.values0)))
+
+
+def relative_change(values0: np.ndarray, values1: np.ndarray) -> np.ndarray:
+    """|values1 - values0| / values0, [r]: 0 where both are 0, inf where only values0 is."""
+    change = np.abs(values1 - values0)
+    return np.divide(change, values0, out=np.where(change == 0, 0.0, np.inf), where=values0 > 0)
 
 
 def compare(
@@ -228,10 +232,12 @@ def compare(
         s1 = W1.to(s0.matrix.device)
     else:
         known = None if cross is None else s0.gram + cross + cross.T + change_gram
-        s1 = Spectrum(*_decompose(A1, known), A1, s0.tall)
+        s1 = Spectrum(*decompose(A1, known), A1, s0.tall)
     short = Overlap(s0.short.T, s1.short)
     long = _long_overlap(s0, s1, cross, change_gram, float(change_values[0]))
     left, right = (long, short) if s0.tall else (short, long)
+    if several:
+        _ = left.cosines, right.cosines  # at once, and not again for each k
     angles = [{i: side.angles(0, i) for i in ks} for side in (left, right)]
     if not several:
         angles = [of_side[ks[0]] for of_side in angles]
@@ -258,8 +264,11 @@ def _long_overlap(
     whole = turned + s0.values[:, None] * s0.short.T  # V0^T W1^T
     if n == r:
         return Overlap(whole, s1.short, s1.values)
-    beyond = change_gram - turned.T @ turned
-    return Overlap(whole, s1.short, s1.values, beyond=beyond, spectra=(s0, s1), change_norm=change_norm)
+
+    def apart() -> Tensor:
+        return (s1.matrix - s0.matrix).T - s0.long @ turned
+
+    return Overlap(whole, s1.short, s1.values, None, change_gram - turned.T @ turned, apart, change_norm)
 
 
 def wedin_bound(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int) -> float:

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -16,11 +17,12 @@ from tqdm.auto import tqdm
 from oodlib.cluster import run_jobs
 from oodlib.presets import Preset
 from oodlib.provenance import Meter
-from oodlib.runs import Job, Run, clear_error
+from oodlib.runs import Busy, Job, Run, clear_error
 from oodlib.tasks import SPLITS, check_choice, get_task
 
 NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}
 STAGES = tuple(NEEDS)
+NULLS = ("random", "signs", "noise")  # of surgery: see surgery.py
 
 
 def waves(preset: Preset, stage: str) -> list[list[Job]]:
@@ -73,13 +75,13 @@ def edits(preset: Preset) -> dict[str, dict[str, Any]]:
         for part in ("values", "vectors"):
             found[f"{part} top {share:g}"] = {"part": part, "top": share}
         for draw in range(preset.surgery_draws):
-            for part in ("random", "noise"):
+            for part in NULLS:
                 found[f"{part} top {share:g} draw {draw}"] = {"part": part, "top": share, "draw": draw}
     if preset.surgery_embeddings:
         every = {"top": 1.0, "embeddings": True}
         found |= {f"{part} every matrix": {"part": part, **every} for part in ("values", "vectors")}
         for draw in range(preset.surgery_draws):
-            for part in ("random", "noise"):
+            for part in NULLS:
                 found[f"{part} every matrix draw {draw}"] = {"part": part, **every, "draw": draw}
     for share in preset.surgery_tail_shares:
         for part in ("values", "vectors"):
@@ -91,9 +93,15 @@ def edits(preset: Preset) -> dict[str, dict[str, Any]]:
 
 def at_hand(run: Run, stage: str) -> bool:
     """Whether `ensure` would find all measurements of a stage, in this run or the reference, and run nothing."""
+    left, reference = _left(run, stage)
+    return not left or reference is not None
+
+
+def _left(run: Run, stage: str) -> tuple[list[Job], Path | None]:
+    """A stage's jobs that are not done; and the reference run that stands for them, where none is."""
     jobs = [job for wave in waves(run.preset, stage) for job in wave]
     left = [job for job in jobs if not run.done(job)]
-    return not left or (run.preset.reference and len(left) == len(jobs) and run.reference(stage) is not None)
+    return left, run.reference(stage) if left and run.preset.reference and len(left) == len(jobs) else None
 
 
 def ensure(run: Run, stage: str) -> None:
@@ -104,9 +112,8 @@ def ensure(run: Run, stage: str) -> None:
     """
     if stage in run.sources:
         return
-    jobs = [job for wave in waves(run.preset, stage) for job in wave]
-    left = [job for job in jobs if not run.done(job)]
-    if left and run.preset.reference and len(left) == len(jobs) and (reference := run.reference(stage)):
+    left, reference = _left(run, stage)
+    if reference:
         run.sources[stage] = reference
         run.borrowed.add(stage)
         stale = "" if run.reference_is_current(stage) else ", measured with another version of the code"
@@ -118,7 +125,7 @@ def ensure(run: Run, stage: str) -> None:
     try:
         with run.lock():
             ran = _run(run, stage)
-    except RuntimeError:
+    except Busy:
         if left:  # else another notebook is reading the same results, and nothing is to be written
             raise
     if not ran:

@@ -8,7 +8,7 @@ seeds show the noise of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -108,8 +108,8 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
 def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
     """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, id, ood, rotation.
 
-    SFT: every checkpoint that has both; rotation is from the base. RL: the last update of every arm that trains;
-    rotation is from the arm's start, accuracies are changes from it.
+    SFT: every checkpoint that has both, and n_id, n_ood, the hands; rotation is from the base. RL: the last update of
+    every arm that trains; rotation is from the arm's start, accuracies are changes from it.
     """
     keys = ["seed", "arm", "from_step", "step"]
     mine = measurements[measurements["stage"] == stage]
@@ -119,16 +119,25 @@ def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFram
     )
     found = accuracy[["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
     if stage == "sft":
-        return found
+        hands = mine[mine["metric"] == "accuracy"].pivot_table(index=keys, columns="split", values="n", observed=True)
+        return found.join(hands[["id", "ood"]].add_prefix("n_"), on=keys)
     sft = measurements[(measurements["stage"] == "sft") & (measurements["metric"] == "accuracy")]
     start = sft.pivot_table(index=["seed", "step"], columns="split", values="value", observed=True)
     before = start.reindex(pd.MultiIndex.from_frame(found[["seed", "from_step"]]))[["id", "ood"]]
     return found.assign(id=found["id"] - before["id"].to_numpy(), ood=found["ood"] - before["ood"].to_numpy())
 
 
+def largest_rise(curve: pd.Series) -> tuple[int, int, float]:
+    """Between which steps a curve (above 0, indexed by step) rises most, relative to the earlier: from, to, rise."""
+    rises = [(b, a, curve[b] / curve[a] - 1) for a in curve.index for b in curve.index if a < b]
+    high, low, rise = max(rises, key=lambda x: x[2])
+    return int(low), int(high), float(rise)
+
+
 def rank_correlation(found: pd.DataFrame, x: str, y: str) -> Estimate:
-    """Spearman's rank correlation of two columns within each seed; its mean over seeds with the t interval."""
-    return over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in found.groupby("seed")])
+    """Spearman's rank correlation of two columns within each seed: mean over seeds, t interval cut at -1 and 1."""
+    mean = over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in found.groupby("seed")])
+    return replace(mean, low=max(mean.low, -1.0), high=min(mean.high, 1.0))
 
 
 def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:

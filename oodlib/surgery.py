@@ -1,8 +1,9 @@
 """Surgery on weight matrices: a recipient gets some of a donor's singular vectors or singular values.
 
 The paper puts the singular vectors (or values) of the checkpoint with the best OOD accuracy back into a later
-one, to see which of the two carries the lost accuracy. `random_rotation` adds the null control that the
-paper lacks. All arithmetic is in float64; results have the recipient's shape, dtype and device.
+one, to see which of the two carries the lost accuracy. `random_rotation`, `random_signs` and `random_change`
+add the null controls that the paper lacks. All arithmetic is in float64; results have the recipient's shape, dtype
+and device.
 """
 
 from __future__ import annotations
@@ -63,17 +64,42 @@ def random_rotation(
     chosen jointly for u_i and v_i so that they are closest to the recipient's, only set the angles.
     Equal angles are not an equal change of the matrix: a donor's rotation among nearly equal singular values,
     common to left and right, changes little, while the random one does not respect it. Compare the distances
-    ||edited - recipient|| of the two edits before reading anything into their accuracies.
+    ||edited - recipient|| of the two edits before reading anything into their accuracies; `random_signs` has both.
     The same seed gives the same draws on every device. ValueErrors as for `restore`.
     """
+    return _turned(recipient, donor, k_top, seed, spectra, signs=False)
+
+
+def random_signs(
+    recipient: Tensor,
+    donor: Tensor,
+    k_top: int | None = None,
+    seed: int = 0,
+    spectra: Spectra | None = None,
+) -> Tensor:
+    """The closest null of restore(part="vectors"): the same angles AND the same distance, each mixing with random sign.
+
+    In the recipient's singular bases the donor's vectors are M = U^T A on the left and N = V^T B on the right. With a
+    random diagonal D of +1 and -1, the same on both sides, D M D and D N D have the same principal angles, and since
+    D S D = S the change D (M S N^T - S) D has the same norm: every direction mixes with the same others, as strongly,
+    only one way or the other at random. Outside the spans the directions are random, as in `random_turn`.
+    Arguments and errors as for `random_rotation`.
+    """
+    return _turned(recipient, donor, k_top, seed, spectra, signs=True)
+
+
+def _turned(
+    recipient: Tensor, donor: Tensor, k_top: int | None, seed: int, spectra: Spectra | None, signs: bool
+) -> Tensor:
     weight, own, other = _prepare(recipient, donor, spectra)
     rank = len(own.values)
     k = check_count("k_top", rank if k_top is None else k_top, 0, rank)
     u, s, v = own.left[:, :k], own.values[:k], own.right[:, :k]
     a, b = other.left[:, :k], other.right[:, :k]
-    signs = torch.where((u * a).sum(0) + (v * b).sum(0) < 0, -1.0, 1.0).to(s.dtype)
+    nearest = torch.where((u * a).sum(0) + (v * b).sum(0) < 0, -1.0, 1.0).to(s.dtype)
     generator = torch.Generator().manual_seed(seed)
-    left, right = random_turn(u, a * signs, generator), random_turn(v, b * signs, generator)
+    H = torch.diag(2.0 * torch.randint(2, (k,), generator=generator).to(s) - 1) if signs else None
+    left, right = (random_turn(*pair, generator, H) for pair in ((u, a * nearest), (v, b * nearest)))
     return (weight + (left * s) @ right.T - (u * s) @ v.T).to(recipient.dtype)
 
 
@@ -81,7 +107,7 @@ def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
     """The other null control: the recipient [m, n] moved as far as `edited` is, in a random direction.
 
     The change is a Gaussian matrix scaled to the Frobenius norm of edited - recipient. It matches the distance,
-    as `random_rotation` matches the angles; no edit matches both. ValueError: shapes that differ, an unfit matrix.
+    as `random_rotation` matches the angles. ValueError: shapes that differ, an unfit matrix.
     """
     weight, other = as_matrix(recipient, "recipient"), as_matrix(edited, "edited")
     check_same_shape(weight.shape, other.shape, "recipient and edited")
@@ -90,11 +116,11 @@ def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
     return (weight + noise * ((other - weight).norm() / noise.norm())).to(recipient.dtype)
 
 
-def random_turn(U: Tensor, A: Tensor, generator: torch.Generator) -> Tensor:
+def random_turn(U: Tensor, A: Tensor, generator: torch.Generator, H: Tensor | None = None) -> Tensor:
     """U [m, k] turned as A [m, k] is against it, but in random directions; all with orthonormal columns.
 
     Split A = U M + Y R, where M = U^T A and the columns of Y, at most min(k, m - k), are an orthonormal basis
-    of what lies outside span(U). With H a Haar-random orthogonal matrix [k, k] and X a Haar-random
+    of what lies outside span(U). With H a Haar-random orthogonal matrix [k, k] (or the one given) and X a Haar-random
     orthonormal frame outside span(U), the result is U H M H^T + X R H^T. Why that is right:
 
     - its columns are orthonormal: M^T M + R^T R = A^T A = I, and U^T X = 0;
@@ -109,7 +135,7 @@ def random_turn(U: Tensor, A: Tensor, generator: torch.Generator) -> Tensor:
     M = U.T @ A
     _, sines, Z_t = torch.linalg.svd(A - U @ M, full_matrices=False)
     R = sines[:outside, None] * Z_t[:outside]
-    H = _random_frame(U.new_zeros(k, 0), k, generator)
+    H = _random_frame(U.new_zeros(k, 0), k, generator) if H is None else H
     X = _random_frame(U, outside, generator)
     return (U @ H @ M + X @ R) @ H.T
 

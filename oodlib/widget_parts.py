@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
 from collections.abc import Callable
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-import numpy as np
 from IPython.display import Javascript, display
 from matplotlib.figure import Figure
 
+from oodlib.bench import Models
 from oodlib.plotting import OUTCOME_COLOURS
-from oodlib.rl import arm_folder, run_arm
-from oodlib.runs import Run, as_png
-from oodlib.sft import peak_step, sft_folder, train
-from oodlib.stages import at_hand, ensure, quiet
+from oodlib.runs import as_png
 
 WIDE = {"description_width": "initial"}
 
@@ -71,12 +66,17 @@ def as_code(text: Any) -> str:
 
 
 # ipywidgets has no way to name a slider's handle for a screen reader; its label says it, so take it from there.
-NAME_SLIDERS = """
-const name = () => document.querySelectorAll('.oodlib-widget .widget-slider').forEach(slider =>
-  slider.querySelector('.noUi-handle')?.setAttribute('aria-label', slider.querySelector('.widget-label').textContent));
-name();
+# And JupyterLab would take a list's arrow keys for its own (jupyter-widgets/ipywidgets#3912): they stay in the widget.
+ACCESS = """
+const keep = event => event.ctrlKey || event.metaKey || event.stopPropagation();
+const mend = () => {
+  document.querySelectorAll('.oodlib-widget .widget-slider').forEach(slider => slider.querySelector('.noUi-handle')
+    ?.setAttribute('aria-label', slider.querySelector('.widget-label').textContent));
+  document.querySelectorAll('.oodlib-widget').forEach(widget => widget.onkeydown = keep);
+};
+mend();
 const area = element.closest('.jp-OutputArea') || document.body;
-new MutationObserver(name).observe(area, {childList: true, subtree: true});
+new MutationObserver(mend).observe(area, {childList: true, subtree: true});
 """
 
 
@@ -89,75 +89,18 @@ def show_widget(kind: str, controls: list[widgets.Widget], result: widgets.Widge
     if somebody():
         shown |= box._repr_mimebundle_()
     display(shown, raw=True)
-    name_sliders()
+    make_accessible()
 
 
-def name_sliders() -> None:
-    """Give the sliders shown so far a name that screen readers say."""
+def make_accessible() -> None:
+    """Give the sliders shown so far a name that screen readers say, and the widgets the keys pressed in them."""
     if somebody():
-        display(Javascript(NAME_SLIDERS))
+        display(Javascript(ACCESS))
 
 
 def somebody() -> bool:
     """Whether a person can operate widgets here: the kernel was started by Jupyter's server or by VS Code."""
     return bool({"JPY_SESSION_NAME", "VSCODE_PID"} & set(os.environ))
-
-
-# ---- models --------------------------------------------------------------------------------------------
-
-
-class Models:
-    """The four models of a seed's story, and how to make those that are not there; the base alone before SFT."""
-
-    def __init__(self, run: Run, seed: int | None):
-        self.run, self.seed = run, run.preset.seed if seed is None else seed
-        self.keys = {"base": ("sft", "sft", 0, 0)}
-        quiet()
-        for stage in ("sft", "rl"):
-            if at_hand(run, stage):
-                ensure(run, stage)
-        if "sft" not in run.sources:
-            return
-        self.peak, self.end = peak_step(run.table("measurements"), self.seed), run.preset.sft_steps
-        later = [step for step in sorted(run.preset.rl_from) if step > self.peak]
-        self.start = later[len(later) // 2] if later else max(run.preset.rl_from)  # amid the fall, if one is
-        self.keys |= {
-            f"OOD peak (step {self.peak})": ("sft", "sft", 0, self.peak),
-            f"end of SFT (step {self.end})": ("sft", "sft", 0, self.end),
-        }
-        if "rl" in run.sources:
-            self.keys[f"RL from step {self.start}"] = ("rl", "rl", self.start, run.preset.rl_steps)
-
-    def folder(self, name: str) -> Path:
-        stage, arm, from_step, step = self.keys[name]
-        if stage == "rl":
-            return arm_folder(self.run, self.seed, arm, from_step)
-        return sft_folder(self.run, self.seed, step)
-
-    def missing(self, *names: str) -> list[str]:
-        return [name for name in names or self.keys if not (self.folder(name) / "config.json").exists()]
-
-    def there(self) -> list[str]:
-        missing = self.missing()
-        return [name for name in self.keys if name not in missing]
-
-    def make(self, names: list[str], told: Callable[[float], None]) -> None:
-        """Train what `names` need, resuming what was begun; `told` hears the share that is done."""
-        steps, stop = self.run.preset.sft_checkpoints[1:], threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(1):
-                told(np.mean([sft_folder(self.run, self.seed, step).exists() for step in steps]))
-
-        watching = threading.Thread(target=watch, daemon=True)
-        watching.start()
-        try:
-            train(self.run, self.seed)
-            if any(self.keys[name][0] == "rl" for name in names):
-                run_arm(self.run, self.seed, "rl", self.start)
-        finally:
-            stop.set()
-            watching.join()
 
 
 def checkpoints_needed(models: Models, names: list[str], ready: Callable[[], None]) -> widgets.VBox:
@@ -169,7 +112,7 @@ def checkpoints_needed(models: Models, names: list[str], ready: Callable[[], Non
     note = widgets.HTML(
         on_paper(
             f"Not trained here yet: {escape(', '.join(missing))}. The button trains them (preset tiny: about "
-            "three minutes on two cores); so does <code>make reproduce</code>."
+            "four minutes on two cores); so does <code>make reproduce</code>."
         )
     )
     button = widgets.Button(description="train them", tooltip="train the missing checkpoints")

@@ -14,20 +14,20 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from oodlib import figures_widgets as figures
-from oodlib.bench import Bench
-from oodlib.episodes import as_text
-from oodlib.figures_weights import surgery as surgery_figure
+from oodlib.bench import Bench, Models
+from oodlib.episodes import as_text, generate
 from oodlib.models import load_model
-from oodlib.plotting import sft_rows
+from oodlib.plotting import sft_rows, wilson_band
+from oodlib.presets import Preset
 from oodlib.runs import Run
 from oodlib.saying import Said, likeliest, parting, say
 from oodlib.sft import peak_step
-from oodlib.tasks import get_task
+from oodlib.tasks import SPLITS, get_task
 from oodlib.widget_parts import (
     WIDE,
-    Models,
     as_code,
     as_outcome,
     as_picture,
@@ -39,6 +39,7 @@ from oodlib.widget_parts import (
 )
 
 RULES = {"ID: J, Q, K count 10": (10, 10, 10), "OOD: J 11, Q 12, K 13": (11, 12, 13), "my own": None}
+HANDS_SHOWN = 10  # of each split, in the picture of `play` before anything is trained
 
 
 # ---- play ----------------------------------------------------------------------------------------------
@@ -108,20 +109,39 @@ def play(run: Run, seed: int | None = None) -> None:
     needs = checkpoints_needed(models, list(models.keys), ready)
     if needs.children:  # until they are trained, those that are there answer
         ready()
-    there = bool(run.sources)
-    picture = figures.played(run.table("hands"), models.seed, models.keys) if there else figures.nobody()
+    if run.sources:
+        picture = figures.played(run.table("hands"), models.seed, models.keys)
+    else:
+        picture = figures.answers(_answers(task, run.preset, *load("base")), "base model")
     show_widget("play", [hand, rule, *worth, deal, ask, *pair], widgets.VBox([needs, result]), picture)
 
 
+def _answers(task: Any, preset: Preset, model: Any, tokenizer: Any) -> dict[str, list[tuple[str, str]]]:
+    """What a model answers to a few hands with a face card, by split, and what the formula in it is worth."""
+    found = {}
+    for split in SPLITS:
+        faces = [p for p in task.split(split) if set(p.cards) & set("JQK")]
+        problems = [faces[i] for i in np.linspace(0, len(faces) - 1, HANDS_SHOWN).round().astype(int)]
+        prompts = [as_text(task.prompt(p, preset.prompt_style), tokenizer) for p in problems]
+        texts = generate(model, tokenizer, prompts, preset.max_new_tokens)
+        found[split] = [(text, _worth(task, p, text)[1]) for p, text in zip(problems, texts, strict=True)]
+    return found
+
+
+def _worth(task: Any, problem: Any, text: str) -> tuple[str, str]:
+    """The outcome of an answer, and that of the formula in it, in whatever format it came."""
+    outcome = task.verify(problem, text).outcome
+    return outcome, task.verify_formula(problem, text.split(";")[-1]).outcome if outcome == "malformed" else outcome
+
+
 def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
-    verdict, more = task.verify(problem, said.text), ""
-    if verdict.outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
-        more = ", but its formula is right"
+    outcome, inside = _worth(task, problem, said.text)
+    more = ", but its formula is right" if (outcome, inside) == ("malformed", "correct") else ""
     marks = "".join(
         f'<span title="probability {p:.2f}" style="background: rgba(86, 180, 233, {0.75 * p:.2f})">{escape(t)} </span>'
         for t, p in zip(said.tokens, said.sure, strict=True)
     )
-    return [escape(name), as_outcome(verdict.outcome, more), marks]
+    return [escape(name), as_outcome(outcome, more), marks]
 
 
 def _parting(one: tuple[str, Said], other: tuple[str, Said], tokenizer: Any) -> str:
@@ -176,7 +196,7 @@ def surgery(run: Run, seed: int | None = None) -> None:
     At once on `bench.SAMPLE` hands of each split, with the interval that so few allow; at a button's press on all.
     """
     models = Models(run, seed)
-    _, donor, recipient, _ = models.keys
+    _, donor, recipient, *_ = models.keys
     accuracy = sft_rows(run.table("measurements"), "accuracy").query("seed == @models.seed")
     known = {
         name: accuracy[accuracy["step"] == step].set_index("split")["value"].to_dict()
@@ -219,8 +239,22 @@ def surgery(run: Run, seed: int | None = None) -> None:
         control.disabled = True
     every.on_click(lambda _: edit(all_hands=True))
     needs = checkpoints_needed(models, [recipient, donor], ready)
-    picture = surgery_figure(run.table("measurements"))
+    picture = _measured_edit(run.table("measurements"), models.seed, known)
     show_widget("surgery", controls, widgets.VBox([needs, result]), picture)
+
+
+def _measured_edit(measurements: pd.DataFrame, seed: int, known: dict[str, dict[str, float]]) -> Figure:
+    """The edit with which the table opens, all vectors, as the run measured it on all hands."""
+    mine = measurements.query("stage == 'surgery' and metric == 'accuracy' and seed == @seed")
+    arm = next((a for a in ("vectors every matrix", "vectors top 1") if a in set(mine["arm"])), None)
+    if arm is None:
+        return figures.edited({split: (v, v, v) for split, v in known["end"].items()}, known, "nothing is edited yet")
+    found = {}
+    for row in mine[mine["arm"] == arm].itertuples():
+        low, high = wilson_band(np.array([row.value]), row.n)
+        found[row.split] = (row.value, float(low[0]), float(high[0]))
+    where = "embeddings too" if arm.endswith("matrix") else "without embeddings"
+    return figures.edited(found, known, f"vectors: leading 100 %, trailing 0 %, all layers, {where}; on all hands")
 
 
 def _several(layers: tuple[int | None, ...]) -> str:
@@ -277,13 +311,15 @@ def rollouts(run: Run, seed: int | None = None) -> None:
     hand.observe(show, "value")
     started()
     first = mine()[mine()["group"] == mine()["group"].iloc[0]]
-    title = f"Update {update.value} of RL from step {start.value}: the hand {first['problem'].iloc[0]}"
+    dealt = str(first["problem"].iloc[0])
+    title = f"Update {update.value} of RL from step {start.value}: the hand {dealt}\n"
+    title += _greedy(judged, _sorted(dealt), start.value)
     show_widget("rollouts", [start, update, hand], result, figures.group(first, title))
 
 
 def _advantage(value: float, largest: float) -> str:
     """A number with a bar from the middle, to the right where it is positive."""
-    width, colour = 40 * abs(value) / largest, "#009E73" if value > 0 else "#D55E00"
+    width, colour = 40 * abs(value) / largest, "#54278F" if value > 0 else "#8C8C8C"
     left, right = (40, 40 - width) if value > 0 else (40 - width, 40)
     bar = f"display: inline-block; height: 9px; width: {width:.0f}px; margin: 0 {right:.0f}px 0 {left:.0f}px"
     return f'<span aria-hidden="true" style="{bar}; background: {colour}"></span> {value:+.2f}'

@@ -1,6 +1,14 @@
+import os
 import warnings
 
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # several that share the cores; before torch
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    if hasattr(os, "sched_setaffinity"):  # each to cores of its own: threads of two that wait for each other crawl
+        cores, mine = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        os.sched_setaffinity(0, cores[mine % len(cores) :: workers])
+
 import pytest
+import torch
 from matplotlib.axis import Axis
 from matplotlib.text import Text
 
@@ -8,6 +16,14 @@ from oodlib.presets import load_preset
 from oodlib.runs import Run
 
 warnings.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """A job that ran in this process has set its own number of threads, which would stay for all later tests."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The campaign: its plan is valid, cells are done once, and made-up data get the verdicts that they ask for."""
 
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -10,24 +11,40 @@ from scipy import stats
 
 from oodlib import figures_campaign
 from oodlib.campaign import PLAN, Campaign, Plan, spread, summary
+from oodlib.claims import PAPER
 from oodlib.healing import (
     CONTROLS,
+    VERDICTS,
     answer,
     as_table,
-    at_peak,
-    best_remedies,
+    beside_the_paper,
     brief,
-    compare_remedies,
     contrasts,
     effects,
-    remedies,
+    later_tries,
+    rules,
     side_by_side,
+    skewness_and_gain,
     turned,
-    ways_of_sft,
+    turned_back,
     wide,
 )
-from oodlib.plotting import NAMES, neat, style
+from oodlib.keeping import (
+    angles,
+    at_peak,
+    best_remedies,
+    best_start,
+    compare_remedies,
+    remedies,
+    step_times,
+    turning_and_forgetting,
+    ways_of_sft,
+)
+from oodlib.plotting import COLOURS, NAMES, neat, style
+from oodlib.presets import ROOT
+from oodlib.remedies.early_stopping import PROBE
 from oodlib.runs import COLUMNS, Run
+from oodlib.training import recent
 
 TINY = """
 like: smoke
@@ -146,7 +163,7 @@ def made_up(rl, control, start=0.1, peak=0.4, noise=0.01, seeds=range(10, 20), b
         (0.3, 0.2, 0.1, 0.01, "RL heals more"),
         (0.2, 0.3, 0.1, 0.01, "a control heals more"),
         (0.1, 0.05, 0.2, 0.01, "RL does not heal"),
-        (0.2, 0.201, 0.1, 0.005, "as much as a control"),
+        (0.2, 0.201, 0.1, 0.005, "level with a control"),
         (0.2, 0.19, 0.1, 0.06, "undecided"),
         (0.5, 0.2, 0.45, 0.01, "nothing lost"),
     ],
@@ -178,15 +195,60 @@ def test_where_the_return_does_not_rise_rl_was_not_put_to_the_test(rise, verdict
     table = pd.concat([table, pd.DataFrame(returns, columns=table.columns)], ignore_index=True)
     (found,) = effects(table)
     assert found.verdict == verdict and found.learnt.value == pytest.approx(rise, abs=0.1)
-    assert ("nothing to heal" in answer([found], [found])) == (rise == 0)
+    assert ("nothing to heal" in answer([found], later_tries(table))) == (rise == 0)
+    if rise:
+        assert len(figures_campaign.healing_map(table, [found]).axes) == 2, "one panel and the colour bar"
+    else:
+        with pytest.raises(ValueError, match="no map"):
+            figures_campaign.healing_map(table, [found])
 
 
-def test_the_answer_counts_the_verdicts():
+def test_the_answer_counts_the_verdicts_and_labels_its_intervals():
     table = made_up(0.3, 0.2)
-    text = answer(effects(table), effects(table, "accuracy@1"))
+    found = effects(table)
+    text = answer(found, later_tries(table))
     assert "**1** RL heals more" in text and "first try" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| made-up, from 300 |")]
+    assert f"{as_table(found).loc[0, 'RL - best control']} (SFT continued)" in row and "| – |" in row, "no rejection"
+    assert "above 0 in 1 (made-up, from 300)" in text
     nothing = made_up(0.5, 0.2, 0.45)
-    assert "nothing to heal" in answer(effects(nothing), effects(nothing))
+    assert "nothing to heal" in answer(effects(nothing), later_tries(nothing))
+
+
+def test_what_later_tries_add_is_not_laid_to_the_messages_and_may_change_its_sign():
+    """All tries gain 2 points less than the first in one regime, 3 more in the other."""
+    parts = []
+    for regime, more in (("less", -0.02), ("more", 0.03)):
+        mine = made_up(0.3, 0.2, noise=0.0).assign(regime=regime)
+        later = (mine["metric"] == "accuracy") & (mine["arm"] == "rl")
+        parts.append(mine.assign(value=mine["value"] + more * later))
+    table = pd.concat(parts, ignore_index=True)
+    found, later = effects(table), later_tries(table)
+    assert [round(later[r, 300][2].value, 3) for r in ("less", "more")] == [-0.02, 0.03]
+    assert later["less", 300][1].value - later["less", 300][0].value == pytest.approx(-0.02)
+    text = answer(found, later)
+    assert "whatever RL did to later tries, the use of the messages included; it changes sign between starts" in text
+    assert "above 0 in 1 (more, from 300), below 0 in 1 (less, from 300)" in text
+    assert "changes sign" not in answer(found[:1], later)
+
+
+def test_every_verdict_has_its_rule_and_a_look_of_its_own():
+    assert rules()["the first that applies"].tolist() == list(VERDICTS) == list(dict.fromkeys(VERDICTS))
+    looks = figures_campaign.HEAL_LOOKS
+    assert set(looks) == set(VERDICTS)
+    for looked in zip(*looks.values(), strict=True):
+        assert len(set(looked)) == len(VERDICTS)
+    assert not {colour for colour, _ in looks.values()} & set(COLOURS.values())
+    assert not set(figures_campaign.REMEDY_COLOURS) & set(COLOURS.values())
+
+
+def test_the_paper_s_rows_are_less_the_checkpoint_from_which_rl_starts():
+    found = effects(made_up(0.3, 0.2))
+    table, llama = beside_the_paper(found), PAPER["stages"]["llama-3.2-11b"]["ood"]
+    (best,) = [row for row in table.index if "the best of" in row]
+    assert "from step 1100" in best and table.loc[best, "RL - start"] == f"{llama['rl'] - llama['sft_end']:+.1f}"
+    (own,) = as_table(found).to_dict("records")
+    assert table.loc["made-up, from 300"].tolist() == [own["RL - start"], own["RL - best trained control"]]
 
 
 def test_intervals_are_paired_within_a_seed():
@@ -209,6 +271,8 @@ def test_seeds_can_be_chosen_and_the_table_reads_well():
     assert found.effect.value < 0 and found.effect.n == 5
     (row,) = as_table([found]).to_dict("records")
     assert re.fullmatch(r"-(19|20)\.\d \[-\d+\.\d, -\d+\.\d\]", row["RL - best control"]) and row["seeds"] == 5
+    (row,) = as_table(effects(table, seeds=[0])).to_dict("records")
+    assert re.fullmatch(r"-\d+\.\d", row["RL - best control"]), "one seed has no interval"
 
 
 def test_the_short_table_says_the_same_and_names_controls_as_figures_do():
@@ -246,8 +310,25 @@ def test_turning_is_counted_from_the_start_and_towards_the_peak():
         for arm, value in (("rl", 0.1), ("rl to peak", 0.3), ("sft to peak", 0.5))
         for metric in ("mean_angle_left", "mean_angle_right")
     ]
-    (row,) = turned(pd.DataFrame(rows, columns=["regime", *COLUMNS])).to_dict("records")
+    table = pd.DataFrame(rows, columns=["regime", *COLUMNS])
+    (row,) = turned(table).to_dict("records")
     assert row["arm"] == "rl" and row["angle"] == pytest.approx(0.1) and row["towards_peak"] == pytest.approx(0.2)
+    second = table.assign(seed=11, value=table["value"].where(table["arm"] != "rl to peak", 0.4))
+    found = turned_back(pd.concat([table, second]), "r")
+    assert found.index.tolist() == ["after RL"] and found.columns.tolist() == ["from step 300 (°)"]
+    assert found.iloc[0, 0].startswith(f"{np.degrees(0.15):+.2f} [")
+
+
+def test_skewness_is_set_against_the_gain_where_rl_learnt():
+    gains, skews = (0.3, 0.25, 0.2), (-0.1, 0.2, -0.3)  # the less skewed, the more gain
+    tables = []
+    for i, (gain, skew) in enumerate(zip(gains, skews, strict=True)):
+        made = made_up(gain, 0.2)
+        row = made.iloc[[0]].assign(split="rollouts", stage="rl", arm="rl", from_step=300, metric="advantage_skewness")
+        tables.append(pd.concat([made, row.assign(value=skew)]).assign(regime=f"r{i}"))
+    table = pd.concat(tables)
+    assert "Over the 3 starts" in (said := skewness_and_gain(table, effects(table))) and "correlation of -1.00" in said
+    assert "too few" in skewness_and_gain(tables[0], effects(tables[0]))
 
 
 def test_summary_keeps_a_run_s_accuracies(small):
@@ -277,8 +358,12 @@ def test_one_phase_is_not_measured_with_two_versions_of_the_code(small, monkeypa
 def remedy_rows(ood_gain=0.2, id_gain=0.0):
     rows = []
     for seed in range(10, 15):
-        for regime, gain, paid in (("one-try", 0.0, 0.0), ("rpsft", ood_gain, id_gain)):
+        for regime, gain, paid, angle in (("one-try", 0.0, 0.0, 0.1), ("rpsft", ood_gain, id_gain, 0.05)):
             luck = 0.01 * (seed - 12)
+            for metric, shift in (("mean_angle_left", 0.01), ("mean_angle_right", -0.01)):
+                for first, last, share in ((0, 8, 0.1), (8, 300, 0.9), (0, 300, 1.0)):
+                    value = share * (angle + shift)
+                    rows.append((regime, "rotation", "sft", first, last, seed, "weights", metric, value, 4))
             for split, value in (("ood", 0.1 + gain + luck), ("id", 0.6 + paid + luck)):
                 for step, extra in ((8, 0.05), (300, 0.0)):
                     rows.append((regime, "sft", "sft", 0, step, seed, split, "accuracy", value + extra, 100))
@@ -297,9 +382,86 @@ def test_remedies_are_compared_with_plain_sft_within_a_seed():
     row = compare_remedies(found, "plain SFT").set_index("remedy").loc["RPSFT"]
     assert row["OOD"] == "+20.0 [+20.0, +20.0]" and row["ID"] == "-10.0 [-10.0, -10.0]"
     text = best_remedies(found, "plain SFT")
-    assert "RPSFT (+20.0" in text and "not shown to be lower for: none" in text and "**RPSFT**" in text
-    assert "lower for: RPSFT" in best_remedies(remedies(remedy_rows(), {"one-try": "p", "rpsft": "RPSFT"}), "p")
+    assert "RPSFT (+20.0" in text and "not shown to be lower for: none" in text
+    assert "is that of **plain SFT**" in text and "trade-off: RPSFT (OOD 32.0 %, ID 52.0 %)" in text, "10 points of ID"
+    text = best_remedies(remedies(remedy_rows(), {"one-try": "p", "rpsft": "RPSFT"}), "p")
+    assert "lower for: RPSFT" in text and "is that of **RPSFT**" in text and "trade-off" not in text
     assert at_peak(table, "one-try")["ood"].mean() == pytest.approx(0.15)
+
+
+def test_within_three_points_of_id_accuracy_two_margins_name_two_remedies():
+    found = remedies(remedy_rows(0.2, -0.03), {"one-try": "plain SFT", "rpsft": "RPSFT"})
+    text = best_remedies(found, "plain SFT")
+    assert "is that of **RPSFT**" in text and "within 2 points it is **plain SFT**" in text
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.2, "supported"), (-0.05, "not shown")])
+def test_the_best_start_needs_more_than_every_comparable_remedy(gain, verdict):
+    found = remedies(remedy_rows(gain), {"one-try": "plain SFT", "rpsft": "RPSFT"})
+    text = best_start(found, "plain SFT", "RPSFT")
+    assert f"best start: {verdict}." in text and f"{100 * gain:+.1f} [" in text
+
+
+def test_angles_are_from_the_base_to_the_end_and_mean_of_both_sides():
+    found = remedies(remedy_rows(), {"one-try": "plain SFT", "rpsft": "RPSFT"})
+    held = found[found["remedy"] == "RPSFT"]
+    assert held["angle"].to_numpy() == pytest.approx(np.degrees(0.05))
+    table = angles(found, "plain SFT")
+    assert table.index.tolist() == ["RPSFT", "plain SFT"], "least first"
+    assert table.loc["RPSFT", "less plain SFT (°)"].startswith(f"{np.degrees(-0.05):+.1f} [")
+    (axis,) = figures_campaign.angles(found).axes
+    assert np.degrees(0.05) == pytest.approx(axis.lines[-1].get_xdata()[0])
+
+
+def test_whether_less_turning_goes_with_less_forgetting():
+    """Three ways on a falling line; the adapter turns furthest, and keeps most or least."""
+    ways = {"plain SFT": (7.0, 0.1), "a": (5.0, 0.2), "b": (3.0, 0.3)}
+
+    def text(adapter, ways=ways):
+        rows = [
+            (name, seed, angle + 0.01 * seed, ood + 0.001 * seed)
+            for name, (angle, ood) in {**ways, "LoRA": adapter}.items()
+            for seed in range(3)
+        ]
+        found = pd.DataFrame(rows, columns=["remedy", "seed", "angle", "ood"])
+        return turning_and_forgetting(found, "plain SFT", "LoRA")
+
+    assert "3 ways that train all parameters, less turning goes with less forgetting" in text((9.0, 0.3))
+    assert "-1.00 over their means" in text((9.0, 0.3)) and "+2.0° [" in text((9.0, 0.3))
+    assert "LoRA breaks the rule" in text((9.0, 0.3)) and "LoRA does not break the rule" in text((9.0, 0.05))
+    other = {name: (angle, 0.4 - ood) for name, (angle, ood) in ways.items()}
+    assert "not shown to go with less" in text((9.0, 0.3), other)
+
+
+def test_step_times_within_the_spread_are_no_difference():
+    rows = [("none", 0.20, 0.19, 0.21, 1.0), ("rpsft", 0.19, 0.18, 0.2, 0.95), ("kl", 0.4, 0.39, 0.41, 2.0)]
+    times = pd.DataFrame(rows, columns=["remedy", "seconds a step", "lowest", "highest", "times plain SFT"])
+    table, text = step_times(times, {"none": "plain SFT", "rpsft": "RPSFT", "kl": "KL"})
+    assert table.index.tolist() == ["plain SFT", "RPSFT", "KL"]
+    assert "10%" in text and "RPSFT (0.95 times)" in text and "KL" not in text
+
+
+def test_notebook_06_says_the_settings_of_the_plan():
+    plan = Plan(PLAN)
+    presets = {n: plan.preset(r, 0) for r, n in plan.phases["remedies"]["names"].items()}
+    plain, lower, lora = (presets[n] for n in ("plain SFT", "lower rate", "LoRA"))
+    width = json.loads((ROOT / "oodlib" / "base" / "config.json").read_text())["hidden_size"]
+    wanted = {
+        "plain SFT": f"rate {plain.sft_learning_rate:g}, {plain.sft_steps} steps",
+        "decayed rate": f"{presets['decayed rate'].sft_schedule} to 0",
+        "lower rate": f"rate × 1/{plain.sft_learning_rate / lower.sft_learning_rate:g}",
+        "RPSFT": f"weight {presets['RPSFT'].sft_remedy_weight:g}, leading quarter",
+        "KL to the base": f"weight {presets['KL to the base'].sft_remedy_weight:g}",
+        "LoRA": f"rank {lora.sft_remedy_share * width:g}, rate × {lora.sft_learning_rate / plain.sft_learning_rate:g}",
+        "averaging": f"last {plain.sft_steps - recent(plain.sft_steps)[0]} steps",
+        "interpolation": f"1/{1 / presets['interpolation'].sft_remedy_share:g} of the way",
+        "early stopping": f"{PROBE} problems of the OOD split itself",
+    }
+    assert presets["RPSFT"].sft_remedy_share == 0.25 and list(wanted) == list(presets)
+    text = "".join(json.loads((ROOT / "notebooks" / "06_remedies.ipynb").read_text())["cells"][0]["source"])
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    said = {row[1].removesuffix(" (arXiv:2605.10973)"): row[4] for row in rows[2:]}
+    assert said == wanted
 
 
 def test_a_phase_that_is_not_measured_is_said_so():
@@ -334,17 +496,17 @@ def test_every_committed_figure_can_be_read_in_a_notebook(smallest_text, texts_o
     campaign = Campaign.open(None, None)
     table, rows = campaign.rows("confirm"), campaign.rows("remedies")
     names = campaign.plan.phases["remedies"]["names"]
-    several = {name: campaign.plan.preset(name, 0).turns_in_rl > 1 for name in table["regime"].unique()}
-    found = remedies(rows, names)
+    found, healed = remedies(rows, names), effects(table)
     regime, way = table["regime"].iloc[0], sft_of(0.4, 0.1, 0.2)
     drawn = {
-        "05_forest": figures_campaign.forest(effects(table)),
+        "05_forest": figures_campaign.forest(healed),
         "05_arms": figures_campaign.arms(table, regime),
         "05_by_try": figures_campaign.by_try(table, [r for r in table["regime"].unique() if r != "cosine"], 100),
-        "05_map": figures_campaign.healing_map(table, several),
-        "05_advantages": figures_campaign.advantage_spread(table),
+        "05_map": figures_campaign.healing_map(table, healed),
+        "05_advantages": figures_campaign.advantage_spread(table, healed),
         "05_turning": figures_campaign.turning(table, regime),
         "06_pareto": figures_campaign.pareto(found, at_peak(rows, next(iter(names)))),
+        "06_angle": figures_campaign.angles(found),
         "06_best_start": figures_campaign.best_start(found),
         "06_lora": figures_campaign.beside({"all parameters": way, "LoRA": way}),
     }

@@ -72,7 +72,7 @@ def test_an_adapter_is_what_peft_makes_of_it(folder, tmp_path, settings):
 def test_an_adapter_of_another_model_and_of_another_kind_are_refused(folder, tmp_path):
     model = get_peft_model(small_model(), LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="of type DoRA; only plain LoRA"):
+    with pytest.raises(ValueError, match="with use_dora; only plain LoRA"):
         open_weights(tmp_path, open_weights(folder))
     config = json.loads((tmp_path / "adapter_config.json").read_text()) | {"use_dora": False}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
@@ -123,6 +123,49 @@ def test_adapters_that_do_more_are_refused(folder, tmp_path):
     (tmp_path / "pickled" / "adapter_model.safetensors").rename(tmp_path / "pickled" / "adapter_model.bin")
     with pytest.raises(ValueError, match=r"holds no adapter_model\.safetensors"):
         open_weights(tmp_path / "pickled")
+
+
+def test_a_base_of_the_same_folder_name_is_not_taken_for_an_adapter_s(tmp_path):
+    for parent, seed in (("a", 0), ("b", 1)):
+        small_model(seed).save_pretrained(tmp_path / parent / "final")
+    model = get_peft_model(small_model(1), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "b" / "final")
+    model.save_pretrained(tmp_path / "adapter")
+    found = open_weights(tmp_path / "adapter", open_weights(tmp_path / "a" / "final"))
+    assert torch.equal(found.tensor(Q), open_weights(tmp_path / "b" / "final").tensor(Q))
+
+
+@pytest.mark.parametrize("settings", [{"init_lora_weights": "lora_ga"}, {"layer_replication": [[0, 2], [1, 2]]}])
+def test_adapters_that_change_their_base_are_refused(folder, tmp_path, settings):
+    get_peft_model(small_model(), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    with pytest.raises(ValueError, match=r"of type LoRA with .*; only plain LoRA"):
+        open_weights(tmp_path, open_weights(folder))
+
+
+def test_of_several_files_the_one_is_read_that_transformers_reads(tmp_path):
+    small_model(1).save_pretrained(tmp_path, max_shard_size="4KB")  # leaves an index and its shards behind
+    small_model(0).save_pretrained(tmp_path)
+    save_file({Q: torch.zeros(16, 16)}, tmp_path / "model_old.safetensors")
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path).state_dict()[Q]
+    assert torch.equal(open_weights(tmp_path).tensor(Q), loaded)
+
+
+def test_one_matrix_in_two_files_is_refused(tmp_path):
+    for name in ("one", "two"):
+        save_file({Q: torch.eye(4)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=rf"{Q} stands in one.safetensors and in .*two.safetensors: which is it"):
+        open_weights(tmp_path)
+
+
+def test_two_matrices_have_no_partner_in_common(tmp_path):
+    tail = "layers.0.self_attn.q_proj.weight"
+    for name, starts in (("both", ("vision.", "text.")), ("one", ("model.",))):
+        (tmp_path / name).mkdir()
+        save_file({start + tail: torch.eye(4) for start in starts}, tmp_path / name / "model.safetensors")
+    pairs, remarks = pair_up(open_weights(tmp_path / "both"), open_weights(tmp_path / "one"))
+    assert not pairs and all("one of 2 that" in remarks[start + tail] for start in ("vision.", "text."))
 
 
 def test_a_changed_configuration_of_an_adapter_changes_its_mark(folder, tmp_path):
@@ -217,6 +260,17 @@ def test_what_does_not_fit_is_named_and_the_rest_is_paired(folder, tmp_path):
     assert len(pairs) == 11 and pairs[-1].layer == 1
 
 
+def test_a_layer_or_a_pattern_that_fits_nothing_is_named(folder):
+    weights = open_weights(folder)
+    pairs, remarks = pair_up(weights, weights, ["q_proj", "qproj", "embed_tokens"], [0, 7])
+    assert [pair.module for pair in pairs] == ["q_proj"]
+    assert remarks == {
+        "layer 7": "in neither checkpoint",
+        "modules qproj": "fits no matrix",
+        "modules embed_tokens": "fits no matrix",  # it is in no layer
+    }
+
+
 def test_modules_and_layers_are_chosen(folder):
     base = open_weights(folder)
 
@@ -225,7 +279,9 @@ def test_modules_and_layers_are_chosen(folder):
 
     assert chosen("q_proj") == [(0, "q_proj"), (1, "q_proj")]
     assert chosen("mlp.*", layers=[1]) == [(1, "down_proj"), (1, "gate_proj"), (1, "up_proj")]
-    with pytest.raises(ValueError, match=r"no matrix matches modules query and .* modules here: down_proj, gate_proj"):
+    with pytest.raises(
+        ValueError, match=r"no matrix matches modules query; layers here: 0 to 1; modules here: down_proj, gate"
+    ):
         chosen("query")
 
 

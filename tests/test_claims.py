@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib.claims import RULES, VERDICTS, as_json, judge, scorecard
+from oodlib.claims import RULES, VERDICTS, as_json, in_unit, judge, scorecard
 from oodlib.evidence import Evidence
+from oodlib.stages import NULLS
 
 HANDS = 400
 STEPS = (0, 10, 20, 100, 200)  # peak at 20 of 200 unless said otherwise
@@ -25,6 +26,7 @@ GOOD = {
     "vectors top 1": 0.5,
     "random top 1 draw 0": 0.0,
     "noise top 1 draw 0": 0.1,
+    "signs top 1 draw 0": 0.05,
     "skewness": {10: 3.0, 100: 0.0, 200: 3.0},
     "angle": {"rl": 0.1, "sft_continued": 0.3},
     "value_change": 0.01,
@@ -60,7 +62,13 @@ def made_up(seeds=(1,), jitter=0.0, **changes):
             for start, right in facts[arm].items():
                 evaluation("rl", arm, start, 40, "ood", right)
         peak = max(STEPS, key=lambda t: facts["ood"][t])
-        for name in ("values top 1", "vectors top 1", "random top 1 draw 0", "noise top 1 draw 0"):
+        for name in (
+            "values top 1",
+            "vectors top 1",
+            "random top 1 draw 0",
+            "noise top 1 draw 0",
+            "signs top 1 draw 0",
+        ):
             evaluation("surgery", name, peak, 200, "ood", facts[name])
         for start, skewness in facts["skewness"].items():
             draws = rng.exponential(1, (50, 8)) ** (skewness / 2 if skewness else 0) * rng.choice([-1, 1], (50, 8)) ** (
@@ -123,7 +131,12 @@ REFUTED = {
     ],
     "C6": [{"skewness": {10: 0.0, 100: 3.0, 200: 0.0}}],
     "C7": [{"values top 1": 0.5}, {"value_change": 0.2}, {"rl_value_change": 0.2}],
-    "C8": [{"vectors top 1": 0.15}, {"random top 1 draw 0": 0.6}, {"noise top 1 draw 0": 0.6}],
+    "C8": [
+        {"vectors top 1": 0.15},
+        {"random top 1 draw 0": 0.6},
+        {"noise top 1 draw 0": 0.6},
+        {"signs top 1 draw 0": 0.6},
+    ],
     "C9": [{"angle": {"rl": 0.3, "sft_continued": 0.1}}],
 }
 UNDECIDED = {
@@ -176,6 +189,13 @@ def test_c1_is_not_fooled_by_picking_the_best_of_many_noisy_checkpoints():
     assert naive > 0.04 and abs(claim.estimate) < naive and claim.verdict != "supported"
 
 
+def test_numbers_are_shown_in_their_unit():
+    assert in_unit("points", 0.29355, 0.2571, 0.33) == "+29.4 [+25.7, +33.0] points"
+    assert in_unit("%", -0.039) == "-4" and in_unit("", 0.2859) == "+0.29"
+    assert in_unit("times", 1.39, 1.287, 1.501) == "1.39 [1.29, 1.50] times"
+    assert in_unit("points", None) == in_unit("points", float("nan"), 0.0, 0.0) == ""
+
+
 def test_the_scorecard_as_json_has_the_agreed_fields():
     rows = json.loads(as_json(scorecard(made_up())))
     assert [r["claim"] for r in rows] == [f"C{i}" for i in range(1, 10)]
@@ -188,7 +208,7 @@ def test_the_scorecard_as_json_has_the_agreed_fields():
 def test_what_was_not_measured_is_inconclusive_not_an_error(gone):
     evidence = made_up()
     hands, rotation = evidence.hands, evidence.rotation
-    start = {"surgery": ("values", "vectors", "random", "noise"), "null": ("random", "noise")}.get(gone, (gone,))
+    start = {"surgery": ("values", "vectors", *NULLS), "null": NULLS}.get(gone, (gone,))
     keep = ~hands["arm"].str.startswith(start)
     less = Evidence(hands[keep], evidence.rollouts, rotation[rotation["arm"] != gone], evidence.training)
     affected = {"rl": "C4", "sft_continued": "C4", "surgery": "C7", "null": "C8"}[gone]

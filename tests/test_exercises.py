@@ -13,8 +13,9 @@ from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load_file
 
 from oodlib import Run, ensure
-from oodlib import exercises as check
 from oodlib.bench import Operation
+from oodlib.exercises import evidence, rl, rotation_and_surgery, task_and_sft
+from oodlib.exercises.checking import Wrong
 from oodlib.model_source import model_folder
 from oodlib.presets import ROOT, load_preset
 from oodlib.sft import save_weights
@@ -120,7 +121,7 @@ def judged(function, right, wrong, *besides):
     for answer in right:
         function(answer, *besides)
     for answer, word in wrong:
-        with pytest.raises(check.Wrong, match=word):
+        with pytest.raises(Wrong, match=word):
             function(answer, *besides)
 
 
@@ -134,7 +135,7 @@ def test_one_way():
         (["2", "3", "4"], "four|4"),
         (["2", "3", "4", "X"], "card"),
     ]
-    judged(check.one_way, [right[0], list(right[-1])], wrong)
+    judged(task_and_sft.one_way, [right[0], list(right[-1])], wrong)
 
 
 ID = {"J": 10, "Q": 10, "K": 10}
@@ -160,7 +161,7 @@ def test_reward():
         (lambda f, n, v: 5 if v == 24 else reward(f, n, v), "numbers are used"),
         (lambda f, n, v: {-1: 0}.get(reward(f, n, v), reward(f, n, v)), "another value"),
     ]
-    judged(check.reward, [reward], wrong)
+    judged(task_and_sft.reward, [reward], wrong)
 
 
 def bootstrap(a, b, level=95):
@@ -180,11 +181,11 @@ def test_paired_interval():
         (lambda a, b: bootstrap(b, a), "middle"),
         (lambda a, b: bootstrap(a, b)[::-1], "order"),
     ]
-    judged(check.paired_interval, [bootstrap], wrong)
+    judged(task_and_sft.paired_interval, [bootstrap], wrong)
 
 
 def test_could_be_peak(tiny):
-    right = check._right_hands(tiny)
+    right = task_and_sft._right_hands(tiny)
     best = right.mean().idxmax()
     paired, apart = (
         {int(t) for t in right if t == best or how(right[best].to_numpy(), right[t].to_numpy())[0] <= 0}
@@ -192,7 +193,7 @@ def test_could_be_peak(tiny):
     )
     assert apart > paired
     wrong = [({best}, "more"), (apart, "lie below"), (paired - {best}, "missing"), ([*paired, 7], "no checkpoint")]
-    judged(check.could_be_peak, [paired, np.array(sorted(paired))], wrong, tiny)
+    judged(task_and_sft.could_be_peak, [paired, np.array(sorted(paired))], wrong, tiny)
 
 
 def test_grpo_advantages(tiny):
@@ -209,7 +210,7 @@ def test_grpo_advantages(tiny):
         (lambda r: -by_hand(r), "sign"),
         (lambda r: by_hand(r)[:, :4], "Shape"),
     ]
-    judged(check.grpo_advantages, [by_hand], wrong, tiny)
+    judged(rl.grpo_advantages, [by_hand], wrong, tiny)
 
 
 def test_rloo_advantages():
@@ -217,11 +218,11 @@ def test_rloo_advantages():
         return (r - r.mean(1, keepdims=True)) * r.shape[1] / (r.shape[1] - 1)
 
     wrong = [(lambda r: r - r.mean(1, keepdims=True), "own reward"), (lambda r: scaled(r) / r.std(), "by hand")]
-    judged(check.rloo_advantages, [scaled], wrong)
+    judged(rl.rloo_advantages, [scaled], wrong)
 
 
 def test_silent_groups(tiny):
-    right = {t: (np.ptp(check._groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.preset.rl_from}
+    right = {t: (np.ptp(rl._groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.preset.rl_from}
     failed = tiny.table("rollouts", "rl").groupby("from_step")["outcome"].agg(lambda o: (o != "correct").mean())
     wrong = [
         (dict(failed), "Not so"),
@@ -229,13 +230,13 @@ def test_silent_groups(tiny):
         ({8: right[8]}, "started from"),
         (0.3, "dictionary"),
     ]
-    judged(check.silent_groups, [right], wrong, tiny)
+    judged(rl.silent_groups, [right], wrong, tiny)
 
 
 def test_numbers():
-    judged(check.group_size, [14, np.int64(14), 14.0], [(13, "hold both"), (20, "fewer"), (13.5, "whole")])
-    judged(check.hands_needed, [1388, 1389.2, 1400], [(234, "reaches"), (694, "reaches"), (2401, "more than")])
-    judged(check.best_of_many, [5.2, 5.4], [(0.052, "More"), (3.0, "ONE"), (9, "ONE")])
+    judged(rl.group_size, [14, np.int64(14), 14.0], [(13, "hold both"), (20, "fewer"), (13.5, "whole")])
+    judged(evidence.hands_needed, [1388, 1389.2, 1400], [(234, "reaches"), (694, "reaches"), (2401, "more than")])
+    judged(evidence.best_of_many, [5.2, 5.4], [(0.052, "More"), (3.0, "ONE"), (9, "ONE")])
 
 
 def test_principal_angles():
@@ -250,7 +251,7 @@ def test_principal_angles():
         (lambda A, B: np.degrees(by_sines_and_cosines(A, B)), "degrees"),
         (lambda A, B: np.arccos(np.abs((A * B).sum(0)).clip(0, 1)), "come out"),
     ]
-    judged(check.principal_angles, [by_sines_and_cosines], wrong)
+    judged(rotation_and_surgery.principal_angles, [by_sines_and_cosines], wrong)
 
 
 def arcsin(norm, gap):
@@ -269,7 +270,7 @@ def test_wedin():
         (lambda s, t, norm, k: math.pi / 2, "weak"),
         (lambda s, t, norm, k: math.degrees(arcsin(norm, s[k - 1] - t[k])), "90°"),
     ]
-    judged(check.wedin, right, wrong)
+    judged(rotation_and_surgery.wedin, right, wrong)
 
 
 def edited(recipient, donor, k, left=True, values=False):
@@ -286,7 +287,7 @@ def test_restored():
         (lambda r, d, k: edited(r, d, min(r.shape)), "k = 1"),
         (lambda r, d, k: d, "k = 1"),
     ]
-    judged(check.restored, [edited], wrong)
+    judged(rotation_and_surgery.restored, [edited], wrong)
 
 
 def test_an_operation_measures_what_restored_directions_bring_back(operation):
@@ -310,7 +311,7 @@ def test_fewest_directions(operation):
         (every[sound] * 2, "give"),
         ([(first, 10_000)], "exist"),
     ]
-    judged(check.fewest_directions, [fewest, [list(d) for d in fewest]], wrong, operation)
+    judged(rotation_and_surgery.fewest_directions, [fewest, [list(d) for d in fewest]], wrong, operation)
 
 
 def verdict(refuted, supported):
@@ -334,7 +335,7 @@ def test_c4_rules():
         half = 2 * math.sqrt((rl.var() + start.var()) / len(rl))
         return verdict(False, (rl - start).mean() > half)
 
-    check.c4_rules(paper_rule, controlled_rule)
+    evidence.c4_rules(paper_rule, controlled_rule)
     for paper, controlled, word in (
         (paper_rule, lambda s, r, p, c: paper_rule(s, r, p), "your controlled"),
         (unpaired_rule, controlled_rule, "your paper's"),
@@ -343,8 +344,8 @@ def test_c4_rules():
         (paper_rule, lambda s, r, p, c: controlled_rule(s, r, p, {"a": c["sft_continued"]}), "15"),
         (lambda s, r, p: True, controlled_rule, "verdict is one of"),
     ):
-        with pytest.raises(check.Wrong, match=word):
-            check.c4_rules(paper, controlled)
+        with pytest.raises(Wrong, match=word):
+            evidence.c4_rules(paper, controlled)
 
 
 def design(**changes):
@@ -379,4 +380,4 @@ def test_control_against_c4():
         (design(refutes=lambda low, high: low <= 0), "room for a healing"),
         (design(refutes=lambda low, high: high < -0.2), "wholly below 0"),
     ]
-    judged(check.control_against_c4, right, wrong)
+    judged(evidence.control_against_c4, right, wrong)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from oodlib import model_source
-from oodlib.base_model import BASE_FOLDER
 from oodlib.models import load_model, model_folder
 
 
@@ -86,7 +85,7 @@ def test_the_hub_out_of_reach_is_said(monkeypatch, tmp_path):
 
 
 def test_tiny_and_a_folder():
-    assert model_folder("tiny") == BASE_FOLDER == model_folder(str(BASE_FOLDER))
+    assert model_folder("tiny") == model_source.BASE_FOLDER == model_folder(str(model_source.BASE_FOLDER))
 
 
 @pytest.mark.slow

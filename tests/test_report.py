@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
+from oodlib.claims import in_unit
 from oodlib.cli import app
 from oodlib.presets import ROOT
 from oodlib.report import TEMPLATES, as_html, write_report
@@ -114,7 +115,8 @@ def test_the_scorecard_comes_first_with_the_numbers_of_its_file():
     page = Page(as_html(ROOT / "outputs" / "tiny")).text.partition("The scorecard")[2]
     claims = json.loads((ROOT / "outputs" / "tiny" / "scorecard.json").read_text())
     for claim in claims:
-        assert claim["title"] in page and claim["sentence"] in page and f"{claim['estimate']:+.3f} [" in page
+        measured = in_unit(claim["unit"], *(claim[name] for name in ("estimate", "ci_low", "ci_high")))
+        assert claim["title"] in page and claim["sentence"] in page and measured in page
     order = [claims[0]["quantity"], claims[-1]["quantity"], "The same four cards are another", "Which code, packages"]
     places = [page.index(words) for words in order]
     assert places == sorted(places)
@@ -149,7 +151,9 @@ def test_what_is_not_for_a_reader_is_left_out(tmp_path):
     for kept in ("An opening.", "A curve", "printed by the cell", "kept"):
         assert kept in page.text
     (image,) = page.all("img")
-    assert image["src"].endswith(PNG) and image["alt"] == "Chart: A curve (01_curve)" and image["width"] == "1"
+    assert (
+        image["src"].endswith(PNG) and image["alt"] == "Chart: A curve (figures/01_curve.svg)" and image["width"] == "1"
+    )
 
 
 HOSTILE = [

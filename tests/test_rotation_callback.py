@@ -1,11 +1,14 @@
 """oodlib.rotation_callback in a real trainer: what it writes is what comparing the checkpoints afterwards gives."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from oodlib.models import load_model, load_weights, model_folder
@@ -157,11 +160,34 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
 
 
 def test_says_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        RotationCallback(tmp_path / "a.parquet", every=0)
+    for wrong in (0, True, 0.5, "10", [], [1, "2"], [-1, 3]):
+        with pytest.raises(ValueError, match="every must be a whole number from 1, or several from 0, got "):
+            RotationCallback(tmp_path / "a.parquet", every=wrong)
     with pytest.raises(ValueError, match="k 'all': allowed are"):
         RotationCallback(tmp_path / "a.parquet", k="all")
     mine = trainer(tmp_path / "run")
     RotationCallback(tmp_path / "a.parquet", references={"peak": "no-such-folder"}).attach(mine)
     with pytest.raises(ValueError, match="unknown checkpoint 'no-such-folder'"):
         mine.train()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.new_zeros(3, 4), r"has NAME of shape \(3, 4\), not \("),
+        (lambda w: w.to(torch.int8), r"holds NAME quantised \(I8\)"),
+        (lambda w: w / 0, "has NaN or inf in NAME"),
+        (lambda w: None, "lacks NAME"),
+    ],
+)
+def test_a_reference_that_cannot_serve_is_refused_before_the_first_update(tmp_path, change, said):
+    name, peak = "model.layers.1.self_attn.v_proj.weight", tmp_path / "peak"
+    weights = load_file(BASE / "model.safetensors")
+    wrong = change(weights.pop(name))
+    peak.mkdir()
+    save_file(weights if wrong is None else {**weights, name: wrong}, peak / "model.safetensors")
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "a.parquet", modules=("v_proj",), references={"peak": peak}).attach(mine)
+    with pytest.raises(ValueError, match=r"the reference 'peak' \(.*\) " + said.replace("NAME", re.escape(name))):
+        mine.train()
+    assert mine.state.global_step == 0

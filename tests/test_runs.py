@@ -107,6 +107,12 @@ def test_a_read_only_folder_is_a_clear_error(tmp_path):
         pass
 
 
+def test_a_file_in_the_place_of_the_folder_is_a_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write into .*file.x: Not a directory; what was there is untouched"):
+        write_whole(tmp_path / "file" / "x" / "y", lambda path: path.write_text("z"))
+
+
 def test_a_folder_under_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write into"), Run(load_preset("smoke"), tmp_path / "file" / "x").lock():

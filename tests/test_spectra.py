@@ -416,6 +416,22 @@ def test_directions_that_did_not_turn_are_said_not_to(shape):
         np.testing.assert_allclose(side.directions(), 0, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(100, 250), (250, 100)])
+@pytest.mark.parametrize("change", [0.4, 1.5, 3.9, 12])  # of the largest singular value, in units of the smallest
+@pytest.mark.parametrize("theta", [0, 1e-7, 1e-3])
+def test_a_tiny_turn_is_seen_beside_a_large_change_of_a_value(shape, change, theta):
+    """The last vector of the longer side turns by theta out of the span, while the first value grows by a lot."""
+    r, n = min(shape), max(shape)
+    values = np.r_[3.0, np.linspace(1.1, 1, r - 1)]
+    U, V = frame(r, r, 1), frame(n, n, 2)
+    turned = V[:, :r].copy()
+    turned[:, -1] = math.cos(theta) * V[:, r - 1] + math.sin(theta) * V[:, -1]
+    W0, W1 = (U * values) @ V[:, :r].T, (U * np.r_[3.0 + change, values[1:]]) @ turned.T
+    c = compare(*((W0, W1) if shape[0] == r else (W0.T, W1.T)), r)
+    found = c.angles_right if shape[0] == r else c.angles_left
+    np.testing.assert_allclose(found, np.r_[np.zeros(r - 1), theta], rtol=0, atol=1e-7)
+
+
 def test_an_unchanged_matrix_of_equal_values_is_not_turned():
     W = frame(100, 100)
     c = compare(W, W.copy(), [20])

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oodlib.spectra import spectrum
-from oodlib.surgery import _random_frame, random_change, random_rotation, random_turn, restore, restore_model
+from oodlib.surgery import (
+    _random_frame,
+    random_change,
+    random_rotation,
+    random_signs,
+    random_turn,
+    restore,
+    restore_model,
+)
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)
@@ -126,7 +134,7 @@ def test_zero_and_rank_deficient_matrices():
     np.testing.assert_allclose(restore(thin, donor), rebuilt(spectrum(donor), spectrum(thin)), atol=1e-13)
 
 
-@pytest.mark.parametrize("edit", [restore, random_rotation])
+@pytest.mark.parametrize("edit", [restore, random_rotation, random_signs])
 def test_given_spectra_change_nothing_and_are_used(edit, monkeypatch):
     recipient, donor = pair((6, 4))
     expected, spectra = edit(recipient, donor, k_top=3), (spectrum(recipient), spectrum(donor))
@@ -134,7 +142,7 @@ def test_given_spectra_change_nothing_and_are_used(edit, monkeypatch):
     assert torch.equal(edit(recipient, donor, k_top=3, spectra=spectra), expected)
 
 
-@pytest.mark.parametrize("edit", [restore, random_rotation])
+@pytest.mark.parametrize("edit", [restore, random_rotation, random_signs])
 def test_unfit_matrices_and_spectra_are_named(edit):
     recipient, donor = pair((6, 4))
     own, other = spectrum(recipient), spectrum(donor)
@@ -217,8 +225,9 @@ def test_random_turn_spreads_evenly():
     np.testing.assert_allclose(outside.mean(0), 0, atol=0.06)
 
 
+@pytest.mark.parametrize("null", [random_rotation, random_signs])
 @pytest.mark.parametrize("shape", [*SHAPES, (12, 5), (5, 12)])
-def test_random_rotation_has_the_donor_s_principal_angles_for_every_k(shape):
+def test_a_null_turn_has_the_donor_s_principal_angles_for_every_k(shape, null):
     r = min(shape)
     _, donor = pair(shape)
     b = spectrum(donor)
@@ -226,7 +235,7 @@ def test_random_rotation_has_the_donor_s_principal_angles_for_every_k(shape):
         # A recipient of rank k is edited to U' S V'^T, whose leading singular vectors are U' and V'.
         U, V = frame(shape[0], k, seed=2), frame(shape[1], k, seed=3)
         recipient = torch.tensor((U * np.arange(k, 0, -1.0)) @ V.T)
-        left, values, right_t = np.linalg.svd(random_rotation(recipient, donor, k).numpy())
+        left, values, right_t = np.linalg.svd(null(recipient, donor, k).numpy())
         np.testing.assert_allclose(values[:k], np.arange(k, 0, -1.0), atol=1e-10)
         np.testing.assert_allclose(values[k:], 0, atol=1e-10)
         for base, turned, other in ((U, left, b.left), (V, right_t.T, b.right)):
@@ -235,9 +244,25 @@ def test_random_rotation_has_the_donor_s_principal_angles_for_every_k(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_random_rotation_of_everything_keeps_the_singular_values(shape):
+def test_a_null_turn_of_everything_keeps_the_singular_values(shape):
     recipient, donor = pair(shape)
-    np.testing.assert_allclose(values_of(random_rotation(recipient, donor)), values_of(recipient), atol=1e-12)
+    for null in (random_rotation, random_signs):
+        np.testing.assert_allclose(values_of(null(recipient, donor)), values_of(recipient), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (12, 5), (5, 12)])
+def test_random_signs_move_as_far_as_the_donor_s_vectors_and_mix_each_pair_as_much(shape):
+    recipient, donor = pair(shape)
+    own = spectrum(recipient)
+    for k in range(1, min(shape) + 1):
+        real = restore(recipient, donor, k_top=k) - recipient
+        null = random_signs(recipient, donor, k, seed=4) - recipient
+        assert float(null.norm()) == pytest.approx(float(real.norm()), rel=1e-10)
+        real, null = (own.left[:, :k].T @ change @ own.right[:, :k] for change in (real, null))
+        np.testing.assert_allclose(null.abs(), real.abs(), atol=1e-12)
+        if k > 3:
+            assert (null - real).norm() > 0.1 * real.norm()
+    assert torch.equal(random_signs(recipient, donor, seed=1), random_signs(recipient, donor, seed=1))
 
 
 def test_random_rotation_leaves_the_terms_after_k_top():

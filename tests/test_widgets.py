@@ -3,13 +3,14 @@
 import base64
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from IPython.display import Javascript
 
 from oodlib import ensure, lecture, widget_parts, widgets
-from oodlib.bench import Bench
+from oodlib.bench import Bench, Models
 from oodlib.evaluate import evaluate
 from oodlib.models import load_model, model_folder
 from oodlib.presets import load_preset
@@ -89,6 +90,18 @@ def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
     assert "Solutions of" in result()
 
 
+def test_before_anything_is_trained_the_picture_shows_the_base_s_answers(monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(widgets, "show_widget", lambda kind, controls, result, picture: found.update(locals()))
+    widgets.play(Run(load_preset("smoke", out=str(tmp_path), reference=False)))
+    place = plt.rcParams["axes.titlelocation"]
+    panels = {axis.get_title(place): [text.get_text() for text in axis.texts] for axis in found["picture"].axes}
+    assert list(panels) == ["ID rule", "OOD rule"] and all(
+        len(texts) == widgets.HANDS_SHOWN for texts in panels.values()
+    )
+    assert panels["OOD rule"][0].startswith("A A A J ; 1 1 1 11 ; "), "the hand, its numbers under the rule, a formula"
+
+
 def test_play_shows_what_two_models_might_have_said_where_they_part(operated):
     controls, result = operated("play")
     assert [controls[c].index for c in ("compare", "with")] == [1, 2], "the front end follows the index"
@@ -135,7 +148,7 @@ def test_rollouts_show_a_group_s_answers_with_reward_and_advantage(operated, run
 def test_missing_checkpoints_are_named_and_trained_at_a_button_s_press(run, tmp_path, shown):
     fresh = Run(run.preset.model_copy(update={"out": str(tmp_path / "other")}))
     fresh.sources = dict.fromkeys(("sft", "rl"), run.folder)  # its tables, as of a committed reference run
-    models = widget_parts.Models(fresh, None)
+    models = Models(fresh, None)
     names = [name for name in models.keys if models.missing(name)]
     assert names and "base" not in names
     ready = []

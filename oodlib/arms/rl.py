@@ -7,7 +7,6 @@ loss; GRPO's reward of an episode is the discounted sum of its tries' rewards.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -22,6 +21,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.arms import Setup
 from oodlib.episodes import discounted
+from oodlib.models import sharded
 from oodlib.ppo import PPOTrainer
 from oodlib.presets import Preset
 from oodlib.tasks import Verdict
@@ -62,8 +62,8 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
     several, vllm = preset.turns_in_rl > 1, preset.turns_in_rl == 1 and by_vllm(preset)
     if vllm:
         options |= {"use_vllm": True, "vllm_mode": "colocate"}
-    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # then only TRL gathers the weights to generate
-    ours = several or (grpo and setup.model.device.type != "cpu" and not vllm and not sharded)
+    # Where the model is sharded only TRL gathers the weights to generate.
+    ours = several or (grpo and setup.model.device.type != "cpu" and not vllm and not sharded())
     return kind(
         model=setup.model,
         reward_funcs=_Reward(record, problems),

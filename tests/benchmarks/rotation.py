@@ -6,11 +6,11 @@ Published, after the paper's description: full thin SVD in float32 of base, chec
 angles of the leading 768 (or all) directions as arccos of the singular values of the cross product; projector distance
 by forming the projectors. The engine: `spectra.compare`, the same quantities in float64. The two take turns. Errors are
 against SVDs in float64 (angles by sines and cosines). The floor is what the engine's operations would take at the speed
-of this machine's float64 matrix product.
+of this machine's float64 matrix product, and its bytes at that of a copy.
 
 --modeldelta (pip install modeldelta) also times that program as a whole process against `oodlib compare`, on one pair
 of checkpoints of SmolLM2-135M's shapes; it measures norms and the spectrum of the difference, and no rotation.
---callback times SFT of the tiny model with and without RotationCallback at its default interval. --memory compares two
+--callback times RotationCallback at its default interval in SFT of the tiny model. --memory compares two
 matrices of Qwen2.5-7B's largest shape through `oodlib compare` and prints the process's peak.
 """
 
@@ -105,28 +105,36 @@ def timed(work: Callable[[], dict]) -> tuple[dict, float, float]:
     return found, seconds, max(0, peak[0] - held) / 2**20
 
 
-def floor(shape: tuple[int, int], k: int, rate: float) -> float:
-    """Seconds of the engine's operations at `rate` operations a second.
+def floor(shape: tuple[int, int], k: int, rate: float, copying: float) -> float:
+    """Seconds of the engine's operations at `rate` a second, and of its bytes at `copying` a second.
 
-    Two half products and a whole one of the longer side, two symmetric eigenproblems with vectors (tridiagonal form
-    4/3 r^3, divide and conquer up to 8/3 r^3, back-transformation 2 r^3), one without, and some products [r, r].
+    Operations: two half products and a whole one of the longer side, two symmetric eigenproblems with vectors
+    (tridiagonal form 4/3 r^3, divide and conquer up to 8/3 r^3, back-transformation 2 r^3), one without, and some
+    products [r, r]. Bytes: both matrices read in float32; the two and their difference written in float64, and read.
     """
     r, n = min(shape), max(shape)
-    return (4 * r * r * n + (2 * 6 + 4 / 3) * r**3 + 8 * r * r * k) / rate
+    operations = 4 * r * r * n + (2 * 6 + 4 / 3) * r**3 + 8 * r * r * k
+    return operations / rate + (2 * 4 + 3 * 2 * 8) * r * n / copying
 
 
-def speed(device: str) -> float:
+def speeds(device: str) -> tuple[float, float]:
+    """Operations a second of a float64 product, and bytes a second (read and written) of a copy."""
     A = torch.randn(1024, 1024, dtype=torch.float64, device=device)
-    best = min(timed(lambda: [A @ A for _ in range(5)])[1] for _ in range(3))
-    return 5 * 2 * 1024**3 / best
+    product = min(timed(lambda: [A @ A for _ in range(5)])[1] for _ in range(3))
+    B, C = torch.ones(2**24, dtype=torch.float64, device=device), torch.ones(2**24, dtype=torch.float64, device=device)
+    copy = min(timed(lambda: C.copy_(B))[1] for _ in range(3))
+    return 5 * 2 * 1024**3 / product, 2 * 8 * 2**24 / copy
 
 
 def shapes(rounds: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rate = speed(device)
-    print(f"{device}, {torch.get_num_threads()} threads, float64 product {rate / 1e9:.0f} GFLOP/s")
+    rates = speeds(device)
+    print(
+        f"{device}, {torch.get_num_threads()} threads, float64 product {rates[0] / 1e9:.0f} GFLOP/s, "
+        f"copy {rates[1] / 1e9:.0f} GB/s"
+    )
     print(f"{'shape':>12} {'k':>4} {'published':>10} {'engine':>8} {'faster':>7} {'floor':>7}  MiB published/engine")
-    ratios, wide = [], []
+    ratios, wide, at_floor = [], [], []
     for model, listed in (SHAPES | (LARGE if device == "cuda" else {})).items():
         for shape in listed:
             W0, W1 = pair(shape, device)
@@ -138,12 +146,14 @@ def shapes(rounds: int) -> None:
                     found[name], seconds, memory[name] = timed(lambda way=way, a=W0, b=W1, k=k: way(a, b, k))
                     times[name].append(seconds)
             slow, fast = (min(times[name]) for name in times)
+            least = floor(shape, k, *rates)
             ratios.append(slow / fast)
+            at_floor.append(slow / least)
             if max(shape) > 2 * min(shape):
                 wide.append(slow / fast)
             print(
                 f"{shape[0]:>6}x{shape[1]:<5} {k:>4} {slow:>9.3f}s {fast:>7.3f}s {slow / fast:>6.1f}x "
-                f"{fast / floor(shape, k, rate):>6.1f}x  {memory['published']:.0f}/{memory['engine']:.0f}  ({model})"
+                f"{fast / least:>6.1f}x  {memory['published']:.0f}/{memory['engine']:.0f}  ({model})"
             )
             truth = exact(W0, W1, k)
             worst = {way: {q: float(np.abs(found[way][q] - truth[q]).max()) for q in truth} for way in found}
@@ -151,8 +161,9 @@ def shapes(rounds: int) -> None:
                 a, b = worst["published"][quantity], worst["engine"][quantity]
                 flag = "" if b <= a else "   WORSE"
                 print(f"{'':>14}{quantity:<16} error {a:.1e} published, {b:.1e} engine{flag}")
-    mean = np.exp(np.mean(np.log(ratios)))
+    mean, bound = (np.exp(np.mean(np.log(x))) for x in (ratios, at_floor))
     print(f"geometric mean {mean:.1f}x; longer side over twice the shorter: {min(wide):.1f}x to {max(wide):.1f}x")
+    print(f"at its floor the engine would be {bound:.1f}x as fast as the published way in the geometric mean")
 
 
 def programs() -> None:
@@ -185,7 +196,10 @@ def programs() -> None:
 
 
 def callback(steps: int = 100, turns: int = 3) -> None:
-    """Seconds a step of SFT of the tiny model, with and without the callback."""
+    """The share of the time of SFT's steps that the callback takes at its default interval; tiny model, one thread.
+
+    The callback is timed within the run: two runs, with and without it, differ by more than it takes.
+    """
     from transformers import PrinterCallback
 
     from oodlib.presets import load_preset
@@ -194,23 +208,42 @@ def callback(steps: int = 100, turns: int = 3) -> None:
     from oodlib.sft import sft_trainer
     from oodlib.stages import quiet
 
+    class Timed(RotationCallback):
+        seconds = 0.0
+
+        def _timed(self, event: str, *given, **more) -> None:
+            start = time.perf_counter()
+            getattr(super(), event)(*given, **more)
+            self.seconds += time.perf_counter() - start
+
+        def on_train_begin(self, *given, **more) -> None:
+            self._timed("on_train_begin", *given, **more)
+
+        def on_step_end(self, *given, **more) -> None:
+            self._timed("on_step_end", *given, **more)
+
+        def on_train_end(self, *given, **more) -> None:
+            self._timed("on_train_end", *given, **more)
+
     quiet()
     torch.set_num_threads(1)
     preset = load_preset("tiny", sft_steps=steps, sft_checkpoints=[0, steps], rl_from=[steps])
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    shares = []
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(turns + 1):
-            for watched in (False, True):
-                trainer = sft_trainer(Run(preset, Path(folder) / f"{watched}-{turn}"), 0, None)
-                trainer.remove_callback(PrinterCallback)
-                if watched:
-                    RotationCallback(Path(folder) / f"{turn}.parquet").attach(trainer)
-                start = time.perf_counter()
-                trainer.train()
-                if turn:  # the first warms up
-                    seconds[watched].append((time.perf_counter() - start) / steps)
-    without, with_it = (sorted(seconds[w])[turns // 2] for w in (False, True))
-    print(f"SFT step {1000 * without:.1f} ms, with the callback {1000 * with_it:.1f} ms: {with_it / without - 1:+.1%}")
+        for turn in range(turns):
+            trainer = sft_trainer(Run(preset, Path(folder) / str(turn)), 0, None)
+            trainer.remove_callback(PrinterCallback)
+            watcher = Timed(Path(folder) / f"{turn}.parquet")
+            watcher.attach(trainer)
+            start = time.perf_counter()
+            trainer.train()
+            whole = time.perf_counter() - start
+            shares.append(watcher.seconds / (whole - watcher.seconds))
+            print(
+                f"{steps} steps of SFT: {whole - watcher.seconds:.1f} s, RotationCallback every {watcher.every}: "
+                f"{watcher.seconds:.2f} s, {shares[-1]:+.1%}"
+            )
+    print(f"median {sorted(shares)[turns // 2]:+.1%}")
 
 
 def memory() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -53,6 +54,13 @@ class Lab:
         for session in self.api("sessions"):
             self.api(f"sessions/{session['id']}", "DELETE")
 
+    def interrupt_kernels(self) -> list[str]:
+        """Interrupt what the kernels do; what they were at, as the server knows it."""
+        kernels = self.api("kernels")
+        for kernel in kernels:
+            self.api(f"kernels/{kernel['id']}/interrupt", "POST")
+        return [kernel["execution_state"] for kernel in kernels]
+
     def stop(self) -> None:
         self.process.terminate()  # the server ends its kernels
         try:
@@ -82,14 +90,20 @@ class Notebook:
     """A notebook of the server's folder, open in a page; limits are in seconds."""
 
     def __init__(self, page, lab: Lab, path: Path):
-        self.page, self.opened = page, time.monotonic()
+        self.page, self.lab, self.opened = page, lab, time.monotonic()
         page.goto(f"{lab.url}/lab/tree/{path.relative_to(lab.work).as_posix()}?token={lab.token}&reset")
         page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for(timeout=60_000)  # its kernel has answered
         self.figures = page.locator(".jp-OutputArea-output img")
 
     def run_all(self) -> None:
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        """Choose Run All Cells; again where the menu, drawn anew under the pointer, let the click fall."""
+        begun = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_text=re.compile(r"\[[*\d]"))
+        for _ in range(3):
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            if self.until(begun.count, 10):
+                return
+        raise AssertionError(f"Run All Cells does not start: {self.state()}")
 
     def first_figure(self, limit: float) -> float:
         """Go to the first figure as soon as there is one; how long after opening it was on the screen."""
@@ -100,10 +114,25 @@ class Notebook:
         return time.monotonic() - self.opened
 
     def finish(self, limit: float) -> None:
-        """Wait until every cell has run, or one has failed."""
+        """Wait until every cell has run, or one has failed; AssertionError with what can be known where none does."""
         ran = f"{PROMPTS}.length && {PROMPTS}.every(text => /\\[\\d+\\]/.test(text))"
-        failed = f"document.querySelector({json.dumps(FAILED.split(':has')[0])})?.textContent.includes('Traceback')"
-        self.page.wait_for_function(f"({ran}) || {failed}", timeout=1000 * limit)
+        if not self.until(lambda: self.page.evaluate(ran) or self.errors(), limit):
+            raise AssertionError(f"not through after {limit} s: {self.state()}")
+
+    def until(self, true, limit: float) -> bool:
+        """Wait until `true()`; whether it came to that within the limit."""
+        end = time.monotonic() + limit
+        while not (found := true()) and time.monotonic() < end:
+            self.page.wait_for_timeout(100)
+        return bool(found)
+
+    def state(self) -> str:
+        """Where a notebook stands that does not go on: its cells, its kernel, its dialogs, what it hangs in."""
+        prompts = self.page.evaluate(PROMPTS)
+        texts = self.page.locator(".jp-StatusBar-Left, .jp-Dialog").all_inner_texts()
+        kernels = self.lab.interrupt_kernels()
+        self.until(self.errors, 10)
+        return f"cells {prompts}, {texts}, kernels {kernels}, {self.errors()}, log {self.lab.log.read_text()[-3000:]}"
 
     def rest(self, limit: float) -> None:
         """Wait until the kernel has nothing to do."""

@@ -7,6 +7,7 @@ need checkpoints, which no repository holds: a button trains those that are miss
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import cache
 from html import escape
 from typing import Any
@@ -39,6 +40,7 @@ from oodlib.widget_parts import (
 )
 
 RULES = {"ID: J, Q, K count 10": (10, 10, 10), "OOD: J 11, Q 12, K 13": (11, 12, 13), "my own": None}
+DEALT_FROM = 50  # hands, of which the first that the rule can solve is dealt
 HANDS_SHOWN = 10  # of each split, in the picture of `play` before anything is trained
 
 
@@ -62,9 +64,12 @@ def play(run: Run, seed: int | None = None) -> None:
     pair = [widgets.Dropdown(description=text, layout={"width": "250px"}) for text in ("compare", "with")]
     result = result_area()
 
+    def under_the_rule(cards: Iterable[str]) -> Any:
+        return task.problem(cards, {f: b.value for f, b in zip("JQK", worth, strict=True)})
+
     def answer(_: Any = None) -> None:
         try:
-            problem = task.problem(hand.value.split(), {f: b.value for f, b in zip("JQK", worth, strict=True)})
+            problem = under_the_rule(hand.value.split())
         except ValueError as error:
             result.value = on_paper(escape(str(error)))
             return
@@ -82,7 +87,9 @@ def play(run: Run, seed: int | None = None) -> None:
         answer()
 
     def dealt(_: Any) -> None:
-        hand.value = " ".join(task.sample(rng, "ood", 1)[0].cards)
+        hands = [problem.cards for problem in task.sample(rng, "ood", DEALT_FROM)]  # each has a face card
+        can = (cards for cards in hands if task.solutions(under_the_rule(cards).numbers))
+        hand.value = " ".join(next(can, hands[0]))
         answer()
 
     rule.observe(ruled, "value")

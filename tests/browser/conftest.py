@@ -32,14 +32,15 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small(lab):
-    """The folder of copies that have the parameters of a small run, which is done, checkpoints and all."""
-    out, copies = lab.work.parent / "smoke", lab.work / "small"
-    run = Run(load_preset("smoke", out=str(out)))
+    """The folder of copies that have the parameters of a small run that forgets; it is done, checkpoints and all."""
+    copies = lab.work / "small"
+    forgetting = {"sft_steps": 60, "sft_checkpoints": [0, 6, 60], "rl_from": [60], "out": str(lab.work.parent / "run")}
+    run = Run(load_preset("smoke", **forgetting))
     for stage in STAGES:
         ensure(run, stage)
     copies.mkdir()
     for path in (ROOT / "notebooks").glob(STAGE_NOTEBOOKS):
-        parameters = {"preset": "smoke", "out": str(out)}
+        parameters = {"preset": "smoke", **forgetting}
         papermill.execute_notebook(path, copies / path.name, parameters, prepare_only=True, progress_bar=False)
     return copies
 

@@ -1,5 +1,7 @@
 """Every widget, operated in JupyterLab as a person would, by mouse and by keyboard, and looked over by axe-core."""
 
+import re
+
 import pytest
 from driving import Notebook
 
@@ -54,14 +56,21 @@ def test_a_widget_can_be_operated_by_everybody(kind, page, lab, small, axe, arte
     box = page.locator(f".oodlib-widget.oodlib-{kind}")
     box.scroll_into_view_if_needed()
     result = box.locator(".oodlib-result")
+    seen = []
     for act in acts:
         notebook.rest(ANSWER_S)
         before = result.inner_html()
+        seen.append(result.inner_text())
         act(box)
         changed = "([result, before]) => result.innerHTML !== before"
         page.wait_for_function(changed, arg=[result.element_handle(), before], timeout=1000 * ANSWER_S)
     notebook.rest(ANSWER_S)
     box.screenshot(path=artefacts / f"{kind}.png")
+    if kind == "play":
+        assert any("They part after" in text for text in seen)
+    if kind == "surgery":  # vectors give back what values do not
+        restored = [float(re.search(r"OOD ([\d.]+)%", text)[1]) for text in (seen[0], result.inner_text())]
+        assert restored[0] > restored[1]
     page.evaluate(axe)
     assert not box.evaluate(VIOLATIONS)
     assert not page.faults

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from oodlib.plotting import COLOURS, MODULE_ORDER, NAMES, WIDTH, draw_line, step_axis, steps_above
-from oodlib.stats import bands, over_seeds
+from oodlib.stats import bands, nearer_to_peak, over_seeds
 
 
 def value_change(rotation: pd.DataFrame) -> Figure:
@@ -99,11 +99,7 @@ def mean_angles(rotation: pd.DataFrame) -> pd.DataFrame:
 
 def turned_back(rotation: pd.DataFrame) -> pd.DataFrame:
     """seed, arm, from_step, value: by how many degrees an arm ends nearer to the OOD peak than its start is."""
-    means = mean_angles(rotation)
-    away = means[means["arm"].str.endswith(" to peak")].assign(arm=lambda d: d["arm"].str.removesuffix(" to peak"))
-    start = away[away["arm"] == "sft"].set_index(["seed", "from_step"])["value"]
-    found = away[away["arm"] != "sft"].set_index(["seed", "from_step"])
-    return found.assign(value=start.reindex(found.index) - found["value"]).dropna().reset_index()
+    return nearer_to_peak(mean_angles(rotation))
 
 
 def rotation_and_accuracy(found: pd.DataFrame) -> Figure:

@@ -28,6 +28,7 @@ from oodlib.plotting import (
 from oodlib.stats import bands
 from oodlib.tasks import OUTCOMES
 
+MEANING = {outcome: outcome.replace("_", " ") for outcome in OUTCOMES}
 SIGNS = dict(zip(OUTCOMES, ("correct", "value", "numbers", "illegal", "—"), strict=True))
 
 
@@ -43,17 +44,17 @@ def answers(found: dict[str, list[tuple[str, str]]], who: str) -> Figure:
             )
         axis.set(xlim=(0, 1), ylim=(count, 0), title=f"{NAMES[split]} rule")
         axis.axis("off")
-    _outcome_legend(figure)
+    _outcome_legend(figure, MEANING | {"malformed": "malformed (—)"})
     figure.suptitle(
         f"What the {who} answers; colour: what its formula is worth", x=0.01, ha="left", weight="bold", fontsize=12
     )
     return figure
 
 
-def _outcome_legend(figure: Figure) -> None:
-    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in OUTCOMES]
-    names = ["correct", "wrong value", "wrong numbers", "illegal", "malformed (—)"]
-    figure.legend(patches, names, loc="outside lower center", ncols=5)
+def _outcome_legend(figure: Figure, names: dict[str, str]) -> None:
+    """What the colour of each outcome (a key of `names`) means."""
+    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in names]
+    figure.legend(patches, list(names.values()), loc="outside lower center", ncols=len(names))
 
 
 def played(hands: pd.DataFrame, seed: int, models: dict[str, tuple[str, str, int, int]], count: int = 12) -> Figure:
@@ -80,7 +81,7 @@ def played(hands: pd.DataFrame, seed: int, models: dict[str, tuple[str, str, int
         axis.tick_params(length=0)
         axis.grid(False)
         sns.despine(ax=axis, left=True, bottom=True)
-    _outcome_legend(figure)
+    _outcome_legend(figure, MEANING | {"malformed": "malformed (—)"})
     figure.suptitle(f"Some hands with a face card, seed {seed}", x=0.01, ha="left", weight="bold", fontsize=12)
     return figure
 
@@ -184,7 +185,6 @@ def group(rows: pd.DataFrame, title: str) -> Figure:
     axes[0].set_yticks(rows.index, said, fontsize=9)
     axes[0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12)
-    seen = [o for o in OUTCOMES if o in set(rows["outcome"].astype(str))]
-    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in seen]
-    figure.legend(patches, [o.replace("_", " ") for o in seen], loc="outside lower center", ncols=len(seen))
+    seen = set(rows["outcome"].astype(str))
+    _outcome_legend(figure, {o: name for o, name in MEANING.items() if o in seen})
     return figure

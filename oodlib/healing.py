@@ -15,7 +15,7 @@ from scipy import stats
 
 from oodlib.claims import PAPER
 from oodlib.plotting import NAMES
-from oodlib.stats import Estimate, over_seeds
+from oodlib.stats import Estimate, nearer_to_peak, over_seeds
 
 TRAINED = ("sft_continued", "rejection_sampling")
 CONTROLS = (*TRAINED, "averaging", "interpolation_base", "random_reward", "format_reward")
@@ -347,15 +347,11 @@ def turned(table: pd.DataFrame) -> pd.DataFrame:
     arm; `towards_peak`, how much smaller the angle to the OOD peak's vectors became (negative: larger).
     """
     mine = table[(table["stage"] == "rotation") & table["metric"].isin(["mean_angle_left", "mean_angle_right"])]
-    mean = mine.groupby(["regime", "arm", "from_step", "seed"])["value"].mean()
-    rows = []
-    for (regime, arm, start, seed), angle in mean.items():
-        after = mean.get((regime, f"{arm} to peak", start, seed))
-        before = mean.get((regime, "sft to peak", start, seed))
-        if arm != "sft" and not arm.endswith(" to peak"):
-            towards = np.nan if after is None or before is None else before - after
-            rows.append((regime, arm, start, seed, angle, towards))
-    return pd.DataFrame(rows, columns=["regime", "arm", "from_step", "seed", "angle", "towards_peak"])
+    place = ["regime", "arm", "from_step", "seed"]
+    angles = mine.groupby(place)["value"].mean().reset_index()
+    own = angles[(angles["arm"] != "sft") & ~angles["arm"].str.endswith(" to peak")].rename(columns={"value": "angle"})
+    nearer = nearer_to_peak(angles).rename(columns={"value": "towards_peak"})
+    return own.merge(nearer, how="left", on=place)
 
 
 def turned_back(table: pd.DataFrame, regime: str) -> pd.DataFrame:

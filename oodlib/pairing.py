@@ -88,7 +88,7 @@ def _asked_in_vain(found: list[str], modules: list[str], layers: set[int] | None
     there = {place[0] for name in found if (place := layer_of(name))}
     vain = {f"layer {n}": "in neither checkpoint" for n in sorted((layers or set()) - there)}
     own = [] if modules == list(MODULES) else modules
-    fits = {pattern: any(fnmatchcase(n, pattern) for name in found for n in _names(name)) for pattern in own}
+    fits = {pattern: any(is_projection(n, [pattern]) for name in found for n in _names(name)) for pattern in own}
     return vain | {f"modules {pattern}": "fits no matrix" for pattern, some in fits.items() if not some}
 
 
@@ -106,7 +106,7 @@ def _chosen(weights: Weights, modules: list[str], layers: set[int] | None) -> di
         place, names = _LAYER.search(name), _names(name)
         layer = int(place[1]) if place else None
         wanted = layers is None or layer in layers
-        if wanted and len(weights.shapes[name]) > 1 and any(fnmatchcase(n, p) for n in names for p in modules):
+        if wanted and len(weights.shapes[name]) > 1 and any(is_projection(n, modules) for n in names):
             found[name] = (layer, names[0])
     return found
 

@@ -127,6 +127,20 @@ def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFram
     return found.assign(id=found["id"] - before["id"].to_numpy(), ood=found["ood"] - before["ood"].to_numpy())
 
 
+def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:
+    """By how much each arm ends nearer to the OOD peak's singular vectors than its start is (negative: farther).
+
+    angles: a row an arm and start, with the columns arm, value (mean angle) and those that name the start; the angle
+    to the peak is the value of "ARM to peak", at the start of "sft to peak". Returns the same columns, and no row where
+    one of the two is missing.
+    """
+    start = [column for column in angles if column not in ("arm", "value")]
+    away = angles[angles["arm"].str.endswith(" to peak")].assign(arm=lambda d: d["arm"].str.removesuffix(" to peak"))
+    before = away[away["arm"] == "sft"].set_index(start)["value"]
+    after = away[away["arm"] != "sft"].set_index(start)
+    return after.assign(value=before.reindex(after.index) - after["value"]).dropna().reset_index()
+
+
 def largest_rise(curve: pd.Series) -> tuple[int, int, float]:
     """Between which steps a curve (above 0, indexed by step) rises most, relative to the earlier: from, to, rise."""
     rises = [(b, a, curve[b] / curve[a] - 1) for a in curve.index for b in curve.index if a < b]

@@ -1,6 +1,6 @@
-"""oodlib: what the notebooks call. One file a concept; read `runs.py` and `stages.py` first."""
+"""oodlib: what the notebooks stand on. Read config.py, run.py and stages.py first."""
 
-from oodlib.runs import Run
-from oodlib.stages import STAGES, ensure
+from oodlib.run import STAGES, Run
+from oodlib.stages import ensure
 
 __all__ = ["STAGES", "Run", "ensure"]

@@ -1,4 +1,7 @@
-"""Stages: what a notebook asks for. A stage is waves of jobs; `ensure` loads what is there and runs the rest."""
+"""The study as stages and their jobs, named by text: `ensure` loads what is there and runs the rest.
+
+A stage is waves of jobs; those of one wave are independent, a wave needs the ones before it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import errno
 import gc
 import os
 import shutil
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,81 +16,78 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from oodlib.cluster import run_jobs
-from oodlib.presets import Preset
+from oodlib.config import Config
+from oodlib.io import clear_error
+from oodlib.models.loading import quiet
 from oodlib.provenance import Meter
-from oodlib.runs import Busy, Job, Run, clear_error
+from oodlib.registry import BASELINES
+from oodlib.run import STAGES, Busy, Job, Results, Run
 from oodlib.tasks import SPLITS, check_choice, get_task
 
-NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}
-STAGES = tuple(NEEDS)
-NULLS = ("random", "signs", "noise")  # of surgery: see surgery.py
+NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}  # what must have been run before
+NULLS = ("random", "signs", "noise")  # of surgery: see spectral/surgery.py
 
 
-def waves(preset: Preset, stage: str) -> list[list[Job]]:
-    """The jobs of a stage; those of one wave are independent, a wave needs the ones before it.
+def waves(config: Config, stage: str) -> list[list[Job]]:
+    """The jobs of a stage, wave by wave.
 
     Costs are in sequences trained on; one that is generated or scored counts as a third.
     """
-    check_choice("stage", stage, STAGES)
-    task = get_task(preset.task, preset.task_options)
-    problems = sum(len(task.split(split)) for split in SPLITS) / preset.eval_every
+    check_choice("stage", stage, tuple(STAGES))
+    task = get_task(config.task.name, config.task.options)
+    problems = sum(len(task.split(split)) for split in SPLITS) / config.eval.every
 
-    def job(seed: int, name: str, function: str, cost: float, /, **arguments: Any) -> Job:
-        place = f"{stage}/seed-{seed}/{name.replace(' ', '-')}"
-        return Job(place, stage, f"oodlib.{function}", seed, arguments, cost)
-
-    seeds = preset.seeds
-    if stage == "sft":
-        cost = preset.sft_steps * preset.sft_batch_size
-        steps = preset.sft_checkpoints
+    def each_seed(function: str, cost: float, jobs: dict[str, dict[str, Any]]) -> list[Job]:
         return [
-            [job(seed, "train", "sft:train", cost) for seed in seeds],
-            [job(seed, f"step-{t}", "sft:measure", problems / 1.5, step=t) for seed in seeds for t in steps],
+            Job(f"{stage}/seed-{seed}/{name.replace(' ', '-')}", stage, f"oodlib.{function}", seed, arguments, cost)
+            for seed in config.seeds
+            for name, arguments in jobs.items()
+        ]
+
+    if stage == "sft":
+        steps = {f"step-{t}": {"step": t} for t in config.sft.checkpoints}
+        return [
+            each_seed("training.sft:train", config.sft.steps * config.sft.batch_size, {"train": {}}),
+            each_seed("training.sft:measure", problems / 1.5, steps),
         ]
     if stage == "rl":
-        answers = preset.rl_steps * preset.rl_prompts * preset.rl_samples / preset.rl_updates_per_batch
-        cost = 1.4 * answers + problems / 3
-        arms = [(arm, t) for arm in preset.rl_arms for t in preset.rl_from]
-        return [
-            [
-                job(seed, f"{arm}-from-{t}", "rl:run_arm", cost, arm=arm, from_step=t)
-                for seed in seeds
-                for arm, t in arms
-            ]
-        ]
+        cost = 1.4 * config.rl.steps * config.rl.samples_per_update + problems / 3
+        arms = [(arm, t) for arm in ("rl", *config.rl.baselines) for t in config.rl.starts]
+        jobs = {f"{arm.replace(':', '.')}-from-{t}": {"arm": arm, "from_step": t} for arm, t in arms}
+        return [each_seed("training.arms:run_arm", cost, jobs)]
     if stage == "rotation":
-        return [[job(seed, "angles", "rotation:measure_rotation", 10 * problems) for seed in seeds]]
-    return [
-        [
-            job(seed, name, "rotation:operate", problems / 3, name=name, **edit)
-            for seed in seeds
-            for name, edit in edits(preset).items()
-        ]
-    ]
+        return [each_seed("spectral.stage:measure_rotation", 10 * problems, {"angles": {}})]
+    jobs = {name: {"name": name, **edit} for name, edit in edits(config).items()}
+    return [each_seed("spectral.stage:operate", problems / 3, jobs)]
 
 
-def edits(preset: Preset) -> dict[str, dict[str, Any]]:
+def edits(config: Config) -> dict[str, dict[str, Any]]:
     """The surgical edits of a preset by name, as arguments of `rotation.operate`; the name is the table's `arm`."""
     found: dict[str, dict[str, Any]] = {}
-    for share in preset.surgery_shares:
+    for share in config.surgery.shares:
         for part in ("values", "vectors"):
             found[f"{part} top {share:g}"] = {"part": part, "top": share}
-        for draw in range(preset.surgery_draws):
+        for draw in range(config.surgery.draws):
             for part in NULLS:
                 found[f"{part} top {share:g} draw {draw}"] = {"part": part, "top": share, "draw": draw}
-    if preset.surgery_embeddings:
+    if config.surgery.embeddings:
         every = {"top": 1.0, "embeddings": True}
         found |= {f"{part} every matrix": {"part": part, **every} for part in ("values", "vectors")}
-        for draw in range(preset.surgery_draws):
+        for draw in range(config.surgery.draws):
             for part in NULLS:
                 found[f"{part} every matrix draw {draw}"] = {"part": part, **every, "draw": draw}
-    for share in preset.surgery_tail_shares:
+    for share in config.surgery.tail_shares:
         for part in ("values", "vectors"):
             found[f"{part} tail {share:g}"] = {"part": part, "tail": share}
-    for layers in preset.surgery_layers:
+    for layers in config.surgery.layers:
         found[f"vectors top 1 layers {layers}"] = {"part": "vectors", "top": 1.0, "layers": layers}
     return found
+
+
+def check(config: Config) -> None:
+    """ValueError where a baseline that the configuration names does not fit it, before any work."""
+    for name in config.rl.baselines:
+        BASELINES.get(name).check(config)
 
 
 def at_hand(run: Run, stage: str) -> bool:
@@ -99,28 +98,33 @@ def at_hand(run: Run, stage: str) -> bool:
 
 def _left(run: Run, stage: str) -> tuple[list[Job], Path | None]:
     """A stage's jobs that are not done; and the reference run that stands for them, where none is."""
-    jobs = [job for wave in waves(run.preset, stage) for job in wave]
+    jobs = [job for wave in waves(run.config, stage) for job in wave]
     left = [job for job in jobs if not run.done(job)]
-    return left, run.reference(stage) if left and run.preset.reference and len(left) == len(jobs) else None
+    return left, run.reference(stage) if left and len(left) == len(jobs) else None
 
 
-def ensure(run: Run, stage: str) -> None:
-    """Have the measurements of a stage at hand: from this run, from the reference run, or by running its jobs.
+def ensure(run: Run, *stages: str) -> None:
+    """Have the measurements of stages at hand: from this run, from the reference run, or by running their jobs.
 
     Says which. Jobs that are done are not run again; one that was interrupted goes on from its last
     checkpoint. What a stage needs before it is run first.
     """
-    if stage in run.sources:
-        return
+    for stage in stages:
+        if stage not in run.sources:
+            run.sources[stage] = _ensure(run, stage)
+
+
+def _ensure(run: Run, stage: str) -> Path:
     left, reference = _left(run, stage)
     if reference:
-        run.sources[stage] = reference
         run.borrowed.add(stage)
-        stale = "" if run.reference_is_current(stage) else ", measured with another version of the code"
+        method = Results(reference).manifest["stages"][stage].get("method")
+        old = "" if method == STAGES[stage].method else ", measured by an older method"
         print(
-            f"{stage}: loaded from the committed reference run ({reference.name}{stale}); reference=False runs it here"
+            f"{stage}: loaded from the committed reference run ({reference.name}{old}); machine.reference: false runs "
+            "it here"
         )
-        return
+        return reference
     ran = False
     try:
         with run.lock():
@@ -130,14 +134,15 @@ def ensure(run: Run, stage: str) -> None:
             raise
     if not ran:
         print(f"{stage}: already done in this folder, loaded")
-    run.sources[stage] = run.folder
+    return run.folder
 
 
 def _run(run: Run, stage: str) -> bool:
     """Run what is left of a stage, and before it of what it needs; whether anything was."""
-    mine = waves(run.preset, stage)
+    mine = waves(run.config, stage)
     ran = any(not run.done(job) for wave in mine for job in wave)
     if ran:
+        check(run.config)
         if needed := NEEDS[stage]:
             _run(run, needed)
         with Meter() as meter:
@@ -151,7 +156,7 @@ def _run(run: Run, stage: str) -> bool:
 
 
 def _collect(run: Run) -> None:
-    run.collect([job for stage in STAGES for wave in waves(run.preset, stage) for job in wave])
+    run.collect([job for stage in STAGES for wave in waves(run.config, stage) for job in wave])
 
 
 def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
@@ -159,13 +164,13 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
     if not left:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 1 if run.preset.machine.launch else min(run.preset.jobs or cores, len(wave))
+    workers = 1 if run.config.machine.launch else min(run.config.machine.jobs or cores, len(wave))
     threads = max(1, cores // workers)  # the same again after an interruption, for it may change the last digits
     total = sum(job.cost for job in wave)
     with tqdm(total=round(total), desc=stage, unit="seq", unit_scale=True, leave=False) as bar:
         bar.update(round(total - sum(job.cost for job in left)))
-        if run.preset.machine.executor == "ray":
-            done = run_jobs(run, left, threads)
+        if run.config.machine.executor == "ray":
+            done = import_module("oodlib.scale.ray").run_jobs(run, left, threads, work)
         else:
             calls = (delayed(work)(run, job, threads) for job in left)
             done = Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
@@ -195,15 +200,3 @@ def work(run: Run, job: Job, threads: int) -> Job:
     gc.collect()
     torch.cuda.empty_cache()  # for the next job's processes
     return job
-
-
-def quiet() -> None:
-    """Silence what the training libraries say at every start; errors still show."""
-    import datasets
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()

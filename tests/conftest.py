@@ -12,8 +12,8 @@ import torch
 from matplotlib.axis import Axis
 from matplotlib.text import Text
 
-from oodlib.presets import load_preset
-from oodlib.runs import Run
+from oodlib.config import load_config
+from oodlib.run import Run
 
 warnings.filterwarnings("ignore")
 
@@ -32,15 +32,15 @@ def tiny_run(tmp_path):
 
     def make(**changes):
         small = {
-            "eval_every": 60,
-            "sft_steps": 4,
-            "sft_checkpoints": [0, 2, 4],
-            "sft_batch_size": 4,
-            "rl_from": [4],
-            "rl_steps": 2,
+            "eval.every": 60,
+            "sft.steps": 4,
+            "sft.checkpoints": [0, 2, 4],
+            "sft.batch_size": 4,
+            "rl.starts": [4],
+            "rl.steps": 2,
         }
         values = {"out": str(tmp_path / "run"), "reference": False, "jobs": 1, **small, **changes}
-        return Run(load_preset("smoke", **values))
+        return Run(load_config("smoke", {**values}))
 
     return make
 

@@ -1,4 +1,4 @@
-"""The campaign: its plan is valid, cells are done once, and made-up data get the verdicts that they ask for."""
+"""The sweep: its plan is valid, cells are done once, and made-up data get the verdicts that they ask for."""
 
 import json
 import re
@@ -9,112 +9,86 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from oodlib import figures_campaign
-from oodlib.campaign import PLAN, Campaign, Plan, spread, summary
-from oodlib.claims import PAPER
-from oodlib.healing import (
-    CONTROLS,
-    VERDICTS,
-    answer,
-    as_table,
-    beside_the_paper,
-    brief,
-    contrasts,
-    effects,
-    later_tries,
-    rules,
-    side_by_side,
-    skewness_and_gain,
-    turned,
-    turned_back,
-    wide,
-)
-from oodlib.keeping import (
-    angles,
-    at_peak,
-    best_remedies,
-    best_start,
-    compare_remedies,
-    remedies,
-    step_times,
-    turning_and_forgetting,
-    ways_of_sft,
-)
-from oodlib.plotting import COLOURS, NAMES, neat, style
-from oodlib.presets import ROOT
-from oodlib.remedies.early_stopping import PROBE
-from oodlib.runs import COLUMNS, Run
-from oodlib.training import recent
+from oodlib.plots import sweep as figures_sweep
+from oodlib.analysis.sweep import PLAN, Sweep, Plan, spread, summary
+from oodlib.analysis.claims import PAPER
+from oodlib.analysis.healing import CONTROLS, VERDICTS, answer, as_table, beside_the_paper, brief, contrasts, effects, later_tries, rules, side_by_side, skewness_and_gain, turned, turned_back, wide
+from oodlib.analysis.mitigations import angles, at_peak, best_remedies, best_start, compare_remedies, remedies, step_times, turning_and_forgetting, ways_of_sft
+from oodlib.plots.style import COLOURS, NAMES, neat, style
+from oodlib.config import ROOT
+from oodlib.training.mitigations.early_stopping import PROBE
+from oodlib.run import COLUMNS, Run
+from oodlib.training.trainer import recent
 
 TINY = """
 like: smoke
 common: {eval_every: 60, verify_turns: 2, sft_steps: 4, sft_checkpoints: [0, 2, 4], rl_from: [4], rl_steps: 2,
   rl_arms: [rl, sft_continued]}
-regimes:
+conditions:
   plain: {why: the start}
   one-try: {why: fewer tries, changes: {rl_turns: 1}}
 phases:
-  explore: {seeds: [0, 1], regimes: [plain, one-try]}
+  explore: {seeds: [0, 1], conditions: [plain, one-try]}
 """
 
 
-def test_every_regime_of_the_plan_is_a_valid_preset_and_says_why():
+def test_every_condition_of_the_plan_is_a_valid_preset_and_says_why():
     plan = Plan(PLAN)
-    for name, regime in plan.regimes.items():
-        assert regime["why"] and plan.preset(name, 0).n_seeds == 1
+    for name, condition in plan.conditions.items():
+        assert condition["why"] and plan.preset(name, 0).n_seeds == 1
     explored, confirmed = (set(plan.phases[p]["seeds"]) for p in ("explore", "confirm"))
     assert explored <= set(range(5)) and confirmed <= set(range(10, 20)), "no seed both explores and confirms"
 
 
-def test_an_unknown_phase_or_regime_is_named(tmp_path):
+def test_an_unknown_phase_or_condition_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'later'.*explore"):
-        Campaign().left("later")
+        Sweep().left("later")
     with pytest.raises(ValueError, match=r"'cold'.*one-try"):
         Plan(PLAN).preset("cold", 0)
-    (tmp_path / "plan.yaml").write_text(TINY.replace("regimes: [plain,", "regimes: [plane,"))
+    (tmp_path / "plan.yaml").write_text(TINY.replace("conditions: [plain,", "conditions: [plane,"))
     with pytest.raises(ValueError, match=r"'plane'.*plain"):
         Plan(tmp_path / "plan.yaml")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("campaign")
+    folder = tmp_path_factory.mktemp("sweep")
     (folder / "plan.yaml").write_text(TINY)
-    campaign = Campaign(Plan(folder / "plan.yaml"), folder / "out")
-    steps = list(campaign.run("explore", at_once=2))
-    return campaign, steps
+    sweep = Sweep(Plan(folder / "plan.yaml"), folder / "out")
+    steps = list(sweep.run("explore", at_once=2))
+    return sweep, steps
 
 
 def test_cells_run_in_groups_until_none_is_left(small):
-    campaign, steps = small
+    sweep, steps = small
     assert [[c.name for c in cells] for cells, _ in steps] == [["plain/0", "plain/1"], ["one-try/0", "one-try/1"]]
     assert [left for _, left in steps] == [2, 0]
-    table = campaign.table()
-    assert list(table.columns) == ["regime", *COLUMNS]
-    assert set(zip(table["regime"], table["seed"], strict=True)) == {
-        (r, s) for r in campaign.plan.regimes for s in (0, 1)
+    table = sweep.table()
+    assert list(table.columns) == ["condition", *COLUMNS]
+    assert set(zip(table["condition"], table["seed"], strict=True)) == {
+        (r, s) for r in sweep.plan.conditions for s in (0, 1)
     }
     assert {"accuracy", "accuracy@1", "accuracy@2", "advantage_skewness", "mean_angle_left"} <= set(table["metric"])
-    assert not table.duplicated(["regime", *COLUMNS[:-2]]).any()
+    assert not table.duplicated(["condition", *COLUMNS[:-2]]).any()
 
 
-def test_a_finished_campaign_runs_nothing_even_where_its_work_is_gone(small):
-    campaign, _ = small
-    again = Campaign(campaign.plan, campaign.folder)
+def test_a_finished_sweep_runs_nothing_even_where_its_work_is_gone(small):
+    sweep, _ = small
+    again = Sweep(sweep.plan, sweep.folder)
     assert not again.left("explore") and list(again.run("explore")) == []
 
 
 def test_a_changed_plan_makes_its_cells_new(small, tmp_path):
-    campaign, _ = small
+    sweep, _ = small
     (tmp_path / "plan.yaml").write_text(TINY.replace("rl_turns: 1", "rl_turns: 1, rl_learning_rate: 2.0e-5"))
-    left = Campaign(Plan(tmp_path / "plan.yaml"), campaign.folder).left("explore")
-    assert {cell.regime for cell in left} == {"one-try"}
+    left = Sweep(Plan(tmp_path / "plan.yaml"), sweep.folder).left("explore")
+    assert {cell.condition for cell in left} == {"one-try"}
 
 
-def test_regimes_share_what_does_not_differ(small):
-    campaign, _ = small
-    parts = [p.name for p in (campaign.folder / "work" / "parts").rglob("*-from-4-*") if p.is_dir()]
-    assert sum(p.startswith("sft_continued") for p in parts) == 2, "one a seed, not one a regime"
+def test_conditions_share_what_does_not_differ(small):
+    sweep, _ = small
+    parts = [p.name for p in (sweep.folder / "work" / "parts").rglob("*-from-4-*") if p.is_dir()]
+    assert sum(p.startswith("sft_continued") for p in parts) == 2, "one a seed, not one a condition"
     assert sum(p.startswith("rl-from") for p in parts) == 4
 
 
@@ -154,7 +128,7 @@ def made_up(rl, control, start=0.1, peak=0.4, noise=0.01, seeds=range(10, 20), b
             same["averaging"] = control - 0.05 if split == "ood" else 0.5
             for arm, value in same.items():
                 add("rl", arm, 300, 80, seed, split, value + own + rng.normal(0, noise))
-    return pd.DataFrame(rows, columns=["regime", *COLUMNS])
+    return pd.DataFrame(rows, columns=["condition", *COLUMNS])
 
 
 @pytest.mark.parametrize(
@@ -197,10 +171,10 @@ def test_where_the_return_does_not_rise_rl_was_not_put_to_the_test(rise, verdict
     assert found.verdict == verdict and found.learnt.value == pytest.approx(rise, abs=0.1)
     assert ("nothing to heal" in answer([found], later_tries(table))) == (rise == 0)
     if rise:
-        assert len(figures_campaign.healing_map(table, [found]).axes) == 2, "one panel and the colour bar"
+        assert len(figures_sweep.healing_map(table, [found]).axes) == 2, "one panel and the colour bar"
     else:
         with pytest.raises(ValueError, match="no map"):
-            figures_campaign.healing_map(table, [found])
+            figures_sweep.healing_map(table, [found])
 
 
 def test_the_answer_counts_the_verdicts_and_labels_its_intervals():
@@ -216,10 +190,10 @@ def test_the_answer_counts_the_verdicts_and_labels_its_intervals():
 
 
 def test_what_later_tries_add_is_not_laid_to_the_messages_and_may_change_its_sign():
-    """All tries gain 2 points less than the first in one regime, 3 more in the other."""
+    """All tries gain 2 points less than the first in one condition, 3 more in the other."""
     parts = []
-    for regime, more in (("less", -0.02), ("more", 0.03)):
-        mine = made_up(0.3, 0.2, noise=0.0).assign(regime=regime)
+    for condition, more in (("less", -0.02), ("more", 0.03)):
+        mine = made_up(0.3, 0.2, noise=0.0).assign(condition=condition)
         later = (mine["metric"] == "accuracy") & (mine["arm"] == "rl")
         parts.append(mine.assign(value=mine["value"] + more * later))
     table = pd.concat(parts, ignore_index=True)
@@ -234,12 +208,12 @@ def test_what_later_tries_add_is_not_laid_to_the_messages_and_may_change_its_sig
 
 def test_every_verdict_has_its_rule_and_a_look_of_its_own():
     assert rules()["the first that applies"].tolist() == list(VERDICTS) == list(dict.fromkeys(VERDICTS))
-    looks = figures_campaign.HEAL_LOOKS
+    looks = figures_sweep.HEAL_LOOKS
     assert set(looks) == set(VERDICTS)
     for looked in zip(*looks.values(), strict=True):
         assert len(set(looked)) == len(VERDICTS)
     assert not {colour for colour, _ in looks.values()} & set(COLOURS.values())
-    assert not set(figures_campaign.REMEDY_COLOURS) & set(COLOURS.values())
+    assert not set(figures_sweep.REMEDY_COLOURS) & set(COLOURS.values())
 
 
 def test_the_paper_s_rows_are_less_the_checkpoint_from_which_rl_starts():
@@ -286,9 +260,9 @@ def test_the_short_table_says_the_same_and_names_controls_as_figures_do():
 
 
 def test_what_was_not_run_is_empty_in_the_table_and_a_dash_on_the_page():
-    table = pd.concat([made_up(0.3, 0.2), made_up(0.3, 0.2).query("arm != 'averaging'").assign(regime="<b>other")])
+    table = pd.concat([made_up(0.3, 0.2), made_up(0.3, 0.2).query("arm != 'averaging'").assign(condition="<b>other")])
     found = side_by_side(table)
-    ood, held = (wide(table, split)["rl"].groupby(["regime", "from_step"]).mean() for split in ("ood", "id"))
+    ood, held = (wide(table, split)["rl"].groupby(["condition", "from_step"]).mean() for split in ("ood", "id"))
     assert found.loc["made-up, from 300", "rl"] == f"{100 * ood['made-up', 300]:.1f} / {100 * held['made-up', 300]:.1f}"
     assert found.loc["<b>other, from 300", "averaging"] == "" != found.loc["made-up, from 300", "averaging"]
     page = neat(found).to_html()
@@ -296,7 +270,7 @@ def test_what_was_not_run_is_empty_in_the_table_and_a_dash_on_the_page():
 
 
 def test_contrasts_are_paired_differences_of_gains():
-    one, other = made_up(0.3, 0.2), made_up(0.35, 0.2).assign(regime="other")
+    one, other = made_up(0.3, 0.2), made_up(0.35, 0.2).assign(condition="other")
     found = contrasts(pd.concat([one, other]), [(("other", 300), ("made-up", 300)), (("other", 8), ("made-up", 8))])
     assert len(found) == 2 and set(found["tries"]) == {"first", "all"} and set(found["seeds"]) == {10}
     for column in ("RL's gain differs by (t)", "(bootstrap)"):
@@ -310,7 +284,7 @@ def test_turning_is_counted_from_the_start_and_towards_the_peak():
         for arm, value in (("rl", 0.1), ("rl to peak", 0.3), ("sft to peak", 0.5))
         for metric in ("mean_angle_left", "mean_angle_right")
     ]
-    table = pd.DataFrame(rows, columns=["regime", *COLUMNS])
+    table = pd.DataFrame(rows, columns=["condition", *COLUMNS])
     (row,) = turned(table).to_dict("records")
     assert row["arm"] == "rl" and row["angle"] == pytest.approx(0.1) and row["towards_peak"] == pytest.approx(0.2)
     second = table.assign(seed=11, value=table["value"].where(table["arm"] != "rl to peak", 0.4))
@@ -325,51 +299,51 @@ def test_skewness_is_set_against_the_gain_where_rl_learnt():
     for i, (gain, skew) in enumerate(zip(gains, skews, strict=True)):
         made = made_up(gain, 0.2)
         row = made.iloc[[0]].assign(split="rollouts", stage="rl", arm="rl", from_step=300, metric="advantage_skewness")
-        tables.append(pd.concat([made, row.assign(value=skew)]).assign(regime=f"r{i}"))
+        tables.append(pd.concat([made, row.assign(value=skew)]).assign(condition=f"r{i}"))
     table = pd.concat(tables)
     assert "Over the 3 starts" in (said := skewness_and_gain(table, effects(table))) and "correlation of -1.00" in said
     assert "too few" in skewness_and_gain(tables[0], effects(tables[0]))
 
 
 def test_summary_keeps_a_run_s_accuracies(small):
-    campaign, _ = small
-    work = campaign.folder / "work"
-    run = Run(campaign.plan.preset("plain", 0), work / "runs" / "plain-0", work)
-    assert wide(summary(run).assign(regime="plain"), "ood").columns.tolist() == ["rl", "sft_continued", "start", "peak"]
+    sweep, _ = small
+    work = sweep.folder / "work"
+    run = Run(sweep.plan.preset("plain", 0), work / "runs" / "plain-0", work)
+    assert wide(summary(run).assign(condition="plain"), "ood").columns.tolist() == ["rl", "sft_continued", "start", "peak"]
 
 
 def test_the_committed_table_belongs_to_the_committed_plan():
-    campaign = Campaign()
-    names = {f"{r}/{s}" for r, s in campaign.table()[["regime", "seed"]].drop_duplicates().itertuples(index=False)}
-    assert names == set(campaign.manifest()["cells"])
-    mine = {cell.name: cell.mark for phase in campaign.plan.phases for cell in campaign.plan.cells(phase)}
-    assert {n: c["mark"] for n, c in campaign.manifest()["cells"].items()} == {n: mine[n] for n in names}
-    for phase in campaign.plan.phases:
-        assert len(campaign.codes(phase)) <= 1, "all of a phase was measured with one version of the code"
+    sweep = Sweep()
+    names = {f"{r}/{s}" for r, s in sweep.table()[["condition", "seed"]].drop_duplicates().itertuples(index=False)}
+    assert names == set(sweep.manifest()["cells"])
+    mine = {cell.name: cell.mark for phase in sweep.plan.phases for cell in sweep.plan.cells(phase)}
+    assert {n: c["mark"] for n, c in sweep.manifest()["cells"].items()} == {n: mine[n] for n in names}
+    for phase in sweep.plan.phases:
+        assert len(sweep.codes(phase)) <= 1, "all of a phase was measured with one version of the code"
 
 
 def test_one_phase_is_not_measured_with_two_versions_of_the_code(small, monkeypatch):
-    campaign, _ = small
-    monkeypatch.setattr("oodlib.campaign.code_digest", lambda: "other")
+    sweep, _ = small
+    monkeypatch.setattr("oodlib.analysis.sweep.code_digest", lambda: "other")
     with pytest.raises(RuntimeError, match=r"other code.*commit"):
-        next(campaign.run("explore"))
+        next(sweep.run("explore"))
 
 
 def remedy_rows(ood_gain=0.2, id_gain=0.0):
     rows = []
     for seed in range(10, 15):
-        for regime, gain, paid, angle in (("one-try", 0.0, 0.0, 0.1), ("rpsft", ood_gain, id_gain, 0.05)):
+        for condition, gain, paid, angle in (("one-try", 0.0, 0.0, 0.1), ("rpsft", ood_gain, id_gain, 0.05)):
             luck = 0.01 * (seed - 12)
             for metric, shift in (("mean_angle_left", 0.01), ("mean_angle_right", -0.01)):
                 for first, last, share in ((0, 8, 0.1), (8, 300, 0.9), (0, 300, 1.0)):
                     value = share * (angle + shift)
-                    rows.append((regime, "rotation", "sft", first, last, seed, "weights", metric, value, 4))
+                    rows.append((condition, "rotation", "sft", first, last, seed, "weights", metric, value, 4))
             for split, value in (("ood", 0.1 + gain + luck), ("id", 0.6 + paid + luck)):
                 for step, extra in ((8, 0.05), (300, 0.0)):
-                    rows.append((regime, "sft", "sft", 0, step, seed, split, "accuracy", value + extra, 100))
-                rows.append((regime, "rl", "rl", 300, 80, seed, split, "accuracy", value + 0.02, 100))
-                rows.append((regime, "rl", "rl", 100, 80, seed, split, "accuracy", 0.0, 100))
-    return pd.DataFrame(rows, columns=["regime", *COLUMNS])
+                    rows.append((condition, "sft", "sft", 0, step, seed, split, "accuracy", value + extra, 100))
+                rows.append((condition, "rl", "rl", 300, 80, seed, split, "accuracy", value + 0.02, 100))
+                rows.append((condition, "rl", "rl", 100, 80, seed, split, "accuracy", 0.0, 100))
+    return pd.DataFrame(rows, columns=["condition", *COLUMNS])
 
 
 def test_remedies_are_compared_with_plain_sft_within_a_seed():
@@ -409,7 +383,7 @@ def test_angles_are_from_the_base_to_the_end_and_mean_of_both_sides():
     table = angles(found, "plain SFT")
     assert table.index.tolist() == ["RPSFT", "plain SFT"], "least first"
     assert table.loc["RPSFT", "less plain SFT (°)"].startswith(f"{np.degrees(-0.05):+.1f} [")
-    (axis,) = figures_campaign.angles(found).axes
+    (axis,) = figures_sweep.angles(found).axes
     assert np.degrees(0.05) == pytest.approx(axis.lines[-1].get_xdata()[0])
 
 
@@ -487,30 +461,30 @@ def test_ways_of_sft_side_by_side():
     half = 100 * 0.01 * stats.t.ppf(0.975, 2) / 3**0.5
     assert table.loc["LoRA", "OOD at its peak (%)"] == f"30.0 [{30 - half:.1f}, {30 + half:.1f}]"
     assert table.loc["all parameters", "turned at the end (°)"].startswith(f"{np.degrees(0.2):.1f} [")
-    lower = figures_campaign.beside(runs).axes[2:]
+    lower = figures_sweep.beside(runs).axes[2:]
     assert [axis.lines[0].get_ydata()[-1] for axis in lower] == pytest.approx(np.degrees([0.2, 0.1]))
 
 
 def test_every_committed_figure_can_be_read_in_a_notebook(smallest_text, texts_on_texts):
     style()
-    campaign = Campaign.open(None, None)
-    table, rows = campaign.rows("confirm"), campaign.rows("remedies")
-    names = campaign.plan.phases["remedies"]["names"]
+    sweep = Sweep.open(None, None)
+    table, rows = sweep.rows("confirm"), sweep.rows("remedies")
+    names = sweep.plan.phases["remedies"]["names"]
     found, healed = remedies(rows, names), effects(table)
-    regime, way = table["regime"].iloc[0], sft_of(0.4, 0.1, 0.2)
+    condition, way = table["condition"].iloc[0], sft_of(0.4, 0.1, 0.2)
     drawn = {
-        "05_forest": figures_campaign.forest(healed),
-        "05_arms": figures_campaign.arms(table, regime),
-        "05_by_try": figures_campaign.by_try(table, [r for r in table["regime"].unique() if r != "cosine"], 100),
-        "05_map": figures_campaign.healing_map(table, healed),
-        "05_advantages": figures_campaign.advantage_spread(table, healed),
-        "05_turning": figures_campaign.turning(table, regime),
-        "06_pareto": figures_campaign.pareto(found, at_peak(rows, next(iter(names)))),
-        "06_angle": figures_campaign.angles(found),
-        "06_best_start": figures_campaign.best_start(found),
-        "06_lora": figures_campaign.beside({"all parameters": way, "LoRA": way}),
+        "05_forest": figures_sweep.forest(healed),
+        "05_arms": figures_sweep.arms(table, condition),
+        "05_by_try": figures_sweep.by_try(table, [r for r in table["condition"].unique() if r != "cosine"], 100),
+        "05_map": figures_sweep.healing_map(table, healed),
+        "05_advantages": figures_sweep.advantage_spread(table, healed),
+        "05_turning": figures_sweep.turning(table, condition),
+        "06_pareto": figures_sweep.pareto(found, at_peak(rows, next(iter(names)))),
+        "06_angle": figures_sweep.angles(found),
+        "06_best_start": figures_sweep.best_start(found),
+        "06_lora": figures_sweep.beside({"all parameters": way, "LoRA": way}),
     }
-    assert {p.stem for p in (campaign.folder / "figures").glob("*.png")} == set(drawn)
+    assert {p.stem for p in (sweep.folder / "figures").glob("*.png")} == set(drawn)
     for name, figure in drawn.items():
         assert smallest_text(figure) >= 9, name
         assert texts_on_texts(figure) == [], name

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oodlib.tasks import OUTCOMES, get_task
+from oodlib.tasks.base import OUTCOMES, get_task
 
 TASK = get_task("general_points")
 RULE = {"J": 11, "Q": 12, "K": 13}

@@ -1,4 +1,4 @@
-"""oodlib.checkpoints: the same matrices from every kind of checkpoint, and clear words about those that do not fit."""
+"""oodlib.models.checkpoints: the same matrices from every kind of checkpoint, and clear words about those that do not fit."""
 
 import json
 
@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from oodlib.checkpoints import open_weights
-from oodlib.pairing import layer_of, pair_up
+from oodlib.models.checkpoints import open_weights
+from oodlib.models.names import layer_of, pair_up
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib.claims import RULES, VERDICTS, as_json, in_unit, judge, scorecard
-from oodlib.evidence import Evidence
+from oodlib.analysis.claims import RULES, VERDICTS, as_json, in_unit, judge, scorecard
+from oodlib.analysis.evidence import Evidence
 from oodlib.stages import NULLS
 
 HANDS = 400

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.presets import ROOT
+from oodlib.config import ROOT
 
 
 def call(*words):

@@ -1,4 +1,4 @@
-"""oodlib.comparing, model_surgery and the commands: whole checkpoints, cut off and gone on with."""
+"""oodlib.spectral.comparison, model_surgery and the commands: whole checkpoints, cut off and gone on with."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from oodlib import figures_compare as figures
+from oodlib.plots import comparison as figures
 from oodlib.cli import app
-from oodlib.comparing import Comparing, Settings, count_of, read_arrays
-from oodlib.model_surgery import Restoration
-from oodlib.models import load_model, load_tokenizer, load_weights, model_folder
-from oodlib.spectra import compare
-from oodlib.surgery import restore
+from oodlib.spectral.comparison import Comparing, Settings, count_of, read_arrays
+from oodlib.spectral.model_surgery import Restoration
+from oodlib.models.loading import load_model, load_tokenizer, load_weights, model_folder
+from oodlib.spectral.svd import compare
+from oodlib.spectral.surgery import restore
 
 BASE = model_folder("tiny")
 DOWN = "model.layers.2.mlp.down_proj.weight"

@@ -1,4 +1,4 @@
-"""oodlib.dissect against brute force on small matrices and against random matrix theory."""
+"""oodlib.spectral.metrics against brute force on small matrices and against random matrix theory."""
 
 import math
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from oodlib.dissect import METRICS, dissect, effective_rank, noise_edge, noise_null, stable_rank
-from oodlib.spectra import compare, spectrum
+from oodlib.spectral.metrics import METRICS, dissect, effective_rank, noise_edge, noise_null, stable_rank
+from oodlib.spectral.svd import compare, spectrum
 
 
 def gaussian(*shape, seed=0):

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from oodlib import engines
-from oodlib.engines import ENGINES, choose
-from oodlib.episodes import play
-from oodlib.models import load_model, model_folder
-from oodlib.presets import load_preset
-from oodlib.tasks import get_task
+from oodlib.inference import generation as engines
+from oodlib.inference.generation import ENGINES, choose
+from oodlib.inference.episodes import play
+from oodlib.models.loading import load_model, model_folder
+from oodlib.config import load_config
+from oodlib.tasks.base import get_task
 
 TASK = get_task("general_points")
 
@@ -72,7 +72,7 @@ def test_on_a_cpu_nothing_is_timed(tiny):
 
 
 def test_a_preset_may_name_the_engine():
-    assert load_preset("tiny", machine={"rollouts": "static"}).machine.engine == "static"
-    assert load_preset("tiny", machine={"rollouts": "vllm"}).machine.engine == "auto"
+    assert load_config("tiny", {"machine": {"rollouts": "static"}}).machine.engine == "static"
+    assert load_config("tiny", {"machine": {"rollouts": "vllm"}}).machine.engine == "auto"
     with pytest.raises(ValueError, match=r"rollouts.*dynamic"):
-        load_preset("tiny", machine={"rollouts": "psychic"})
+        load_config("tiny", {"machine": {"rollouts": "psychic"}})

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from oodlib import episodes
-from oodlib.base_model import build_tokenizer
-from oodlib.engines import Speaker
-from oodlib.episodes import as_text, discounted, play
-from oodlib.evaluate import evaluate, summarise
-from oodlib.models import load_model, model_folder
-from oodlib.tasks import get_task
+from oodlib.inference import episodes
+from oodlib.models.base import build_tokenizer
+from oodlib.inference.generation import Speaker
+from oodlib.inference.episodes import as_text, discounted, play
+from oodlib.inference.evaluation import evaluate, summarise
+from oodlib.models.loading import load_model, model_folder
+from oodlib.tasks.base import get_task
 
 TASK = get_task("general_points")
 RULE = {"J": 11, "Q": 12, "K": 13}

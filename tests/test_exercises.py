@@ -13,13 +13,13 @@ from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load_file
 
 from oodlib import Run, ensure
-from oodlib.bench import Operation
+from oodlib.widgets.bench import Operation
 from oodlib.exercises import evidence, rl, rotation_and_surgery, task_and_sft
 from oodlib.exercises.checking import Wrong
-from oodlib.model_source import model_folder
-from oodlib.presets import ROOT, load_preset
-from oodlib.sft import save_weights
-from oodlib.stats import over_seeds
+from oodlib.models.sources import model_folder
+from oodlib.config import ROOT, load_config
+from oodlib.training.sft import save_weights
+from oodlib.analysis.stats import over_seeds
 from oodlib.tasks.general_points import TASK
 
 EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
@@ -49,13 +49,13 @@ def patient(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def operation(patient, tmp_path_factory):
-    run = Run(load_preset("smoke", out=str(tmp_path_factory.mktemp("run"))))
+    run = Run(load_config("smoke", {"out": str(tmp_path_factory.mktemp("run"))}))
     return Operation(run, str(BASE), str(patient))
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    run = Run(load_preset("tiny"))
+    run = Run(load_config("tiny"))
     ensure(run, "rl")
     ensure(run, "sft")
     return run
@@ -66,8 +66,8 @@ def execute(path, patient, tmp_path):
     book = load_notebook_node(str(path))
     if path.stem.startswith("03"):
         preset = tmp_path / "few-hands.yaml"
-        preset.write_text("like: smoke\neval_every: 60\n")
-        parameters = {"preset": str(preset), "out": str(tmp_path), "donor": str(BASE), "recipient": str(patient)}
+        config.write_text("like: smoke\neval_every: 60\n")
+        parameters = {"preset": str(config), "out": str(tmp_path), "donor": str(BASE), "recipient": str(patient)}
         book = parameterize_notebook(book, parameters)
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True, resources=where).execute()
@@ -222,7 +222,7 @@ def test_rloo_advantages():
 
 
 def test_silent_groups(tiny):
-    right = {t: (np.ptp(rl._groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.preset.rl_from}
+    right = {t: (np.ptp(rl._groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.config.rl.starts}
     failed = tiny.table("rollouts", "rl").groupby("from_step")["outcome"].agg(lambda o: (o != "correct").mean())
     wrong = [
         (dict(failed), "Not so"),
@@ -350,7 +350,7 @@ def test_c4_rules():
 
 def design(**changes):
     plain = {
-        "regime": "one-try",
+        "condition": "one-try",
         "from_step": 100,
         "arm": "sft_continued",
         "metric": "accuracy",
@@ -363,17 +363,17 @@ def design(**changes):
 def test_control_against_c4():
     right = [
         design(),
-        design(regime="three-tries", arm="rejection_sampling", metric="accuracy@1", margin=0.015),
-        design(regime="cosine", from_step=300, refutes=lambda low, high: high < 0.02),
+        design(condition="three-tries", arm="rejection_sampling", metric="accuracy@1", margin=0.015),
+        design(condition="cosine", from_step=300, refutes=lambda low, high: high < 0.02),
     ]
     wrong = [
-        (design(regime="six-tries"), "no RL there"),
+        (design(condition="six-tries"), "no RL there"),
         (design(arm="averaging"), "no updates"),
         (design(arm="start"), "no control"),
-        (design(regime="empty-rewards", arm="interpolation_peak"), "OOD hands"),
-        (design(regime="empty-rewards"), "seed 0"),
-        (design(regime="ppo-three-tries"), "did not rise"),
-        (design(regime="lower-rate", from_step=300), "no such arm"),
+        (design(condition="empty-rewards", arm="interpolation_peak"), "OOD hands"),
+        (design(condition="empty-rewards"), "seed 0"),
+        (design(condition="ppo-three-tries"), "did not rise"),
+        (design(condition="lower-rate", from_step=300), "no such arm"),
         (design(metric="loss"), "about OOD accuracy"),
         (design(margin=0.001), "too wide"),
         (design(margin=0.1), "overlooks"),

@@ -12,8 +12,8 @@ from itertools import combinations, combinations_with_replacement, permutations
 import numpy as np
 import pytest
 
-from oodlib.tasks import get_task, task_names
-from oodlib.tasks.solver import solutions
+from oodlib.tasks.base import get_task, task_names
+from oodlib.tasks.general_points.solver import solutions
 
 TASK = get_task("general_points")
 CARDS = ["A", *map(str, range(2, 11)), "J", "Q", "K"]
@@ -256,7 +256,7 @@ def some_hands(n=150):
 
 
 def test_compact_questions_and_answers_have_no_unknown_words():
-    from oodlib.base_model import build_tokenizer
+    from oodlib.models.base import build_tokenizer
 
     assert len(set(TASK.words())) == len(TASK.words())
     tokenizer, draw = build_tokenizer(TASK.words()), rng()

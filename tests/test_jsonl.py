@@ -10,14 +10,14 @@ import pytest
 
 from oodlib import Run, ensure, tasks
 from oodlib.cli import STAGE_NOTEBOOKS
-from oodlib.episodes import play
-from oodlib.models import load_model, model_folder
-from oodlib.presets import PARAMS, ROOT, load_preset
-from oodlib.tasks import Verdict, get_task
+from oodlib.inference.episodes import play
+from oodlib.models.loading import load_model, model_folder
+from oodlib.config import PARAMS, ROOT, load_config
+from oodlib.tasks.base import Verdict, get_task
 from oodlib.tasks.jsonl import exact, number
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 3?"}]
-EXAMPLE = load_preset("custom").task_options
+EXAMPLE = load_config("custom").task_options
 NAMES = count()  # a module is imported once a process
 
 
@@ -108,7 +108,7 @@ def test_prompts_and_answers_in_both_styles(data):
 )
 def test_a_fault_in_a_file_is_named_with_its_line(data, lines, words):
     with pytest.raises(ValueError) as caught:
-        load_preset("smoke", task="jsonl", task_options=data(id=lines))
+        load_config("smoke", {"task.name": "jsonl", "task.options": data(id=lines)})
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
@@ -129,7 +129,7 @@ def test_a_fault_in_a_file_is_named_with_its_line(data, lines, words):
 def test_wrong_options_are_named_with_what_is_allowed(data, changes, words):
     options = {k: v for k, v in {**data(), **changes}.items() if v is not None}
     with pytest.raises(ValueError) as caught:
-        load_preset("smoke", task="jsonl", task_options=options)
+        load_config("smoke", {"task.name": "jsonl", "task.options": options})
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
@@ -137,7 +137,7 @@ def test_wrong_options_are_named_with_what_is_allowed(data, changes, words):
 
 def test_the_card_game_takes_no_options(data):
     with pytest.raises(ValueError, match=r"'general_points' takes no task_options, but has checker, id, ood"):
-        load_preset("smoke", task_options=data())
+        load_config("smoke", {"task.options": data()})
     assert get_task("general_points") is get_task("general_points", {})
 
 
@@ -199,12 +199,12 @@ def test_a_checker_that_says_something_else_is_an_error(judge, body):
 def test_the_key_knows_data_and_checker_by_their_content(data, judge, tmp_path):
     def parameters(**splits):
         tasks._get_task.cache_clear()  # as in a new process
-        return load_preset("smoke", task="jsonl", task_options=data(**splits)).parameters("sft")
+        return load_config("smoke", {"task.name": "jsonl", "task.options": data(**splits)}).parameters("sft")
 
     first = parameters()
     assert first == parameters() != parameters(ood=[line(answer=6)])
     assert first["task_options"]["id"].startswith("sha256:") and str(tmp_path) not in json.dumps(first)
-    assert "task_options" not in load_preset("smoke").parameters()
+    assert "task_options" not in load_config("smoke").parameters()
     judge("return True")
     (code,) = tmp_path.glob("my_checker_*.py")
     own = parameters(checker=f"{code.stem}:check")["task_options"]
@@ -217,20 +217,20 @@ def test_paths_in_a_file_are_relative_to_it_and_others_to_the_working_directory(
     mine.write_text("like: smoke\ntask: jsonl\ntask_options: {id: id.jsonl, ood: ./ood.jsonl}\n")
     raw = {"id": "id.jsonl", "ood": "ood.jsonl"}
     full = {k: str(tmp_path / v) for k, v in raw.items()}
-    assert load_preset(mine).task_options == full
-    assert load_preset(mine, task_options=raw).task_options == full, "as papermill -f gives them"
+    assert load_config(mine).task_options == full
+    assert load_config(mine, {"task.options": raw}).task_options == full, "as papermill -f gives them"
     monkeypatch.chdir(tmp_path)
-    assert load_preset("mine.yaml").task_options == full
-    assert load_preset("smoke", task="jsonl", task_options=raw).task_options == full
+    assert load_config("mine.yaml").task_options == full
+    assert load_config("smoke", {"task.name": "jsonl", "task.options": raw}).task_options == full
     (tmp_path / "models" / "mine").mkdir(parents=True)
     mine.write_text("like: smoke\nmodel: models/mine\n")
     monkeypatch.chdir("/")
-    assert load_preset(mine).model == str(tmp_path / "models" / "mine")
+    assert load_config(mine).model == str(tmp_path / "models" / "mine")
 
 
 def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
-    preset = load_preset("custom")
-    task = get_task(preset.task, preset.task_options)
+    preset = load_config("custom")
+    task = get_task(config.task.name, config.task.options)
     rows = {name: (PARAMS / "custom" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "id", "ood")}
     assert len({r for lines in rows.values() for r in lines}) == sum(map(len, rows.values()))
     for split in ("id", "ood"):
@@ -242,8 +242,8 @@ def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
 
 
 def test_every_stage_runs_on_one_s_own_data(tiny_run):
-    small = {"max_new_tokens": 4, "rl_arms": ["rl"], "surgery_embeddings": False, "surgery_draws": 0}
-    run = tiny_run(task="jsonl", task_options=EXAMPLE, eval_every=3, sft_checkpoints=[0, 4], **small)
+    small = {"max_new_tokens": 4, "rl.baselines": ["rl"], "surgery.embeddings": False, "surgery.draws": 0}
+    run = tiny_run({"task.name": "jsonl", "task.options": EXAMPLE, "eval.every": 3, "sft.checkpoints": [0, 4], **small})
     for stage in ("sft", "rl", "surgery"):
         ensure(run, stage)
     table = run.table("measurements").query("metric == 'accuracy'")
@@ -253,7 +253,7 @@ def test_every_stage_runs_on_one_s_own_data(tiny_run):
     assert run.table("hands")["problem"].astype(str).str.fullmatch(r"[JQK] [-+] \d").all()
     manifest = json.loads((run.folder / "manifest.json").read_text())
     assert manifest["parameters"]["task_options"] == get_task("jsonl", EXAMPLE).parameters()
-    again = Run(run.preset)
+    again = Run(run.config)
     ensure(again, "surgery")
     assert not again.borrowed
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from oodlib.arms import NoData
-from oodlib.launch import launch
-from oodlib.models import load_weights
-from oodlib.presets import load_preset
-from oodlib.rl import run_arm
-from oodlib.runs import Run
-from oodlib.sft import sft_folder, train
+from oodlib.training.baselines import NoData
+from oodlib.scale.launch import launch
+from oodlib.models.loading import load_weights
+from oodlib.config import load_config
+from oodlib.training.arms import run_arm
+from oodlib.run import Run
+from oodlib.training.sft import sft_folder, train
 
 
 def names(run):
@@ -21,15 +21,15 @@ def values(tables):
 
 
 def test_a_batch_in_parts_gives_the_same_training(tiny_run, tmp_path):
-    whole, parts = (tiny_run(out=str(tmp_path / f"m{m}"), machine={"micro_batch": m}) for m in (4, 1))
+    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}}) for m in (4, 1))
     np.testing.assert_allclose(values(train(whole, 10)), values(train(parts, 10)), rtol=1e-4)
     assert names(whole) == names(parts)
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
-    changes = {"rl_algorithm": algorithm, "rl_steps": 4, "sft_learning_rate": 1e-3}
-    whole, parts = (tiny_run(out=str(tmp_path / f"m{m}"), machine={"micro_batch": m}, **changes) for m in (8, 4))
+    changes = {"rl.algorithm": algorithm, "rl.steps": 4, "sft.learning_rate": 1e-3}
+    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}, **changes}) for m in (8, 4))
     losses = []
     for run in (whole, parts):
         train(run, 10)
@@ -40,7 +40,7 @@ def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
 
 def test_batches_and_configurations_that_cannot_be(tiny_run, monkeypatch):
     with pytest.raises(ValueError, match=r"'warp'.*ddp, fsdp2"):
-        launch(Run(load_preset("smoke", machine={"launch": "warp"})), "oodlib.sft:learn", 10)
+        launch(Run(load_config("smoke", {"machine": {"launch": "warp"}})), "oodlib.training.sft:learn", 10)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"batch of 4 .* 3 processes"):
         train(tiny_run(), 10)
@@ -48,8 +48,8 @@ def test_batches_and_configurations_that_cannot_be(tiny_run, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tiny_run, tmp_path):
-    one = tiny_run(out=str(tmp_path / "one"))
-    two = tiny_run(out=str(tmp_path / "two"), machine={"launch": "ddp", "processes": 2})
+    one = tiny_run({"out": str(tmp_path / "one")})
+    two = tiny_run({"out": str(tmp_path / "two"), "machine": {"launch": "ddp", "processes": 2}})
     np.testing.assert_allclose(values(train(one, 10)), values(train(two, 10)), rtol=1e-4)
     assert names(one) == names(two)
     for name, mine in load_weights(sft_folder(one, 10, 4)).items():
@@ -59,22 +59,22 @@ def test_two_processes_train_as_one_does(tiny_run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_two_processes_play_a_batch_together(tiny_run, algorithm):
-    run = tiny_run(machine={"launch": "ddp", "processes": 2}, rl_algorithm=algorithm, rl_steps=4)
+    run = tiny_run({"machine": {"launch": "ddp", "processes": 2}, "rl.algorithm": algorithm, "rl.steps": 4})
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)
-    cycle = run.preset.rl_updates_per_batch * run.preset.rl_epochs
+    cycle = run.config.rl.updates_per_batch * run.config.rl.epochs
     played = tables["rollouts"]
-    assert len(played) == 4 // cycle * run.preset.rl_prompts * run.preset.rl_samples
-    assert (played.groupby(["update", "group"]).size() == run.preset.rl_samples).all()
+    assert len(played) == 4 // cycle * run.config.rl.prompts * run.config.rl.samples
+    assert (played.groupby(["update", "group"]).size() == run.config.rl.samples).all()
     assert played["advantage"].abs().gt(0).any()
 
 
 @pytest.mark.slow
 def test_what_fails_in_a_process_is_said(tiny_run):
-    run = tiny_run(machine={"launch": "ddp", "processes": 2})
+    run = tiny_run({"machine": {"launch": "ddp", "processes": 2}})
     with pytest.raises(RuntimeError, match=r"process \d: FileNotFoundError|process \d: OSError|process \d: ValueError"):
-        launch(run, "oodlib.rl:learn", 10, arm="rl", from_step=4)  # there is no SFT yet
+        launch(run, "oodlib.training.arms:learn", 10, arm="rl", from_step=4)  # there is no SFT yet
     train(run, 10)
-    mute = tiny_run(machine={"launch": "ddp", "processes": 2}, max_new_tokens=1)  # nothing that it says is right
+    mute = tiny_run({"machine": {"launch": "ddp", "processes": 2}, "task.max_new_tokens": 1})  # nothing that it says is right
     with pytest.raises(NoData):
-        launch(mute, "oodlib.rl:learn", 10, arm="rejection_sampling", from_step=4)
+        launch(mute, "oodlib.training.arms:learn", 10, arm="rejection_sampling", from_step=4)

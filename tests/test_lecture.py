@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 import oodlib
-from oodlib import claims
-from oodlib.evidence import Evidence
-from oodlib.lecture import beside_the_paper
-from oodlib.presets import ROOT, load_preset
-from oodlib.runs import Run
+from oodlib.analysis import claims
+from oodlib.analysis.evidence import Evidence
+from oodlib.widgets.lecture import beside_the_paper
+from oodlib.config import ROOT, load_config
+from oodlib.run import Run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def test_the_paper_s_numbers_have_the_unit_of_the_run_s():
-    run = Run(load_preset("tiny"), ROOT / "outputs" / "tiny")
+    run = Run(load_config("tiny"), ROOT / "outputs" / "tiny")
     table = beside_the_paper(Evidence.of(run), *claims.RULES).data.set_index("claim")
     paper = table["the paper"][table["the paper"] != "no number"]
     assert len(paper) == 4

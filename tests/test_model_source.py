@@ -1,4 +1,4 @@
-"""oodlib.model_source: models by name, converted once, and clear words where one cannot be had."""
+"""oodlib.models.sources: models by name, converted once, and clear words where one cannot be had."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from oodlib import model_source
-from oodlib.models import load_model, model_folder
+from oodlib.models import sources as model_source
+from oodlib.models.loading import load_model, model_folder
 
 
 @pytest.fixture

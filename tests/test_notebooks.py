@@ -9,9 +9,9 @@ import nbformat
 import papermill
 import pytest
 
-from oodlib.campaign import Campaign
+from oodlib.analysis.sweep import Sweep
 from oodlib.cli import STAGE_NOTEBOOKS
-from oodlib.presets import ROOT, Preset, load_preset
+from oodlib.config import ROOT, Config, load_config
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGES = sorted((ROOT / "notebooks").glob(STAGE_NOTEBOOKS))
@@ -36,7 +36,7 @@ def test_every_stage_s_notebook_offers_every_parameter(path):
     (cell,) = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
     scope = dict(line.split("  #")[0].split(" = ") for line in cell.source.splitlines() if not line.startswith("#"))
     besides = ["base", "checkpoints"] if path.stem.startswith("03") else []  # one's own models
-    assert list(scope) == [*Preset.model_fields, *besides]
+    assert list(scope) == [*Config.model_fields, *besides]
     assert scope.pop("preset") == '"tiny"' and set(scope.values()) == {"None"}
 
 
@@ -85,7 +85,7 @@ def test_every_reported_figure_is_in_the_executed_notebooks(reproduced):
 
 def test_notebook_03_compares_one_s_own_checkpoints(reproduced, tmp_path):
     checkpoint = next((reproduced[0] / "checkpoints").glob("seed-10/sft-*/checkpoint-24"))
-    parameters = {**load_preset("smoke").model_dump(), "out": str(reproduced[0]), "base": "tiny"}
+    parameters = {**load_config("smoke").model_dump(), "out": str(reproduced[0]), "base": "tiny"}
     papermill.execute_notebook(
         ROOT / "notebooks" / "03_svd_rotation.ipynb",
         tmp_path / "out.ipynb",
@@ -105,7 +105,7 @@ def test_papermill_with_a_preset_s_file_gives_no_warning(reproduced, tmp_path, c
         papermill.execute_notebook(
             ROOT / "notebooks" / "01_sft_curve.ipynb",
             tmp_path / "out.ipynb",
-            {**load_preset("smoke").model_dump(), "out": str(out)},
+            {**load_config("smoke").model_dump(), "out": str(out)},
             progress_bar=False,
             kernel_name="python3",
         )
@@ -128,8 +128,8 @@ def test_a_wrong_parameter_stops_a_notebook_at_once_with_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "phase"), [("05_when_does_rl_heal", "confirm"), ("06_remedies", "remedies")])
-def test_the_campaign_s_notebooks_draw_from_the_committed_tables(name, phase, tmp_path):
-    assert not Campaign().left(phase), "a declared phase is measured whole"
+def test_the_sweep_s_notebooks_draw_from_the_committed_tables(name, phase, tmp_path):
+    assert not Sweep().left(phase), "a declared phase is measured whole"
     papermill.execute_notebook(
         ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3"
     )
@@ -137,6 +137,6 @@ def test_the_campaign_s_notebooks_draw_from_the_committed_tables(name, phase, tm
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 2
     assert any("**" in str(o.get("data", {}).get("text/markdown", "")) for o in outputs), "the answer is computed"
     changed = subprocess.run(
-        ["git", "status", "--porcelain", "outputs/campaign"], cwd=ROOT, capture_output=True, text=True
+        ["git", "status", "--porcelain", "outputs/sweep"], cwd=ROOT, capture_output=True, text=True
     )
     assert not [line for line in changed.stdout.splitlines() if "figures" in line], "readers change no committed figure"

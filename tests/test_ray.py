@@ -10,9 +10,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from oodlib import cluster
-from oodlib.cluster import run_jobs
-from oodlib.runs import TABLES, Job, read_table
+from oodlib.scale import ray as cluster
+from oodlib.scale.ray import run_jobs
+from oodlib.run import TABLES, Job
+from oodlib.io import read_table
 from oodlib.stages import ensure
 
 ARMS = ["rl", "sft_continued", "rejection_sampling", "averaging"]
@@ -36,7 +37,7 @@ def die(run, seed):
 
 
 def on_ray(tiny_run, **changes):
-    run = tiny_run(machine={"executor": "ray", "ray_address": changes.pop("address", None)}, **changes)
+    run = tiny_run({"machine": {"executor": "ray", "ray_address": changes.pop("address", None)}, **changes})
     run.folder.mkdir(parents=True, exist_ok=True)
     return run
 
@@ -93,8 +94,8 @@ def test_a_cluster_started_here_shows_a_jobs_own_error_and_repeats_only_a_lost_j
 @pytest.mark.slow
 def test_a_node_dies_and_the_results_are_those_of_a_local_run(tiny_run, tmp_path, two_nodes):
     made, nodes = two_nodes
-    changes = {"rl_arms": ARMS, "rl_from": [2, 4], "rl_steps": 8, "jobs": 0}
-    here = tiny_run(out=str(tmp_path / "here"), **changes)
+    changes = {"rl.baselines": ARMS, "rl.starts": [2, 4], "rl.steps": 8, "jobs": 0}
+    here = tiny_run({"out": str(tmp_path / "here"), **changes})
     there = on_ray(tiny_run, out=str(tmp_path / "there"), address=made.address, **changes)
     ensure(here, "rl")
     ensure(there, "sft")

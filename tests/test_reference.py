@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib import Run, claims, ensure, figures
-from oodlib.evidence import Evidence
-from oodlib.presets import ROOT, load_preset
-from oodlib.runs import COLUMNS
+from oodlib import Run, ensure
+from oodlib.analysis import claims
+from oodlib.plots import figures
+from oodlib.analysis.evidence import Evidence
+from oodlib.config import ROOT, load_config
+from oodlib.run import COLUMNS
 from oodlib.stages import STAGES
-from oodlib.stats import rotation_and_accuracy
+from oodlib.analysis.stats import rotation_and_accuracy
 
 REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
 BIG = 5 * 2**20
@@ -21,7 +23,7 @@ BIG = 5 * 2**20
 @pytest.fixture(scope="module", params=[r for r in REFERENCES if r in ("tiny", "tiny-seeds")])
 def reference(request, tmp_path_factory):
     """The run as a reader's notebook gets it: nothing of its own, no checkpoints."""
-    run = Run(load_preset(request.param), tmp_path_factory.mktemp("reader") / "run")
+    run = Run(load_config(request.param), tmp_path_factory.mktemp("reader") / "run")
     for stage in STAGES:
         ensure(run, stage)
     assert run.borrowed == set(STAGES)
@@ -36,7 +38,7 @@ def test_it_is_small_and_holds_no_weights(reference):
     folder = reference.sources["sft"]
     ignored = {"parts", "checkpoints", "report.html"}  # by git
     kept = [p for p in folder.rglob("*") if p.is_file() and not ignored & set(p.parts)]
-    assert sum(p.stat().st_size for p in kept) <= BIG * (1 if reference.preset.n_seeds == 1 else 2)
+    assert sum(p.stat().st_size for p in kept) <= BIG * (1 if reference.config.n_seeds == 1 else 2)
     assert not [p for p in kept if p.suffix in (".safetensors", ".bin", ".pt")]
 
 
@@ -45,7 +47,7 @@ def test_its_table_is_tidy(reference):
     assert list(table.columns) == COLUMNS
     keys = COLUMNS[:7]
     assert not table.duplicated(keys).any() and table["value"].notna().all()
-    assert set(table["seed"]) == set(reference.preset.seeds)
+    assert set(table["seed"]) == set(reference.config.seeds)
 
 
 def test_its_accuracies_are_the_shares_of_right_hands(reference):
@@ -106,6 +108,6 @@ def test_every_figure_can_be_read_in_a_notebook(drawn, smallest_text, texts_on_t
 
 
 def test_the_readme_shows_the_scorecard_of_the_committed_run():
-    run = Run(load_preset("tiny-seeds"), ROOT / "outputs" / "tiny-seeds")
+    run = Run(load_config("tiny-seeds"), ROOT / "outputs" / "tiny-seeds")
     card = claims.scorecard(Evidence.of(run))
     assert claims.as_markdown(card) in (ROOT / "README.md").read_text()

@@ -4,29 +4,29 @@ import numpy as np
 import pytest
 import torch
 
-from oodlib.arms import Setup, load_arm
-from oodlib.arms.format_reward import by_format
-from oodlib.arms.random_reward import shuffled
-from oodlib.models import is_adapter, load_model, load_weights, matrices, mix, model_folder
-from oodlib.presets import REMEDIES
-from oodlib.remedies import load_remedy
-from oodlib.remedies.kl import kl
-from oodlib.remedies.rpsft import LeadingBlocks
-from oodlib.sft import PLAIN, measure, sft_folder, train
-from oodlib.tasks import Verdict, get_task
-from oodlib.training import MARK, recent
+from oodlib.training.baselines import Setup, load_arm
+from oodlib.training.baselines.format_reward import by_format
+from oodlib.training.baselines.random_reward import shuffled
+from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, mix, model_folder
+from oodlib.config import REMEDIES
+from oodlib.training.mitigations import load_remedy
+from oodlib.training.mitigations.kl import kl
+from oodlib.training.mitigations.rpsft import LeadingBlocks
+from oodlib.training.sft import PLAIN, measure, sft_folder, train
+from oodlib.tasks.base import Verdict, get_task
+from oodlib.training.trainer import MARK, recent
 
 TASK = get_task("general_points")
 
 
 def with_remedy(make, name, **changes):
     weight = {"rpsft": 10.0, "kl": 1.0}.get(name, 0.0)
-    return make(**{**PLAIN, "sft_remedy": name, "sft_remedy_weight": weight, **changes})
+    return make(**{**PLAIN, "sft.mitigation": name, "sft.mitigation_weight": weight, **changes})
 
 
 @pytest.mark.parametrize("name", REMEDIES)
 def test_every_remedy_leaves_checkpoints_that_differ_from_plain_sft(tiny_run, name):
-    run, plain = with_remedy(tiny_run, name), tiny_run(**PLAIN)
+    run, plain = with_remedy(tiny_run, name), tiny_run({**PLAIN})
     train(run, 10)
     train(plain, 10)
     for step in (2, 4):  # (the warm-up's first step is one of size 0, so at step 2 a penalty had nothing to hold yet)
@@ -47,7 +47,7 @@ def test_every_remedy_leaves_checkpoints_that_differ_from_plain_sft(tiny_run, na
 
 def test_an_unknown_remedy_is_named(tiny_run):
     with pytest.raises(ValueError, match=r"'prayer'.*rpsft"):
-        tiny_run(sft_remedy="prayer")
+        tiny_run({"sft.mitigation": "prayer"})
     assert load_remedy("none") is None
 
 
@@ -71,7 +71,7 @@ def test_rpsft_penalises_the_leading_block_and_nothing_else():
 
 
 def test_rpsft_holds_the_leading_block_during_training(tiny_run):
-    from oodlib.spectra import spectrum
+    from oodlib.spectral.svd import spectrum
 
     def moved(run):
         base, end = load_weights(model_folder("tiny")), load_weights(sft_folder(run, 10, 4))
@@ -83,7 +83,7 @@ def test_rpsft_holds_the_leading_block_during_training(tiny_run):
             total += float((s.left[:, :k].double().T @ change @ s.right[:, :k].double()).square().sum())
         return total
 
-    free, held = tiny_run(**PLAIN), with_remedy(tiny_run, "rpsft", sft_remedy_weight=100.0)
+    free, held = tiny_run({**PLAIN}), with_remedy(tiny_run, "rpsft", {"sft.mitigation_weight": 100.0})
     train(free, 10)
     train(held, 10)
     assert moved(held) < 0.7 * moved(free)
@@ -99,7 +99,7 @@ def test_kl_is_scipy_s():
 
 
 def test_mix_is_the_weighted_sum(tiny_run):
-    run = tiny_run(**PLAIN)
+    run = tiny_run({**PLAIN})
     train(run, 10)
     a, b = (load_weights(sft_folder(run, 10, t)) for t in (0, 4))
     mixed = mix([(sft_folder(run, 10, 0), 0.25), (sft_folder(run, 10, 4), 0.75)])
@@ -108,7 +108,7 @@ def test_mix_is_the_weighted_sum(tiny_run):
 
 
 def test_lora_changes_projections_by_a_low_rank_alone(tiny_run):
-    run = with_remedy(tiny_run, "lora", sft_remedy_share=1 / 64)
+    run = with_remedy(tiny_run, "lora", {"sft.mitigation_share": 1 / 64})
     train(run, 10)
     base, end = load_weights(model_folder("tiny")), load_weights(sft_folder(run, 10, 4))
     for name in base:
@@ -121,13 +121,13 @@ def test_lora_changes_projections_by_a_low_rank_alone(tiny_run):
 
 
 def test_weight_arms_are_the_mixes_that_they_say(tiny_run, tmp_path):
-    run = tiny_run(**PLAIN)
+    run = tiny_run({**PLAIN})
     train(run, 10)
 
     def sft(t):
         return sft_folder(run, 10, t)
 
-    setup = Setup(*load_model(sft(4)), TASK, run.preset, 10, tmp_path, 4, sft, lambda: 2)
+    setup = Setup(*load_model(sft(4)), TASK, run.config, 10, tmp_path, 4, sft, lambda: 2)
     wanted = {
         "averaging": [(sft(4), 1.0)],
         "interpolation_base": [(sft(0), 0.5), (sft(4), 0.5)],
@@ -140,9 +140,9 @@ def test_weight_arms_are_the_mixes_that_they_say(tiny_run, tmp_path):
 
 def test_averaging_takes_the_last_24_steps_and_sft_keeps_them_for_it(tiny_run, monkeypatch):
     assert recent(100) == [76, 84, 92, 100] and recent(300) == [276, 284, 292, 300] and recent(8) == [8]
-    monkeypatch.setattr("oodlib.training.recent", lambda step: [step - 1, step])
+    monkeypatch.setattr("oodlib.training.trainer.recent", lambda step: [step - 1, step])
     for arms, kept in ((["rl"], [2, 4]), (["rl", "averaging"], [1, 2, 3, 4])):
-        run = tiny_run(**PLAIN, rl_arms=arms, sft_learning_rate=1e-3 * len(arms))
+        run = tiny_run({**PLAIN, "rl.baselines": arms, "sft.learning_rate": 1e-3 * len(arms)})
         train(run, 10)
         assert [step for step in (1, 2, 3, 4) if (sft_folder(run, 10, step) / MARK).exists()] == kept
 

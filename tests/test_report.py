@@ -12,11 +12,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from oodlib.claims import in_unit
+from oodlib.analysis.claims import in_unit
 from oodlib.cli import app
-from oodlib.presets import ROOT
-from oodlib.report import TEMPLATES, as_html, write_report
-from oodlib.report_html import clean, mathml, prose
+from oodlib.config import ROOT
+from oodlib.report.report import TEMPLATES, as_html, write_report
+from oodlib.report.html import clean, mathml, prose
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -76,7 +76,7 @@ def data(**kinds):
     return new_output("display_data", {kind.replace("_", "/"): value for kind, value in kinds.items()})
 
 
-@pytest.fixture(scope="module", params=["tiny", "campaign"])
+@pytest.fixture(scope="module", params=["tiny", "sweep"])
 def committed(request):
     return as_html(ROOT / "outputs" / request.param)
 
@@ -219,8 +219,8 @@ def test_formulas_become_mathml_and_what_is_none_stays_as_it_is():
 
 
 def test_a_link_to_a_file_beside_the_notebook_becomes_its_path():
-    html = prose("[the report](../outputs/campaign/REPORT.md), [paper](https://arxiv.org/abs/2509.12235)")
-    assert "the report (outputs/campaign/REPORT.md)" in html and html.count("<a ") == 1
+    html = prose("[the report](../outputs/sweep/REPORT.md), [paper](https://arxiv.org/abs/2509.12235)")
+    assert "the report (outputs/sweep/REPORT.md)" in html and html.count("<a ") == 1
 
 
 def colours(css):

@@ -1,4 +1,4 @@
-"""oodlib.rotation_callback in a real trainer: what it writes is what comparing the checkpoints afterwards gives."""
+"""oodlib.spectral.callback in a real trainer: what it writes is what comparing the checkpoints afterwards gives."""
 
 import re
 
@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from oodlib.models import load_model, load_weights, model_folder
-from oodlib.rotation_callback import COLUMNS, RotationCallback
-from oodlib.spectra import compare
-from oodlib.training import fit, settings, supervised
+from oodlib.models.loading import load_model, load_weights, model_folder
+from oodlib.spectral.callback import COLUMNS, RotationCallback
+from oodlib.spectral.svd import compare
+from oodlib.training.trainer import fit, settings, supervised
 
 BASE = model_folder("tiny")
 

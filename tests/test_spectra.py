@@ -1,4 +1,4 @@
-"""oodlib.spectra against closed forms and scipy."""
+"""oodlib.spectral.svd against closed forms and scipy."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from oodlib.spectra import compare, direction_angles, principal_angles, spectrum, wedin_bound
+from oodlib.spectral.svd import compare, direction_angles, principal_angles, spectrum, wedin_bound
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 ANGLES = [0.0, 1e-9, 1e-6, 1e-3, 0.5, math.pi / 4, 1.2, math.pi / 2 - 1e-9, math.pi / 2]

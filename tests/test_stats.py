@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from oodlib.stats import Scores, bands, bootstrap, estimate, over_seeds
+from oodlib.analysis.stats import Scores, bands, bootstrap, estimate, over_seeds
 
 
 def scores(right, keys=(("sft", "sft", 0, 0), ("sft", "sft", 0, 9))):

@@ -1,4 +1,4 @@
-"""oodlib.surgery against closed forms and a term-by-term sum in numpy."""
+"""oodlib.spectral.surgery against closed forms and a term-by-term sum in numpy."""
 
 import dataclasses
 import math
@@ -9,16 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodlib.spectra import spectrum
-from oodlib.surgery import (
-    _random_frame,
-    random_change,
-    random_rotation,
-    random_signs,
-    random_turn,
-    restore,
-    restore_model,
-)
+from oodlib.spectral.svd import spectrum
+from oodlib.spectral.surgery import _random_frame, random_change, random_rotation, random_signs, random_turn, restore, restore_model
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)
@@ -138,7 +130,7 @@ def test_zero_and_rank_deficient_matrices():
 def test_given_spectra_change_nothing_and_are_used(edit, monkeypatch):
     recipient, donor = pair((6, 4))
     expected, spectra = edit(recipient, donor, k_top=3), (spectrum(recipient), spectrum(donor))
-    monkeypatch.setattr("oodlib.surgery.spectrum", lambda *_: pytest.fail("decomposed again"))
+    monkeypatch.setattr("oodlib.spectral.surgery.spectrum", lambda *_: pytest.fail("decomposed again"))
     assert torch.equal(edit(recipient, donor, k_top=3, spectra=spectra), expected)
 
 

@@ -9,21 +9,21 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from oodlib import ensure
-from oodlib.arms import Setup, load_arm
-from oodlib.arms.rejection_sampling import correct_answers
-from oodlib.arms.rl import ROLLOUTS, advantages
-from oodlib.models import load_model, load_weights, model_folder
-from oodlib.rl import arm_folder, run_arm
-from oodlib.sft import sft_folder, train
-from oodlib.tasks import get_task
-from oodlib.training import MARK, demonstrations, fit
+from oodlib.training.baselines import Setup, load_arm
+from oodlib.training.baselines.rejection_sampling import correct_answers
+from oodlib.training.rl import ROLLOUTS, advantages
+from oodlib.models.loading import load_model, load_weights, model_folder
+from oodlib.training.arms import arm_folder, run_arm
+from oodlib.training.sft import sft_folder, train
+from oodlib.tasks.base import get_task
+from oodlib.training.trainer import MARK, demonstrations, fit
 
 TASK = get_task("general_points")
 
 
 def setup_for(run, folder, seed=10):
     set_seed(seed)
-    return Setup(*load_model(model_folder("tiny")), TASK, run.preset, seed, folder)
+    return Setup(*load_model(model_folder("tiny")), TASK, run.config, seed, folder)
 
 
 class Crash(Exception):
@@ -45,9 +45,9 @@ def same_weights(a, b):
 
 
 def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
-    preset = tiny_run().preset
-    data = demonstrations(TASK, preset, 1, 40)
-    assert data[:] == demonstrations(TASK, preset, 1, 40)[:] != demonstrations(TASK, preset, 2, 40)[:]
+    preset = tiny_run().config
+    data = demonstrations(TASK, config, 1, 40)
+    assert data[:] == demonstrations(TASK, config, 1, 40)[:] != demonstrations(TASK, config, 2, 40)[:]
     for row in data:
         words = row["prompt"].split()
         assert [words[2], words[5], words[8]] == ["10", "10", "10"]
@@ -76,7 +76,7 @@ def test_sft_keeps_the_checkpoints_that_were_asked_for(tiny_run):
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
-    a, b, c = (tiny_run(out=str(tmp_path / name)) for name in "abc")
+    a, b, c = (tiny_run({"out": str(tmp_path / name)}) for name in "abc")
     for run, seed in ((a, 10), (b, 10), (c, 11)):
         train(run, seed)
     assert same_weights(sft_folder(a, 10, 4), sft_folder(b, 10, 4))
@@ -86,13 +86,13 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
 @pytest.mark.parametrize("arm", ["rl", "rl with ppo", "sft_continued", "rejection_sampling"])
 def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
     arm, _, algorithm = arm.partition(" with ")
-    run = tiny_run(rl_steps=4, rl_from=[4], sft_steps=4, rl_algorithm=algorithm or "grpo", rl_turns=2)
+    run = tiny_run({"rl.steps": 4, "rl.starts": [4], "sft.steps": 4, "rl.algorithm": algorithm or "grpo", "rl.attempts": 2})
     train(run, 10)
     start = sft_folder(run, 10, 4)
 
     def trainer(folder):
         set_seed(10)
-        return load_arm(arm).make_trainer(Setup(*load_model(start), TASK, run.preset, 10, folder))
+        return load_arm(arm).make_trainer(Setup(*load_model(start), TASK, run.config, 10, folder))
 
     log = fit(trainer(tmp_path / "whole"), tmp_path / "whole", [2, 4])
     broken = trainer(tmp_path / "cut")
@@ -113,7 +113,7 @@ def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_pat
 
 def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
     for algorithm in ("grpo", "rloo"):
-        run = tiny_run(rl_algorithm=algorithm, rl_steps=2)
+        run = tiny_run({"rl.algorithm": algorithm, "rl.steps": 2})
         setup = setup_for(run, tmp_path / algorithm)
         trainer = load_arm("rl").make_trainer(setup)
         fit(trainer, setup.folder, [2])
@@ -121,16 +121,16 @@ def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
         theirs = np.array(list(trainer._logs["advantages"]))
         assert len(mine) == 2 * setup.batch == len(theirs)
         np.testing.assert_allclose(mine["advantage"], theirs, atol=1e-4)
-        assert np.isfinite(mine["reward"]).all() and mine["group"].nunique() == run.preset.rl_prompts
+        assert np.isfinite(mine["reward"]).all() and mine["group"].nunique() == run.config.rl.prompts
 
 
 def test_advantages_of_a_group_by_hand(tiny_run):
-    preset = tiny_run(rl_samples=4).preset
-    found = advantages(np.array([5.0, -1, -1, -3, 2, 2, 2, 2]), preset)
+    preset = tiny_run({"rl.samples": 4}).config
+    found = advantages(np.array([5.0, -1, -1, -3, 2, 2, 2, 2]), config)
     group = np.array([5.0, -1, -1, -3])
     np.testing.assert_allclose(found[:4], (group - 0) / (np.sqrt(np.sum(group**2) / 3) + 1e-4))
     np.testing.assert_allclose(found[4:], 0)
-    rloo = advantages(np.array([5.0, -1, -1, -3]), preset.model_copy(update={"rl_algorithm": "rloo"}))
+    rloo = advantages(np.array([5.0, -1, -1, -3]), config.model_copy(update={"rl.algorithm": "rloo"}))
     np.testing.assert_allclose(rloo, [5 + 5 / 3, -1 - 1 / 3, -1 - 1 / 3, -3 - 1])
 
 
@@ -138,7 +138,7 @@ def test_rejection_sampling_learns_from_right_answers_alone(tiny_run, tmp_path):
     run = tiny_run()
     train(run, 10)
     model, tokenizer = load_model(sft_folder(run, 10, 4))
-    setup = Setup(model, tokenizer, TASK, run.preset, 10, tmp_path)
+    setup = Setup(model, tokenizer, TASK, run.config, 10, tmp_path)
     try:
         data = correct_answers(setup)
     except RuntimeError as error:
@@ -159,12 +159,12 @@ def test_an_unknown_arm_is_named():
 
 
 def test_stages_run_once_and_are_then_loaded(tiny_run, capsys):
-    run = tiny_run(rl_arms=["rl"])
+    run = tiny_run({"rl.baselines": ["rl"]})
     ensure(run, "surgery")  # needs sft, which is run first
     assert "surgery: run in" in capsys.readouterr().out
     table = run.table("measurements", "surgery")
     assert set(table["metric"]) >= {"accuracy", "relative_distance"} and set(table["split"]) >= {"id", "ood"}
-    again = tiny_run(rl_arms=["rl"])
+    again = tiny_run({"rl.baselines": ["rl"]})
     shutil.rmtree(run.folder / "checkpoints")
     ensure(again, "sft")
     ensure(again, "surgery")
@@ -178,7 +178,7 @@ def test_run_arm_measures_both_splits(tiny_run):
     tables = run_arm(run, 10, "rl", 4)
     accuracy = tables["measurements"].query("metric == 'accuracy'")
     assert set(accuracy["split"]) == {"id", "ood"} and set(accuracy["step"]) == {2}
-    played, task = tables["rollouts"], get_task(run.preset.task)
+    played, task = tables["rollouts"], get_task(run.config.task.name)
     assert set(played["from_step"]) == {4}
     for row in played.itertuples():
         assert task.verify(task.problem(row.problem.split(), dict.fromkeys("JQK", 10)), row.answer).reward == row.reward
@@ -186,7 +186,7 @@ def test_run_arm_measures_both_splits(tiny_run):
 
 
 def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
-    one, other = tiny_run(), tiny_run(sft_learning_rate=5e-3)
+    one, other = tiny_run(), tiny_run({"sft.learning_rate": 5e-3})
     assert one.folder == other.folder
     train(one, 10)
     train(other, 10)
@@ -194,7 +194,7 @@ def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
 
 
 def test_rejection_sampling_without_a_right_answer_leaves_the_checkpoint_as_it_is(tiny_run):
-    run = tiny_run(rl_from=[0], rl_steps=2, rl_samples=2, rl_prompts=2, max_new_tokens=3)  # too short to be right
+    run = tiny_run({"rl.starts": [0], "rl.steps": 2, "rl.samples": 2, "rl.prompts": 2, "task.max_new_tokens": 3})  # too short to be right
     tables = run_arm(run, 10, "rejection_sampling", 0)
     assert same_weights(model_folder("tiny"), arm_folder(run, 10, "rejection_sampling", 0))
     assert "loss" not in set(tables["measurements"]["metric"])

@@ -9,15 +9,16 @@ import pytest
 import torch
 from IPython.display import Javascript
 
-from oodlib import ensure, lecture, widget_parts, widgets
-from oodlib.bench import Bench, Models
-from oodlib.evaluate import evaluate
-from oodlib.models import load_model, model_folder
-from oodlib.presets import load_preset
-from oodlib.runs import Run
-from oodlib.saying import likeliest, parting, say
-from oodlib.sft import sft_folder
-from oodlib.tasks import get_task
+from oodlib import ensure
+from oodlib.widgets import lecture, parts as widget_parts, widgets
+from oodlib.widgets.bench import Bench, Models
+from oodlib.inference.evaluation import evaluate
+from oodlib.models.loading import load_model, model_folder
+from oodlib.config import load_config
+from oodlib.run import Run
+from oodlib.inference.token_probabilities import likeliest, parting, say
+from oodlib.training.sft import sft_folder
+from oodlib.tasks.base import get_task
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 TASK = get_task("general_points")
@@ -26,10 +27,10 @@ ALL = ("play", "timeline", "surgery", "rollouts")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    changes = {"eval_every": 60, "sft_steps": 4, "sft_checkpoints": [0, 2, 4], "sft_batch_size": 4, "rl_arms": ["rl"]}
-    changes |= {"rl_from": [4], "rl_steps": 2, "surgery_draws": 0, "surgery_embeddings": False}
+    changes = {"eval.every": 60, "sft.steps": 4, "sft.checkpoints": [0, 2, 4], "sft.batch_size": 4, "rl.baselines": ["rl"]}
+    changes |= {"rl.starts": [4], "rl.steps": 2, "surgery.draws": 0, "surgery.embeddings": False}
     out = str(tmp_path_factory.mktemp("runs") / "run")
-    made = Run(load_preset("smoke", out=out, reference=False, jobs=1, **changes))
+    made = Run(load_config("smoke", {"out": out, "machine.reference": False, "machine.jobs": 1, **changes}))
     for stage in ("sft", "rl", "surgery"):
         ensure(made, stage)
     return made
@@ -93,7 +94,7 @@ def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
 def test_before_anything_is_trained_the_picture_shows_the_base_s_answers(monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(widgets, "show_widget", lambda kind, controls, result, picture: found.update(locals()))
-    widgets.play(Run(load_preset("smoke", out=str(tmp_path), reference=False)))
+    widgets.play(Run(load_config("smoke", {"out": str(tmp_path), "machine.reference": False})))
     place = plt.rcParams["axes.titlelocation"]
     panels = {axis.get_title(place): [text.get_text() for text in axis.texts] for axis in found["picture"].axes}
     assert list(panels) == ["ID rule", "OOD rule"] and all(
@@ -140,13 +141,13 @@ def test_rollouts_show_a_group_s_answers_with_reward_and_advantage(operated, run
     group = controls["hand"].options[-1][1]
     controls["hand"].value = group
     rows = table[(table["update"] == update) & (table["group"] == group)]
-    assert len(rows) == run.preset.rl_samples and f"cards {rows['problem'].iloc[0]}" in result()
+    assert len(rows) == run.config.rl.samples and f"cards {rows['problem'].iloc[0]}" in result()
     for row in rows.itertuples():
         assert f"{row.reward:+g}" in result() and f"{row.advantage:+.2f}" in result()
 
 
 def test_missing_checkpoints_are_named_and_trained_at_a_button_s_press(run, tmp_path, shown):
-    fresh = Run(run.preset.model_copy(update={"out": str(tmp_path / "other")}))
+    fresh = Run(run.config.model_copy(update={"out": str(tmp_path / "other")}))
     fresh.sources = dict.fromkeys(("sft", "rl"), run.folder)  # its tables, as of a committed reference run
     models = Models(fresh, None)
     names = [name for name in models.keys if models.missing(name)]
@@ -180,7 +181,7 @@ def test_what_is_said_comes_with_its_probabilities(base):
 
 def test_an_edit_of_nothing_is_the_recipient_and_edits_do_not_add_up(run):
     folders = sft_folder(run, 10, 4), sft_folder(run, 10, 2)
-    bench = Bench(*folders, run.preset)
+    bench = Bench(*folders, run.config)
     own = evaluate(*load_model(folders[0]), TASK, "id", "compact", 32, every=60)
     whole = bench.measure("vectors", 1, 0, bench.layers)
     assert bench.measure("vectors", 0, 0, bench.layers)[0]["id"][0] == (own["outcome"] == "correct").mean()

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from oodlib import healing
-from oodlib.campaign import Campaign
-from oodlib.claims import PAPER, VERDICTS
+from oodlib.analysis import healing
+from oodlib.analysis.claims import PAPER, VERDICTS
+from oodlib.analysis.sweep import Sweep
 from oodlib.exercises.checking import UNFILLED, Z, approve, as_number, call, check, demand
 
 
@@ -60,7 +60,7 @@ def c4_rules(
     """Two rules on OOD accuracies a seed: paper(start, rl, peak) and controlled(start, rl, peak, controls) -> verdict.
 
     `supported`, `not supported` or `inconclusive`, at 95 %, paired within a seed. Made-up runs whose verdicts are
-    clear; then both on the campaign.
+    clear; then both on the sweep.
     """
     noise = np.array([1, -1, 2, -2, 1, -1, 0, 0]) * 0.004
     start = np.array([0.02, 0.04, 0.1, 0.2, 0.28, 0.05, 0.15, 0.12])  # seeds differ more than any gain
@@ -85,38 +85,38 @@ def c4_rules(
         ):
             demand(found in VERDICTS, f"A verdict is one of {', '.join(VERDICTS)}, not {found!r}.")
             demand(found in allowed, f"A made-up run in which {case}: your {which} rule says {found!r}.")
-    rows = healing.wide(Campaign().rows("confirm"), "ood").loc[("one-try", 100)]
+    rows = healing.wide(Sweep().rows("confirm"), "ood").loc[("one-try", 100)]
     ends = [rows[c].to_numpy() for c in ("start", "rl", "peak")]
     verdicts = paper(*ends), controlled(*ends, {c: rows[c].to_numpy() for c in healing.TRAINED})
     approve(
-        f"on {len(rows)} seeds of the campaign, from step 100, the paper's rule says {verdicts[0]!r}, yours with "
+        f"on {len(rows)} seeds of the sweep, from step 100, the paper's rule says {verdicts[0]!r}, yours with "
         f"controls {verdicts[1]!r}: the same numbers, another question."
     )
 
 
 @check
 def control_against_c4(design: dict[str, Any]) -> None:
-    """A comparison in the committed campaign that could refute C4: a dictionary of
+    """A comparison in the committed sweep that could refute C4: a dictionary of
 
-    regime, from_step, arm, metric: which rows; margin: the smallest healing worth the name, as an accuracy;
+    condition, from_step, arm, metric: which rows; margin: the smallest healing worth the name, as an accuracy;
     refutes(low, high) -> bool: whether an interval of OOD(RL) - OOD(arm) refutes that RL heals more than the arm.
     """
     demand(isinstance(design, dict), UNFILLED)
-    names = ("regime", "from_step", "arm", "metric", "margin", "refutes")
+    names = ("condition", "from_step", "arm", "metric", "margin", "refutes")
     lacking = [n for n in names if n not in design or design[n] is ...]
     demand(len(lacking) < len(names), UNFILLED)
     demand(not lacking, f"The design does not say: {', '.join(lacking)}.")
-    regime, start, arm, metric, margin, refutes = (design[n] for n in names)
-    campaign = Campaign()
-    table, seeds = campaign.table(), campaign.seeds("confirm")
+    condition, start, arm, metric, margin, refutes = (design[n] for n in names)
+    sweep = Sweep()
+    table, seeds = sweep.table(), sweep.seeds("confirm")
     metrics = sorted(m for m in table["metric"].unique() if m.startswith("accuracy"))
     demand(metric in metrics, f"C4 is about OOD accuracy; the table has {', '.join(metrics)}.")
     wide = healing.wide(table, "ood", metric)
     starts = sorted({(r, int(t)) for r, t, _ in wide.index})
-    demand((regime, start) in starts, f"The campaign has no RL there; it has {starts}.")
-    mine = wide.loc[(regime, start)].dropna(axis=1, how="all")
+    demand((condition, start) in starts, f"The sweep has no RL there; it has {starts}.")
+    mine = wide.loc[(condition, start)].dropna(axis=1, how="all")
     demand(arm not in ("rl", "start", "peak"), "That is no control: it does not train, or it is RL itself.")
-    demand(arm in mine, f"{regime} from {start} has no such arm; it has {', '.join(mine.columns)}.")
+    demand(arm in mine, f"{condition} from {start} has no such arm; it has {', '.join(mine.columns)}.")
     demand(arm != "interpolation_peak", "That arm knows where the OOD peak was: it has seen OOD hands, RL has not.")
     fair = (*healing.TRAINED, "random_reward", "format_reward")
     demand(arm in fair, "That arm makes no updates: if it differs, is it what was learnt, or that anything was?")
@@ -124,7 +124,7 @@ def control_against_c4(design: dict[str, Any]) -> None:
         set(seeds) & set(mine.index),
         f"Run on seed {', '.join(map(str, mine.index))} alone, where settings were sought: no interval, no test.",
     )
-    found = healing.effects(table[(table["regime"] == regime)], metric, seeds)
+    found = healing.effects(table[(table["condition"] == condition)], metric, seeds)
     effect = next(e for e in found if e.start == start)
     lost = float((mine["peak"] - mine["start"]).loc[mine.index.isin(seeds)].mean())
     demand(lost > healing.MARGIN, "Nothing was lost at that start, so that nothing could be healed.")

@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 
 from oodlib.exercises.checking import UNFILLED, approve, as_number, call, check, demand
-from oodlib.runs import Run
+from oodlib.run import Run
 
 
 @check
@@ -78,4 +78,4 @@ def _groups(run: Run, column: str, start: int | None = None) -> np.ndarray:
     """A column of RL's samples as [groups, answers], in the order in which they were made; of one start, or all."""
     played = run.table("rollouts", "rl")
     played = played if start is None else played[played["from_step"] == start]
-    return played[column].to_numpy(float).reshape(-1, run.preset.rl_samples)
+    return played[column].to_numpy(float).reshape(-1, run.config.rl.samples)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from oodlib.exercises.checking import UNFILLED, approve, call, check, demand
-from oodlib.spectra import compare, spectrum
-from oodlib.surgery import restore
+from oodlib.spectral.surgery import restore
+from oodlib.spectral.svd import compare, spectrum
 
 if TYPE_CHECKING:
-    from oodlib.bench import Operation  # with transformers, which takes seconds
+    from oodlib.widgets.bench import Operation  # with transformers, which takes seconds
 
 
 @check

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from oodlib.exercises.checking import UNFILLED, Wrong, Z, approve, call, check, demand
-from oodlib.runs import Run
-from oodlib.tasks.checker import judge
+from oodlib.run import Run
 from oodlib.tasks.general_points import FACES, RULES, TASK
+from oodlib.tasks.general_points.checker import judge
 
 
 @check
@@ -123,6 +123,6 @@ def could_be_peak(steps: Sequence[int], run: Run) -> None:
 def _right_hands(run: Run) -> pd.DataFrame:
     """A row an OOD hand, a column an SFT step: was the answer right. The first seed."""
     hands = run.table("hands", "sft")
-    mine = hands[(hands["split"] == "ood") & (hands["stage"] == "sft") & (hands["seed"] == run.preset.seed)]
+    mine = hands[(hands["split"] == "ood") & (hands["stage"] == "sft") & (hands["seed"] == run.config.seed)]
     mine = mine.assign(right=(mine["outcome"] == "correct").astype(float))
     return mine.astype({"problem": str}).pivot(index="problem", columns="step", values="right")

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from oodlib.tasks import FILES, OUTCOMES, SPLITS, STYLES, Verdict, check_choice
+from oodlib.tasks.base import OUTCOMES, SPLITS, STYLES, Verdict, check_choice
 
+FILES = ("train", *SPLITS)
 OPTIONS = (*FILES, "checker")
 Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
 _NUMBER = re.compile(
@@ -50,9 +51,9 @@ class JsonLines:
 
     def __init__(self, options: Mapping[str, str]):
         for option in options:
-            check_choice("option in task_options", option, OPTIONS)
+            check_choice("option in task.options", option, OPTIONS)
         if missing := [split for split in SPLITS if split not in options]:
-            raise ValueError(f"task_options of the task jsonl lack {' and '.join(missing)}: the path of a JSONL file")
+            raise ValueError(f"task.options of jsonl lack {' and '.join(missing)}: the path of a JSONL file")
         self.check, self._parameters = _checker(options.get("checker", "exact"))
         self._problems: dict[str, tuple[Problem, ...]] = {}
         for name in FILES:
@@ -78,7 +79,7 @@ class JsonLines:
         if isinstance(problem.prompt, str):
             return problem.prompt if style == "compact" else [{"role": "user", "content": problem.prompt}]
         if style == "compact":
-            raise ValueError(f"the prompt of {problem.label!r} is chat messages: use prompt_style 'chat'")
+            raise ValueError(f"the prompt of {problem.label!r} is chat messages: use task.prompt_style chat")
         return [{"role": role, "content": content} for role, content in problem.prompt]
 
     def answer(self, problem: Problem, style: str, rng: np.random.Generator) -> str | list[dict[str, str]]:
@@ -215,4 +216,4 @@ def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-make_task = JsonLines
+TASK = JsonLines

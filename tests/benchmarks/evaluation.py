@@ -8,11 +8,11 @@ Both give the same answers; the two take turns, so that a machine that slows dow
 import sys
 import time
 
-from oodlib.engines import ENGINES
-from oodlib.episodes import generate, play
-from oodlib.models import load_model, model_folder
+from oodlib.inference.generation import ENGINES
+from oodlib.inference.episodes import generate, play
+from oodlib.models.loading import load_model, model_folder
 from oodlib.stages import quiet
-from oodlib.tasks import get_task
+from oodlib.tasks.base import get_task
 
 
 def main(hands: int = 796, single: int = 24) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from oodlib.campaign import FOLDER, Plan
-from oodlib.remedies import load_remedy
-from oodlib.runs import Run
-from oodlib.sft import sft_trainer
+from oodlib.analysis.sweep import FOLDER, Plan
+from oodlib.training.mitigations import load_remedy
+from oodlib.run import Run
+from oodlib.training.sft import sft_trainer
 from oodlib.stages import quiet
 
 TRAINED = ("none", "rpsft", "kl", "lora")
@@ -28,12 +28,12 @@ def main(steps: int = 12, turns: int = 4) -> None:
     torch.set_num_threads(1)
     plan = Plan()
     regimes = plan.phases["remedies"]["regimes"]
-    presets = {p.sft_remedy: p for p in (plan.preset(r, 0) for r in regimes) if p.sft_remedy in TRAINED}
+    presets = {p.sft.mitigation: p for p in (plan.preset(r, 0) for r in regimes) if p.sft.mitigation in TRAINED}
     seconds: dict[str, list[float]] = {name: [] for name in presets}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns + 1):
-            for name, preset in presets.items():
-                few = preset.model_copy(update={"sft_steps": steps, "sft_checkpoints": [0, steps]})
+            for name, config in presets.items():
+                few = config.model_copy(update={"sft.steps": steps, "sft.checkpoints": [0, steps]})
                 trainer = sft_trainer(Run(few, Path(folder) / f"{name}-{turn}"), 0, load_remedy(name))
                 start = time.perf_counter()
                 trainer.train()

@@ -30,7 +30,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from oodlib.spectra import compare, principal_angles
+from oodlib.spectral.svd import compare, principal_angles
 
 SHAPES = {
     "SmolLM2-135M": [(576, 576), (192, 576), (1536, 576), (576, 1536)],
@@ -202,10 +202,10 @@ def callback(steps: int = 100, turns: int = 3) -> None:
     """
     from transformers import PrinterCallback
 
-    from oodlib.presets import load_preset
-    from oodlib.rotation_callback import RotationCallback
-    from oodlib.runs import Run
-    from oodlib.sft import sft_trainer
+    from oodlib.config import load_config
+    from oodlib.spectral.callback import RotationCallback
+    from oodlib.run import Run
+    from oodlib.training.sft import sft_trainer
     from oodlib.stages import quiet
 
     class Timed(RotationCallback):
@@ -227,11 +227,11 @@ def callback(steps: int = 100, turns: int = 3) -> None:
 
     quiet()
     torch.set_num_threads(1)
-    preset = load_preset("tiny", sft_steps=steps, sft_checkpoints=[0, steps], rl_from=[steps])
+    preset = load_config("tiny", {"sft.steps": steps, "sft.checkpoints": [0, steps], "rl.starts": [steps]})
     shares = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):
-            trainer = sft_trainer(Run(preset, Path(folder) / str(turn)), 0, None)
+            trainer = sft_trainer(Run(config, Path(folder) / str(turn)), 0, None)
             trainer.remove_callback(PrinterCallback)
             watcher = Timed(Path(folder) / f"{turn}.parquet")
             watcher.attach(trainer)

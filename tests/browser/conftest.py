@@ -11,7 +11,7 @@ from driving import Lab
 
 from oodlib import STAGES, Run, ensure
 from oodlib.cli import STAGE_NOTEBOOKS
-from oodlib.presets import ROOT, load_preset
+from oodlib.config import ROOT, load_config
 
 TOOLS = ROOT / ".venv" / "browser"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -34,8 +34,8 @@ def lab(tmp_path_factory):
 def small(lab):
     """The folder of copies that have the parameters of a small run that forgets; it is done, checkpoints and all."""
     copies = lab.work / "small"
-    forgetting = {"sft_steps": 60, "sft_checkpoints": [0, 6, 60], "rl_from": [60], "out": str(lab.work.parent / "run")}
-    run = Run(load_preset("smoke", **forgetting))
+    forgetting = {"sft.steps": 60, "sft.checkpoints": [0, 6, 60], "rl.starts": [60], "out": str(lab.work.parent / "run")}
+    run = Run(load_config("smoke", {**forgetting}))
     for stage in STAGES:
         ensure(run, stage)
     copies.mkdir()

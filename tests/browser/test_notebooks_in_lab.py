@@ -3,7 +3,7 @@
 import pytest
 from driving import Notebook
 
-from oodlib.presets import ROOT
+from oodlib.config import ROOT
 
 pytestmark = pytest.mark.browser
 

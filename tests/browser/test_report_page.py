@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from oodlib.presets import ROOT
-from oodlib.report import write_report
+from oodlib.config import ROOT
+from oodlib.report.report import write_report
 
 pytestmark = pytest.mark.browser
 AXE = Path(os.environ.get("AXE") or ROOT / ".venv" / "browser" / "node_modules" / "axe-core" / "axe.min.js")

@@ -1,0 +1,218 @@
+"""The sweep: many runs of one declared plan, condition by condition and seed by seed, for notebooks 05 and 06.
+
+    params/sweeps/sweep.yaml        the plan: phases (which seeds), and conditions (what each changes, and why)
+    outputs/sweep/measurements.csv  the usual columns, and `condition`
+    outputs/sweep/manifest.json     for each condition and seed: a mark of its settings, code, machine, time
+    outputs/sweep/work/             parts and checkpoints, shared by all conditions; never committed
+
+A condition and seed whose rows are in the table with the settings that it would have now is done, on whatever machine.
+One that was cut off goes on from its finished parts and its last checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import skew
+
+from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
+from oodlib.io import COLUMNS, digest, read_json, write_figure, write_json, write_table
+from oodlib.provenance import Meter, describe_machine
+from oodlib.run import STAGES, Run
+from oodlib.stages import ensure
+from oodlib.tasks import check_choice
+
+PLAN = PARAMS / "sweeps" / "sweep.yaml"
+RUN = ("sft", "rl", "rotation")  # the stages of every condition
+QUANTILES = (5, 25, 50, 75, 95)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A condition and a seed."""
+
+    condition: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.condition}/{self.config.seed}"
+
+    @property
+    def mark(self) -> str:
+        methods = [STAGES[stage].method for stage in RUN]
+        return digest([Run(self.config).settings(*RUN), self.config.rl.baselines, self.config.rl.starts, methods])[:16]
+
+
+class Plan:
+    """A plan's file: `common` changes to the configuration that it is `like`, `phases` and `conditions`."""
+
+    def __init__(self, path: Path = PLAN):
+        values = read_yaml(Path(path))
+        if not isinstance(values, dict) or {"like", "phases", "conditions"} - set(values):
+            raise ValueError(f"{path} is no plan of a sweep: like, phases and conditions are asked for")
+        self.like, self.common = values["like"], values.get("common", {})
+        self.phases: dict[str, dict[str, Any]] = values["phases"]
+        self.conditions: dict[str, dict[str, Any]] = values["conditions"]
+        for name, phase in self.phases.items():
+            for condition in phase["conditions"]:
+                check_choice(f"condition of phase {name}", condition, tuple(self.conditions))
+
+    def config(self, condition: str, seed: int) -> Config:
+        check_choice("condition", condition, tuple(self.conditions))
+        plain = load_config(self.like, {**self.common, "seed": seed, "n_seeds": 1})
+        return plain.changed({"machine.reference": False, **self.conditions[condition].get("changes", {})})
+
+    def cells(self, phase: str) -> Iterator[Cell]:
+        """The cells of a phase, seed by seed, so that what is there after an interruption is balanced."""
+        for seed in self.seeds(phase):
+            for condition in self.phases[phase]["conditions"]:
+                yield Cell(condition, self.config(condition, seed))
+
+    def seeds(self, phase: str) -> list[int]:
+        check_choice("phase", phase, tuple(self.phases))
+        return self.phases[phase]["seeds"]
+
+    def table(self, *phases: str) -> pd.DataFrame:
+        """The conditions of some phases, to read: why each is there, and what it changes."""
+        names = dict.fromkeys(condition for phase in phases for condition in self.phases[phase]["conditions"])
+        rows = {
+            name: (
+                about["why"],
+                "; ".join(_said(section, change) for section, change in about.get("changes", {}).items()),
+            )
+            for name in names
+            if (about := self.conditions[name])
+        }
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["why", "changes"])
+
+
+def _said(section: str, change: dict[str, Any]) -> str:
+    return f"{section}: " + ", ".join(f"{name} {value}" for name, value in change.items())
+
+
+class Sweep:
+    """A plan and the folder of its results."""
+
+    def __init__(self, plan: Plan | None = None, folder: Path | None = None):
+        self.plan, self.folder = plan or Plan(), Path(folder) if folder else outputs_folder() / "sweep"
+
+    @classmethod
+    def open(cls, plan: str | None = None, folder: str | None = None) -> Sweep:
+        """A sweep by the names of its plan's file and its folder; None: the project's own. Says what is there."""
+        mine = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else None)
+        table = mine.table()
+        if table.empty:
+            raise RuntimeError(f"{mine.folder} holds no measurements yet: run `oodlib sweep explore` first")
+        there = set(zip(table["condition"], table["seed"], strict=True))
+        for phase, about in mine.plan.phases.items():
+            asked = [(condition, seed) for seed in about["seeds"] for condition in about["conditions"]]
+            print(f"{phase}: {len(there & set(asked))} of {len(asked)} cells (a condition and a seed) are there")
+        return mine
+
+    def rows(self, phase: str) -> pd.DataFrame:
+        """The rows of a phase's conditions and seeds, the conditions in the plan's order."""
+        seeds, conditions = self.plan.seeds(phase), self.plan.phases[phase]["conditions"]
+        table = self.table()
+        table = table[table["seed"].isin(seeds) & table["condition"].isin(conditions)]
+        return table.sort_values(
+            "condition", key=lambda names: names.map(conditions.index), kind="stable", ignore_index=True
+        )
+
+    def figure(self, figure: Any, name: str, save: bool) -> Any:
+        """The figure, kept as PNG and SVG in the sweep's folder if asked for."""
+        if save:
+            write_figure(self.folder, figure, name)
+        return figure
+
+    def table(self) -> pd.DataFrame:
+        """All rows so far: condition, and a run's columns."""
+        path = self.folder / "measurements.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", *COLUMNS])
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.folder / "manifest.json", {"cells": {}})
+
+    def left(self, phase: str) -> list[Cell]:
+        done = self.manifest["cells"]
+        return [cell for cell in self.plan.cells(phase) if done.get(cell.name, {}).get("mark") != cell.mark]
+
+    def run(self, phase: str, at_once: int = 2) -> Iterator[tuple[list[Cell], int]]:
+        """Run what is left of a phase; yields the cells just done and how many are left.
+
+        `at_once` seeds of a condition run together, so that as many cores have work to the end.
+        """
+        while left := self.left(phase):
+            condition = left[0].condition
+            seeds = [cell for cell in left if cell.condition == condition][:at_once]
+            together = [c for c in seeds if c.config.seed - seeds[0].config.seed == seeds.index(c)]
+            self._run(together)
+            yield together, len(left) - len(together)
+
+    def _run(self, cells: list[Cell]) -> None:
+        config = cells[0].config.changed({"n_seeds": len(cells)})
+        work = self.folder / "work"
+        run = Run(config, work / "runs" / f"{cells[0].condition}-{config.seed}", work)
+        with Meter() as meter:
+            ensure(run, *RUN)
+        self._keep(cells, summary(run).assign(condition=cells[0].condition), meter)
+
+    def _keep(self, cells: list[Cell], found: pd.DataFrame, meter: Meter) -> None:
+        old, manifest, machine = self.table(), self.manifest, describe_machine()
+        seeds = [cell.config.seed for cell in cells]
+        again = (old["condition"] == cells[0].condition) & old["seed"].isin(seeds)
+        table = pd.concat([f for f in (old[~again], found) if len(f)])[["condition", *COLUMNS]]
+        keys = ["condition", *COLUMNS[:-2]]
+        write_table(self.folder / "measurements.csv", table.sort_values(keys, kind="stable"))
+        hardware = machine["hardware"]
+        for cell in cells:
+            manifest["cells"][cell.name] = {
+                "mark": cell.mark,
+                "wall_s": round(meter.wall_s / len(cells), 1),
+                "git": machine["git"],
+                "tree": machine["tree"],
+                "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
+            }
+        about = {"packages": machine["packages"], "python": machine["python"]}
+        write_json(self.folder / "manifest.json", {**about, "cells": dict(sorted(manifest["cells"].items()))})
+
+
+def summary(run: Run) -> pd.DataFrame:
+    """What the sweep keeps of a run: accuracies, how RL's rewards and advantages were spread, and mean angles."""
+    table = run.table("measurements")
+    kept = table["split"].isin(["id", "ood"]) & table["metric"].str.match(r"accuracy|malformed|wrong_numbers|loss")
+    angles = table["metric"].isin(["mean_angle_left", "mean_angle_right"])
+    curves = table[(table["split"] == "train") & (table["metric"] == "reward")]
+    rows = []
+    for key, curve in curves.groupby(["arm", "from_step", "seed", "metric"]):
+        values = curve.sort_values("step")["value"].to_numpy()
+        ends = {"first": values[: max(1, len(values) // 10)], "last": values[-max(1, len(values) // 10) :]}
+        arm, start, seed, metric = key
+        rows += [
+            ("rl", arm, start, run.config.rl.steps, seed, "train", f"{metric}_{end}", part.mean(), len(part))
+            for end, part in ends.items()
+        ]
+    for key, played in run.table("rollouts").groupby(["arm", "from_step", "seed"], observed=True):
+        rows += [("rl", *key[:2], run.config.rl.steps, key[2], "rollouts", *m) for m in spread(played)]
+    return pd.concat([table[kept | angles], pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+
+
+def spread(played: pd.DataFrame) -> list[tuple[str, float, int]]:
+    """How the advantages of an RL run's first tenth, near its start, were spread: metric, value, n."""
+    played = played[played["update"] <= played["update"].min() + played["update"].max() / 10]
+    advantage, n = played["advantage"].to_numpy(), len(played)
+    groups = played.groupby(["update", "group"])["reward"]
+    centred = played["reward"] - groups.transform("mean")  # unlike GRPO's advantages not of unit variance in a group
+    numbers = {
+        "advantage_skewness": skew(advantage) if advantage.std() else 0.0,
+        "groups_without_contrast": (groups.nunique() == 1).mean(),
+        "solved": (played["outcome"] == "correct").mean(),
+        **{f"centred_q{q}": np.percentile(centred, q) for q in QUANTILES},
+    }
+    return [(name, float(value), n) for name, value in numbers.items()]

@@ -1,0 +1,262 @@
+"""The command `oodlib`: run a configuration from end to end, and read what came out."""
+
+from __future__ import annotations
+
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from oodlib.cli import weights
+from oodlib.config import PARAMS, config_names, load_config, outputs_folder, read_value
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Reproduce *RL Fine-Tuning Heals OOD Forgetting in SFT* (arXiv:2509.12235), with baselines and intervals.\n\n"
+    "Start with `oodlib reproduce`: on a laptop it fine-tunes a small language model, reinforces it, takes its "
+    "weights apart, and says which of the paper's claims hold there. Then `oodlib scorecard outputs/tiny`.\n\n"
+    "The same stages are notebooks: open them in JupyterLab, or run them with papermill.",
+)
+console = Console()
+Preset = Annotated[str, typer.Option("--preset", "-f", help="A name in params/, or the path of a YAML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting, such as sft.learning_rate=1e-4. May be repeated."),
+]
+
+
+class ShortErrors:
+    """An expected error becomes one line and exit status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (ValueError, RuntimeError, OSError)):
+            Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(2)
+
+
+@app.command()
+def reproduce(
+    preset: Preset = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/PRESET.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw. Default: the preset's.")] = None,
+    set_: Changes = None,
+) -> None:
+    """Run the notebooks 00 to 04, then print the scorecard and leave a report beside the results.
+
+    What is already done in the folder, with the same settings and seed, is loaded; what was cut off goes on from its
+    last checkpoint. So after an interruption just give the same command again.
+    """
+    from oodlib.cli.notebooks import run_notebooks
+    from oodlib.provenance import Meter
+    from oodlib.run import Run
+    from oodlib.stages import check
+
+    with ShortErrors():
+        changes = {"out": str(out) if out else None, "seed": seed, "machine.reference": False}
+        config = load_config(preset, {**changes, **_assignments(set_)})
+        check(config)
+        run = Run(config)
+        console.print(f"[bold]{config.preset}[/bold], seed {', '.join(map(str, config.seeds))} -> {run.folder}")
+        with run.lock(".reproduce.lock"), Meter() as meter:
+            worked = run_notebooks(run, preset, console)
+        if worked:
+            run.note("all", meter.wall_s, meter.peak_mib)
+        console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
+        _print_scorecard(run.folder)
+        _report(run.folder)
+
+
+@app.command()
+def plan(
+    preset: Preset = "tiny",
+    gpus: Annotated[int | None, typer.Option(help="GPUs; 0 plans for the CPU. Default: those of this machine.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GB a GPU. Default: as this machine's first.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="TFLOP/s of one GPU at matrix products (A100: 312). Default: measured here.")
+    ] = None,
+    set_: Changes = None,
+) -> None:
+    """Say what a run will take, before anything runs: memory, disk, time, and whether it fits.
+
+    Exit status 1 where it does not fit.
+    """
+    from oodlib.scale.plan_table import show
+    from oodlib.scale.planning import device_here
+
+    with ShortErrors():
+        if rate is not None and rate <= 0:
+            raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s")
+        config = load_config(preset, _assignments(set_))
+        fits = show(console, config, device_here(gpus, gpu_memory), rate and rate * 1e12)
+    if not fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    phase: Annotated[str, typer.Argument(help="A phase of the plan: explore, confirm, mitigations.")],
+    plan: Annotated[Path, typer.Option(help="The plan's file.")] = PARAMS / "sweeps" / "sweep.yaml",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/sweep.")] = None,
+    at_once: Annotated[int, typer.Option(help="Seeds of a condition that run together.")] = 2,
+) -> None:
+    """Run what is left of a phase of the sweep that notebooks 05 and 06 read.
+
+    What is in the folder's table with the plan's settings is done. After an interruption give the same command again.
+    """
+    from oodlib.analysis.sweep import Plan, Sweep
+    from oodlib.provenance import Meter
+    from oodlib.run import Run
+
+    with ShortErrors():
+        mine = Sweep(Plan(plan), out)
+        left, every = len(mine.left(phase)), sum(1 for _ in mine.plan.cells(phase))
+        if not left:
+            console.print(f"{phase}: all done, {every} of {every} in {mine.folder}")
+            return
+        console.print(f"{phase}: {left} of {every} left -> {mine.folder}")
+        with Run(load_config(mine.plan.like), mine.folder).lock(), Meter() as meter:
+            for cells, rest in mine.run(phase, at_once):
+                minutes = meter.wall_s / 60
+                names = ", ".join(cell.name for cell in cells)
+                hence = minutes / (left - rest) * rest
+                console.print(f"  {names} done after {minutes:.0f} min; {rest} left, about {hence:.0f} min")
+        console.print(f"{phase}: all done")
+
+
+@app.command()
+@wraps(weights.compare)
+def compare(*args, **options) -> None:
+    with ShortErrors():
+        weights.compare(*args, **options)
+
+
+@app.command()
+@wraps(weights.restore)
+def restore(*args, **options) -> None:
+    with ShortErrors():
+        weights.restore(*args, **options)
+
+
+@app.command()
+def scorecard(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Print which claims hold in a finished run, from its measurements alone."""
+    with ShortErrors():
+        _print_scorecard(folder, markdown)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's or the sweep's folder, e.g. outputs/tiny.")],
+    out: Annotated[Path | None, typer.Option(help="The file. Default: FOLDER/report.html.")] = None,
+) -> None:
+    """Write one web page of a finished run, to send around: scorecard, figures and text, method, provenance.
+
+    All of it lies in the one file; the page shows no code, runs no script and fetches nothing.
+    """
+    with ShortErrors():
+        _report(folder, out)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="A name in params/, or the path of a YAML file.")] = None,
+) -> None:
+    """List the configurations in params/; or of one all settings, with their values and what they mean."""
+    with ShortErrors():
+        if name:
+            table = load_config(name).table("task", "model", "eval", "sft", "rl", "rotation", "surgery", "machine")
+            _print_table(["setting", *table.columns], table.itertuples())
+            return
+        rows = [
+            (one, c.model.source, str(c.n_seeds), str(c.sft.steps), ", ".join(map(str, c.rl.starts)))
+            for one in config_names()
+            if (c := load_config(one))
+        ]
+        _print_table(["preset", "model", "seeds", "SFT steps", "RL from steps"], rows)
+
+
+@app.command()
+def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; must not hold any yet.")]) -> None:
+    """Copy the notebooks, exercises and solutions into a folder of your own, to open in JupyterLab."""
+    from oodlib.cli.notebooks import copy_notebooks
+
+    with ShortErrors():
+        console.print(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
+
+
+@app.command()
+def base(
+    folder: Annotated[Path, typer.Argument(help="Where to save it; use it as --set model.source=FOLDER.")],
+    task: Annotated[str, typer.Option(help="The task that it learns to read.")] = "general_points",
+    seed: Annotated[int, typer.Option(help="Of the weights and the problems.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of training; 900 take a quarter of an hour on one core.")] = 900,
+) -> None:
+    """Train the tiny base model from nothing, as the shipped one was."""
+    from oodlib.models.base import train_base
+
+    with ShortErrors():
+        console.print(f"saved in {train_base(folder, task, seed, steps)}")
+
+
+def _assignments(pairs: list[str] | None) -> dict[str, object]:
+    changes = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair!r}: write SECTION.SETTING=VALUE, such as sft.learning_rate=1e-4")
+        changes[name.strip()] = read_value(value)
+    return changes
+
+
+def _print_table(heads: list[str], rows) -> None:
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*map(escape, map(str, row)))
+    console.print(table)
+
+
+def _print_scorecard(folder: Path, markdown: bool = False) -> None:
+    from oodlib.analysis.claims import as_markdown, in_unit, interval
+    from oodlib.analysis.claims import scorecard as judge
+    from oodlib.analysis.evidence import Evidence
+    from oodlib.plots.style import VERDICT_COLOURS
+    from oodlib.run import Results
+
+    if not (folder / "hands.parquet").exists():
+        raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
+    evidence = Evidence.of(Results(folder))
+    claims = judge(evidence)
+    if markdown:
+        print(as_markdown(claims), end="")
+        return
+    table = Table(title=f"Scorecard of {escape(str(folder))}", title_justify="left", show_lines=True)
+    for head in ("", "claim and what was measured", "estimate [95 %]", "paper", "verdict"):
+        table.add_column(head)
+    for c in claims:
+        verdict = f"[{VERDICT_COLOURS[c.verdict]}]{c.verdict}[/]"
+        measures = f"{c.title}\n[dim]{escape(c.quantity)}[/dim]"
+        table.add_row(c.claim, measures, escape(interval(c)), in_unit(c.unit, c.paper), verdict)
+    console.print(table)
+    for c in claims:
+        console.print(f"{c.claim}: {c.sentence}", markup=False, highlight=False)
+    if len(evidence.seeds) == 1:
+        console.print("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
+
+
+def _report(folder: Path, out: Path | None = None) -> None:
+    from oodlib.report.report import write_report
+
+    path = write_report(folder, out)
+    console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False, markup=False)

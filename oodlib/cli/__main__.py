@@ -1,0 +1,3 @@
+from oodlib.cli import app
+
+app()

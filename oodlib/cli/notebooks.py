@@ -1,0 +1,112 @@
+"""Running the notebooks of a run with papermill, behind a bar; and copying them out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import papermill
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from oodlib.config import SHARE
+from oodlib.io import write_whole
+from oodlib.run import STAGES, Run
+from oodlib.stages import waves
+
+NOTEBOOKS = SHARE / "notebooks"
+STAGE_NOTEBOOKS = "0[0-4]_*.ipynb"  # those of one run; 05 and 06 read the sweep
+
+
+def run_notebooks(run: Run, preset: str, console: Console) -> bool:
+    """Execute the notebooks of a run into its folder; whether there was anything left to measure."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    with _Bar(run, console) as bar:
+        for notebook in sorted(NOTEBOOKS.glob(STAGE_NOTEBOOKS)):
+            start = time.monotonic()
+            _execute(notebook, run, preset)
+            console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
+    return bar.left_at_start
+
+
+def _execute(notebook: Path, run: Run, preset: str) -> None:
+    target = run.folder / "notebooks" / notebook.name
+    source = str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset
+    parameters = {**run.config.model_dump(), "preset": source, "out": str(run.folder)}
+
+    def execute(path: Path) -> None:
+        try:
+            papermill.execute_notebook(
+                notebook, path, parameters, progress_bar=False, cwd=str(NOTEBOOKS), kernel_name="python3"
+            )
+        except papermill.PapermillExecutionError:
+            shutil.copy(path, target.with_suffix(".failed.ipynb"))  # for its traceback
+            raise
+        finally:
+            if path.exists():
+                _strip(path)
+
+    try:
+        write_whole(target, execute)
+    except papermill.PapermillExecutionError as error:
+        raise RuntimeError(f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+
+
+def _strip(path: Path) -> None:
+    """Take this machine's paths out of an executed notebook."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    about = notebook["metadata"].get("papermill", {})
+    for key in ("input_path", "output_path", "parameters"):  # the parameters stand in their cell
+        about.pop(key, None)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text.replace(f"{SHARE}{os.sep}", "").replace(str(SHARE), "."), encoding="utf-8")
+
+
+def copy_notebooks(folder: Path) -> int:
+    """Copy notebooks, exercises and solutions into a folder; how many. ValueError where it holds notebooks already."""
+    if folder.exists() and any(folder.rglob("*.ipynb")):
+        raise ValueError(f"{folder} holds notebooks already: choose another folder")
+    hidden = shutil.ignore_patterns(".*", "__pycache__")
+    write_whole(folder / "notebooks", lambda path: shutil.copytree(NOTEBOOKS, path, ignore=hidden))
+    return len(list((folder / "notebooks").rglob("*.ipynb")))
+
+
+class _Bar:
+    """A bar over the work of all stages, from the jobs that are done; the unit is a sequence trained on."""
+
+    def __init__(self, run: Run, console: Console):
+        self.run, self.console = run, console
+        self.jobs = [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
+        self.total = sum(job.cost for job in self.jobs)
+        self.left_at_start = any(not run.done(job) for job in self.jobs)
+        self.stop = threading.Event()
+
+    def __enter__(self) -> _Bar:
+        columns = (BarColumn(), "{task.percentage:>3.0f} %", TimeElapsedColumn(), "left", TimeRemainingColumn())
+        self.bar = Progress(TextColumn("{task.description}"), *columns, console=self.console)
+        self.bar.start()
+        self.task = self.bar.add_task("starting", total=self.total)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.bar.stop()
+
+    def _watch(self) -> None:
+        done: set[str] = set()
+        while True:
+            done |= {job.name for job in self.jobs if job.name not in done and self.run.done(job)}
+            left = [job for job in self.jobs if job.name not in done]
+            finished = sum(job.cost for job in self.jobs if job.name in done)
+            self.bar.update(self.task, completed=finished, description=left[0].stage if left else "reading")
+            if self.stop.wait(1.0):
+                return

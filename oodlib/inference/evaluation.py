@@ -1,0 +1,157 @@
+"""Evaluation: what a model answers on every problem of a split, and how likely it finds a right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from oodlib.config import Config
+from oodlib.inference.episodes import as_text, play
+from oodlib.io import KEYS, as_measurements
+from oodlib.tasks import OUTCOMES, SPLITS, Task, get_task
+
+LOGITS = 2**30
+
+
+@torch.inference_mode()
+def answer_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    answers: list[str],
+    batch_size: int = 512,
+) -> np.ndarray:
+    """The mean negative log-likelihood a token (nats) of each answer, its end token included.
+
+    `batch_size` at once, or fewer where their logits would take more than LOGITS bytes.
+    """
+    model.eval()
+    losses = np.empty(len(prompts))
+    longest = max((len(tokenizer(p + a)["input_ids"]) for p, a in zip(prompts, answers, strict=True)), default=0)
+    fit = LOGITS // (4 * (longest + 1) * model.config.get_text_config().vocab_size)
+    batch_size = max(1, min(batch_size, fit))
+    for start in range(0, len(prompts), batch_size):
+        chosen = slice(start, start + batch_size)
+        asked = tokenizer(prompts[chosen], add_special_tokens=False)["input_ids"]
+        given = tokenizer(answers[chosen], add_special_tokens=False)["input_ids"]
+        rows = [(a, [*g, tokenizer.eos_token_id]) for a, g in zip(asked, given, strict=True)]
+        width = max(len(a) + len(g) for a, g in rows)
+        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        scored = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, (a, g) in enumerate(rows):
+            ids[i, : len(a) + len(g)] = torch.tensor(a + g)
+            mask[i, : len(a) + len(g)] = 1
+            scored[i, len(a) : len(a) + len(g)] = True
+        ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        nll = nll * scored[:, 1:]
+        losses[chosen] = (nll.sum(1) / scored.sum(1)).cpu().numpy()
+    return losses
+
+
+def right_answer_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    problems: Sequence[Any],
+    prompt_style: str,
+    batch_size: int = 512,
+) -> np.ndarray:
+    """`answer_loss` of one right answer to each problem, given at once, the same for every model."""
+    rng = np.random.default_rng(0)
+    prompts = [as_text(task.prompt(p, prompt_style), tokenizer) for p in problems]
+    answers = [as_text(task.answer(p, prompt_style, rng), tokenizer, answer=True) for p in problems]
+    return answer_loss(model, tokenizer, prompts, answers, batch_size)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    prompt_style: str,
+    max_new_tokens: int,
+    batch_size: int = 512,
+    loss: bool = False,
+    every: int = 1,
+    attempts: int = 1,
+    generator: str = "auto",
+) -> pd.DataFrame:
+    """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
+
+    `outcome` is that of the last attempt made, `tries` how many that took, `reward` the last attempt's. `loss` (nats a token;
+    NaN if not asked for) is that of `right_answer_loss`.
+    """
+    problems = task.split(split)[::every]
+    episodes = play(
+        model, tokenizer, task, problems, prompt_style, max_new_tokens, attempts, batch_size, generator=generator
+    )
+    last = [e.verdicts[-1] for e in episodes]
+    losses = np.full(len(problems), np.nan)
+    if loss:
+        losses = right_answer_loss(model, tokenizer, task, problems, prompt_style, batch_size)
+    return pd.DataFrame(
+        {
+            "problem": [task.label(p) for p in problems],
+            "outcome": pd.Categorical([v.outcome for v in last], categories=OUTCOMES),
+            "tries": np.int8([len(e.verdicts) for e in episodes]),
+            "reward": np.float32([v.reward for v in last]),
+            "loss": losses.astype(np.float32),
+        }
+    )
+
+
+def evaluate_model(
+    config: Config,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    place: tuple[str, str, int, int, int],
+    loss: bool = False,
+) -> dict[str, pd.DataFrame]:
+    """Both splits for a model in memory, as the tables `measurements` and `hands`.
+
+    place: what the tables call it, (stage, arm, from_step, step, seed).
+    """
+    task = get_task(config.task.name, config.task.options)
+    rows, hands = [], []
+    for split in SPLITS:
+        judged = evaluate(
+            model,
+            tokenizer,
+            task,
+            split,
+            config.task.prompt_style,
+            config.task.max_new_tokens,
+            config.machine.eval_batch_size,
+            loss,
+            config.eval.every,
+            config.eval.attempts,
+            config.machine.generator,
+        )
+        metrics = summarise(judged, config.eval.attempts)
+        rows += [(*place, split, metric, value, len(judged)) for metric, value in metrics.items()]
+        hands.append(judged.assign(**dict(zip(KEYS, (*place, split), strict=True))))
+    return {"measurements": as_measurements(rows), "hands": pd.concat(hands, ignore_index=True)}
+
+
+def summarise(hands: pd.DataFrame, attempts: int = 1) -> dict[str, float]:
+    """The metrics of one evaluation: accuracy, the share of each outcome, mean reward, and loss if measured.
+
+    `accuracy` counts any right attempt; with several also accuracy@1, @2, …: right by the first, the second, …
+    """
+    right = hands["outcome"] == "correct"
+    metrics = {"accuracy": float(right.mean())}
+    if attempts > 1:
+        metrics |= {f"accuracy@{n}": float((right & (hands["tries"] <= n)).mean()) for n in range(1, attempts + 1)}
+    metrics |= {outcome: float((hands["outcome"] == outcome).mean()) for outcome in OUTCOMES[1:]}
+    metrics["reward"] = float(hands["reward"].mean())
+    if hands["loss"].notna().all():
+        metrics["loss"] = float(hands["loss"].mean())
+    return metrics

@@ -1,0 +1,161 @@
+"""Models: loading one with its tokenizer, and the list of its weight matrices. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MllamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    logging,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
+
+from oodlib.io import write_whole
+from oodlib.models.checkpoints import device, open_text
+from oodlib.models.names import OUTER, is_projection, layer_of
+
+MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
+NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
+
+AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
+
+
+def quiet() -> None:
+    """Silence what the training libraries say at every start; errors still show."""
+    import datasets  # late: most who load models train none
+
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def sharded() -> bool:
+    """Whether this process is one of several among which accelerate shards the model (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def load_model(
+    folder: Path, to_train: bool = False, adapter: bool = False
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The causal language model and the tokenizer in `folder`: bfloat16 on a GPU that has it, else float32.
+
+    `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in bfloat16.
+    `adapter`: if the folder holds a PEFT adapter, leave it one, to be trained; otherwise it is merged into its base.
+    ValueError: an adapter that is pickled or whose base is not here.
+    """
+    where = device()
+    half = where.type == "cuda" and torch.cuda.is_bf16_supported() and not to_train
+    model = AutoModelForCausalLM.from_pretrained(
+        base_folder(folder),
+        dtype=torch.bfloat16 if half else torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    if model.base_model is model and hasattr(model, "model"):  # Mllama's text path names it otherwise than TRL looks
+        model.base_model_prefix = "model"
+    seeing = getattr(model.config.get_text_config(), "cross_attention_layers", None) or ()
+    for name, parameter in model.named_parameters():
+        if any(f"layers.{layer}." in name for layer in seeing):  # text does not reach it
+            parameter.requires_grad_(False)
+    if is_adapter(folder):
+        model = PeftModel.from_pretrained(model, folder, is_trainable=adapter)
+        model = model if adapter else model.merge_and_unload()
+    return model if sharded() else model.to(where), load_tokenizer(folder)  # accelerate moves it, a shard to each GPU
+
+
+def is_adapter(folder: Path) -> bool:
+    return (Path(folder) / "adapter_config.json").exists()
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the whole model: `folder` itself, or the base that its adapter names."""
+    if not is_adapter(folder):
+        return Path(folder)
+    if not (Path(folder) / "adapter_model.safetensors").exists():
+        raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
+    named = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not named or not (Path(named) / "config.json").exists():
+        raise ValueError(f"the adapter in {folder} belongs to {named!r}, which is not here")
+    return Path(named)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, of the class that its own configuration names, padding on the left.
+
+    (transformers 5 gives any model of type qwen2 Qwen's own tokenizer class, which would misread the tiny
+    model's tokenizer without a word; so a plain one is loaded as what it says it is.)
+    """
+    settings = Path(folder) / "tokenizer_config.json"
+    declared = json.loads(settings.read_text()).get("tokenizer_class") if settings.exists() else None
+    plain = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    kind = PreTrainedTokenizerFast if plain else AutoTokenizer
+    tokenizer = kind.from_pretrained(folder, padding_side="left", local_files_only=True)
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"the tokenizer in {folder} has no end-of-sequence token (eos_token), so answers would not end"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors in `folder` by name, on the CPU; an adapter is added to its base, a seeing model gives the text's."""
+    weights = open_text(folder)
+    tensors = ((name, weights.tensor(name)) for name in weights.shapes)
+    return {name: t.float() if t.dtype == torch.float64 else t for name, t in tensors}
+
+
+def save_weights(weights: dict[str, torch.Tensor], like: Path, folder: Path) -> None:
+    """Lay a checkpoint down whole: all weights of a model, and configuration and tokenizer of another one."""
+    if (folder / MARK).exists():
+        return
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        for file in (*base_folder(like).iterdir(), *like.iterdir()):
+            if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in NOT_KEPT:
+                shutil.copy(file, path)
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        (path / MARK).touch()
+
+    write_whole(folder, write)
+
+
+def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
+    """The weighted sum of several checkpoints' tensors, summed in float64, in the first checkpoint's dtype."""
+    first, *others = [(load_weights(folder), share) for folder, share in parts]
+    mixed = {}
+    for name, tensor in first[0].items():
+        total = first[1] * tensor.double()
+        for weights, share in others:
+            total += share * weights[name].double()
+        mixed[name] = total.to(tensor.dtype)
+    return mixed
+
+
+def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
+    """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
+
+    With `embeddings` also the embedding and the unembedding, which are in no layer (None). Of a model that also sees,
+    those that text does not reach are left out: the vision tower and the layers of cross-attention.
+    """
+    seeing = tuple(f"{name.split('.cross_attn.')[0]}." for name in names if ".cross_attn." in name)
+    names = [n for n in sorted(names) if n.endswith(".weight") and "vision" not in n and not n.startswith(seeing)]
+    placed = {name: place for name in names if (place := layer_of(name)) and is_projection(place[1])}
+    outer = {n: (None, m) for n in names if embeddings and (m := n.split(".")[-2]) in OUTER}
+    return placed | outer

@@ -1,0 +1,53 @@
+"""Which options of TRL's and PEFT's own configurations may be given, checked with their values before any work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+DECIDED = {  # by the settings of a run, and by how it keeps checkpoints
+    "output_dir", "seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type",
+    "warmup_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
+    "activation_checkpointing", "bf16", "fp16", "use_cpu", "save_strategy", "save_steps", "remove_unused_columns",
+}  # fmt: skip
+DECIDED_IN_RL = {
+    "max_grad_norm", "steps_per_generation", "generation_batch_size", "num_iterations", "num_generations",
+    "max_completion_length", "temperature", "epsilon", "beta", "shuffle_dataset",
+}  # fmt: skip
+DECIDED_IN_LORA = {"peft_type", "task_type", "inference_mode"}
+
+
+def check_options(sft: Mapping[str, Any], rl: Mapping[str, Any], lora: Mapping[str, Any], algorithm: str) -> None:
+    """ValueError for an option that TRL or PEFT lack, that a setting decides, or whose value they refuse."""
+    if not (sft or rl or lora):
+        return
+    from peft import LoraConfig  # these take seconds, and most runs have no such options
+    from transformers import TrainingArguments
+    from trl import GRPOConfig, RLOOConfig, SFTConfig
+
+    in_rl = {"grpo": GRPOConfig, "rloo": RLOOConfig, "ppo": TrainingArguments}[algorithm]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _check("sft.options", sft, SFTConfig, DECIDED)
+        _check("rl.options", rl, in_rl, DECIDED | DECIDED_IN_RL)
+        _check("model.lora", lora, LoraConfig, DECIDED_IN_LORA)
+
+
+def _check(setting: str, given: Mapping[str, Any], kind: type, decided: set[str]) -> None:
+    allowed = {f.name for f in fields(kind) if f.init} - decided
+    for option, value in given.items():
+        if option in decided:
+            raise ValueError(f"{setting}.{option} = {value!r}: another setting of the run decides this")
+        if option not in allowed:
+            near = get_close_matches(str(option), allowed, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown option {setting}.{option} = {value!r}: {hint}see {kind.__name__}")
+    fixed = {} if setting == "model.lora" else {"output_dir": ".", "use_cpu": True, "bf16": False}
+    try:
+        kind(**fixed, **given)
+    except Exception as error:  # whatever they raise
+        why = " ".join(str(error).split())
+        raise ValueError(f"{setting} = {dict(given)}: {kind.__name__} refuses it: {why}") from None

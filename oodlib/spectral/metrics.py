@@ -1,0 +1,230 @@
+"""What training did to one weight matrix: every number that `oodlib compare` writes of a pair, with its source.
+
+Each metric is defined once, in `METRICS`. Angles are in radians. Those of the leading (or trailing) k directions stand
+beside what they can mean: the gap, Wedin's bound, and the angles that plain noise of the same size would give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+from oodlib.spectral.angles import Overlap
+from oodlib.spectral.svd import Comparison, Matrix, Spectrum, compare, decompose, gram, relative_change, spectrum
+
+ZERO = 1e-12  # a singular value below this share of the largest is none
+INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
+SIDES = ("left", "right")
+METRICS = {
+    # of the whole matrix; k is missing
+    "norm": "Frobenius norm of the first matrix",
+    "change_norm": "Frobenius norm of the change, the second minus the first",
+    "change_ratio": "change_norm / norm",
+    "change_spectral_norm": "largest singular value of the change",
+    "value_change_mean": "mean over the singular values above 0 of |after - before| / before",
+    "value_change_max": "the largest of these",
+    "stable_rank_before": "squared Frobenius norm / squared largest singular value (Rudelson & Vershynin 2007)",
+    "stable_rank_after": "the same of the second matrix",
+    "effective_rank_before": "exp of the entropy of the singular values' shares of their sum (Roy & Vetterli 2007)",
+    "effective_rank_after": "the same of the second matrix",
+    "scaling_share": "share of change_norm^2 on the diagonal of the first matrix's singular basis: values changed",
+    "rotation_share": "share off that diagonal, within the basis: vectors turned among themselves",
+    "outside_share": "share outside the span of the basis's longer side: vectors turned out of it",
+    "null_value_change_mean": "value_change_mean that noise of the same change_norm gives",
+    "null_scaling_share": "scaling_share that such noise gives",
+    "noise_edge": "the largest singular value that the change would have if it were noise (Marchenko & Pastur 1967), "
+    "its level from the median singular value (Gavish & Donoho 2014)",
+    "above_edge": "how many singular values of the change lie above that edge",
+    "above_edge_share": "their share of change_norm^2",
+    # of the leading k directions, and for tail_* of the last k
+    "gap": "k-th minus (k+1)-th singular value of the first matrix",
+    "wedin_bound": "no principal angle at this k can be larger; pi/2 says nothing (see spectra.wedin_bound)",
+    "angle_SIDE_mean": "mean principal angle between the leading-k singular subspaces (Björck & Golub 1973)",
+    "angle_SIDE_max": "the largest of them",
+    "chordal_SIDE": "Frobenius norm of the sines of the principal angles (Conway, Hardin & Sloane 1996)",
+    "projector_SIDE": "Frobenius norm of the difference of the two orthogonal projectors, sqrt(2) x chordal",
+    "match_SIDE_mean": "mean over the second matrix's leading k directions of the best |cosine| with any old one",
+    "intruders_SIDE": f"how many of these match no old direction better than {INTRUDER} (arXiv:2410.21228)",
+    "tail_angle_SIDE_mean": "mean principal angle between the trailing-k singular subspaces",
+    "tail_angle_SIDE_max": "the largest of them",
+    "null_angle_SIDE_mean": "what noise of the same change_norm gives: mean principal angle, leading k",
+    "null_angle_SIDE_max": "the largest of them",
+}
+Row = tuple[int | None, str, float]
+
+
+def dissect(
+    before: Matrix | Spectrum, after: Matrix, ks: list[int], seed: int | None = None, name: str = "matrix"
+) -> tuple[list[Row], dict[str, np.ndarray], Comparison]:
+    """Every metric of a pair of matrices [m, n] as rows (k, metric, value), the arrays behind them, the Comparison.
+
+    ks: the leading (and trailing) numbers of directions, in 1..r with r = min(m, n). seed: of the noise whose angles
+    are the null; None leaves the null out. Arrays, float64: values_before, values_after, values_change [r] (singular
+    values), direction_SIDE [r] (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
+    ValueErrors as for `spectra.compare`.
+    """
+    first = before if isinstance(before, Spectrum) else spectrum(before, f"{name} (first)")
+    found = compare(first, after, ks, name)
+    rank, values, change = len(found.values0), found.values0, found.change
+    sides = dict(zip(SIDES, (found.left, found.right), strict=True))
+    rows: list[Row] = [(None, metric, value) for metric, value in _whole(found, first.shape).items()]
+    arrays = {"values_before": values, "values_after": found.values1, "values_change": change}
+    for side, overlap in sides.items():
+        arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
+    null = noise_null(first, float(np.linalg.norm(change)), ks, seed) if seed is not None else None
+    if null is not None:
+        rows += [(None, f"null_{m}", getattr(null, m)) for m in ("value_change_mean", "scaling_share")]
+    for k in dict.fromkeys(ks):
+        rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", found.wedin_bound(k))]
+        for side, overlap in sides.items():
+            match, angles = arrays[f"match_{side}"][:k], getattr(found, f"angles_{side}")[k]
+            chordal = float(np.linalg.norm(np.sin(angles)))
+            rows += _mean_and_max(k, f"angle_{side}", angles)
+            halves = 2 * k == rank and found.first.shape[SIDES.index(side)] == rank
+            tail = angles if halves else overlap.angles(rank - k, rank)  # two halves of a space turn alike
+            rows += _mean_and_max(k, f"tail_angle_{side}", tail)
+            rows += [(k, f"chordal_{side}", chordal), (k, f"projector_{side}", 2**0.5 * chordal)]
+            rows += [(k, f"match_{side}_mean", float(match.mean()))]
+            rows += [(k, f"intruders_{side}", float((match < INTRUDER).sum()))]
+            arrays[f"angle_{side}_{k}"] = angles
+            if null is not None:
+                angles = getattr(null, f"angles_{side}")[k]
+                rows += _mean_and_max(k, f"null_angle_{side}", angles)
+                arrays[f"null_angle_{side}_{k}"] = angles
+    return rows, arrays, found
+
+
+def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
+    return [(k, f"{metric}_mean", float(angles.mean())), (k, f"{metric}_max", float(angles.max()))]
+
+
+def _whole(found: Comparison, shape: tuple[int, int]) -> dict[str, float]:
+    values, change = found.values0, found.change
+    norm, moved = float(np.linalg.norm(values)), float(np.linalg.norm(change))
+    relative = _value_change(values, found.values1)
+    change = np.where(change > ZERO * change[0], change, 0)  # the rest is rounding
+    edge = noise_edge(change, shape)
+    above = change > edge
+    return {
+        "norm": norm,
+        "change_norm": moved,
+        "change_ratio": moved / norm if norm else float("inf") if moved else 0.0,
+        "change_spectral_norm": float(change[0]),
+        "value_change_mean": float(relative.mean()),
+        "value_change_max": float(relative.max()),
+        "stable_rank_before": stable_rank(values),
+        "stable_rank_after": stable_rank(found.values1),
+        "effective_rank_before": effective_rank(values),
+        "effective_rank_after": effective_rank(found.values1),
+        **_shares(found, moved),
+        "noise_edge": edge,
+        "above_edge": float(above.sum()),
+        "above_edge_share": float((change[above] ** 2).sum() / moved**2) if moved else 0.0,
+    }
+
+
+def _shares(found: Comparison, moved: float) -> dict[str, float]:
+    """How the change divides over the singular basis of the first matrix: U0^T (W1 - W0) V0 and the rest."""
+    if moved == 0:
+        return {"scaling_share": 0.0, "rotation_share": 0.0, "outside_share": 0.0}
+    long = found.left if found.first.tall else found.right
+    after = torch.from_numpy(found.values1).to(long.cosines)
+    along = (found.left.cosines * after * found.right.cosines).sum(1) - torch.from_numpy(found.values0).to(after)
+    scaling, outside = float(along.square().sum()) / moved**2, 0.0
+    if long.residual is not None:
+        outside = float((long.residual * after).square().sum()) / moved**2
+    elif long.beyond is not None:
+        outside = float(long.beyond.trace()) / moved**2
+    outside = min(max(outside, 0.0), 1.0)
+    return {"scaling_share": scaling, "rotation_share": max(0.0, 1 - scaling - outside), "outside_share": outside}
+
+
+def stable_rank(values: np.ndarray) -> float:
+    """||W||_F^2 / ||W||_2^2 from the singular values [r], descending; 0 of a zero matrix."""
+    return float((values**2).sum() / values[0] ** 2) if values[0] > 0 else 0.0
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp(-sum p log p) with p = values / sum(values) (Roy & Vetterli 2007); 0 of a zero matrix."""
+    if values[0] <= 0:
+        return 0.0
+    p = values[values > 0] / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def noise_edge(values: np.ndarray, shape: tuple[int, int]) -> float:
+    """Where the singular values of a noise matrix [m, n] end whose median singular value is that of `values`.
+
+    Independent entries of variance s^2 have singular values up to s (sqrt(m) + sqrt(n)) (Marchenko & Pastur 1967).
+    The median, unlike the norm, is not moved by a few strong directions (Gavish & Donoho 2014, IEEE Trans. Inf. Theory
+    60, 5040-5053). 0 where more than half of the values are.
+    """
+    beta = min(shape) / max(shape)
+    return float(np.median(values) / np.sqrt(_median_square(beta)) * (1 + beta**0.5))
+
+
+@cache
+def _median_square(beta: float) -> float:
+    """The median of the Marchenko-Pastur law of ratio beta in (0, 1] and variance 1: that of (singular value)^2 / n."""
+    low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
+
+    def share_below(x: float) -> float:  # with t = sqrt(x) the density has no pole at 0
+        density = lambda t: ((high - t * t) * max(t * t - low, 0.0)) ** 0.5 / (np.pi * beta * t) if t else 0.0  # noqa: E731
+        return quad(density, low**0.5, x**0.5, limit=200)[0]
+
+    return brentq(lambda x: share_below(x) - 0.5, low, high)
+
+
+@dataclass(frozen=True)
+class Null:
+    """What noise does to a matrix: principal angles by k, radians, and two of `METRICS`."""
+
+    angles_left: dict[int, np.ndarray]
+    angles_right: dict[int, np.ndarray]
+    value_change_mean: float
+    scaling_share: float
+
+
+def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Null:
+    """How the first matrix compares with itself plus Gaussian noise of Frobenius norm `norm`, at the same ks.
+
+    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values): its singular vectors are the
+    unit vectors. Of the noise outside the span of the longer side's vectors only the Gram matrix counts; where that
+    part is wider than high it is drawn as a Cholesky factor of the same law (Bartlett 1933).
+    """
+    values, (r, n) = first.values, first.matrix.shape
+    if norm == 0:
+        return Null(*({k: np.zeros(k) for k in ks} for _ in SIDES), 0.0, 0.0)
+    generator = np.random.default_rng(seed)
+    noise = [generator.standard_normal((r, r))]
+    if n - r > r:
+        noise += [np.tril(generator.standard_normal((r, r)), -1)]
+        np.fill_diagonal(noise[1], np.sqrt(generator.chisquare(n - r - np.arange(r))))
+    elif n > r:
+        noise += [generator.standard_normal((r, n - r))]
+    noisy = torch.from_numpy(np.concatenate(noise, 1)).to(values.device)
+    noisy *= norm / noisy.norm()
+    scaling = float(noisy.diagonal().square().sum()) / norm**2
+    noisy.diagonal().add_(values)
+    inside, outside = noisy[:, :r], noisy[:, r:]
+    beyond = gram(outside) if n > r else None
+    vectors, after, given = decompose(noisy, gram(inside) if beyond is None else gram(inside) + beyond)
+    short = Overlap(None, vectors)
+    if given is not None:
+        long = Overlap(None, given[:r], residual=given[r:] if n > r else None)
+    else:
+        largest = norm * (r**-0.5 + n**-0.5)  # of the noise's singular values, about
+        long = Overlap(inside.T, vectors, after, None, beyond, lambda: outside.T, largest)
+    sides = (long, short) if first.tall else (short, long)
+    changed = _value_change(values.cpu().numpy(), after.cpu().numpy())
+    return Null(*({k: side.angles(0, k) for k in ks} for side in sides), float(changed.mean()), scaling)
+
+
+def _value_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Relative change of the singular values that are above 0."""
+    return relative_change(before, after)[before > ZERO * before[0]] if before[0] > 0 else np.zeros(1)

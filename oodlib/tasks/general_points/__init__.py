@@ -1,0 +1,301 @@
+"""GeneralPoints: four cards, make 24 with + - * / and brackets, each card once.
+
+The task of "SFT Memorizes, RL Generalizes" (Chu et al. 2025), as used in arXiv:2509.12235. What the
+face cards count for is a *rule* written in the prompt. Split `id`: J, Q and K all count 10. Split
+`ood`: they count 11, 12 and 13, and every hand holds at least one of them.
+
+The solver is in `solver.py`, the checker in `checker.py`; this file deals, asks and answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from oodlib.tasks.base import SPLITS, STYLES, Verdict, check_choice
+from oodlib.tasks.general_points.checker import find_formula, judge
+from oodlib.tasks.general_points.solver import solutions
+
+FACES = ("J", "Q", "K")
+CARDS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", *FACES)
+HAND_SIZE = 4
+TARGET = 24
+RULES = {"id": {"J": 10, "Q": 10, "K": 10}, "ood": {"J": 11, "Q": 12, "K": 13}}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A hand and its rule.
+
+    Attributes:
+        cards: four of `CARDS`, in the order in which they are shown.
+        rule: what J, Q and K count for, in this order.
+        target: the value to make.
+        numbers: what the four cards count for.
+    """
+
+    cards: tuple[str, ...]
+    rule: tuple[int, int, int]
+    target: int = TARGET
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        worth = dict(zip(FACES, self.rule, strict=True))
+        return tuple(1 if c == "A" else worth.get(c) or int(c) for c in self.cards)
+
+
+class GeneralPoints:
+    name = "general_points"
+
+    def problem(self, cards: Iterable[str], rule: Mapping[str, int], target: int = TARGET) -> Problem:
+        """A problem from a hand of four cards and a rule such as {"J": 11, "Q": 12, "K": 13}.
+
+        Raises ValueError for a card that is none, a hand of another size, a rule that does not give J, Q
+        and K a whole number from 1 to 13 each, and a target that is not a whole number from 1 to 999.
+        """
+        cards = tuple(str(c).upper() for c in cards)
+        for card in cards:
+            check_choice("card", card, CARDS)
+        if len(cards) != HAND_SIZE:
+            raise ValueError(f"a hand has {HAND_SIZE} cards, not {len(cards)}: {' '.join(cards)}")
+        if set(rule) != set(FACES):
+            raise ValueError(f"a rule names J, Q and K, not {sorted(map(str, rule))}")
+        for face in FACES:
+            if type(rule[face]) is not int or not 1 <= rule[face] <= 13:
+                raise ValueError(f"the rule gives {face} the value {rule[face]!r}; allowed: 1 to 13")
+        if type(target) is not int or not 1 <= target <= 999:
+            raise ValueError(f"target {target!r} is not a whole number from 1 to 999")
+        return Problem(cards, tuple(rule[f] for f in FACES), target)
+
+    def solutions(self, numbers: Iterable[int], target: int = TARGET) -> list[str]:
+        """Every formula that makes the target; see `oodlib.tasks.general_points.solver.solutions`."""
+        return list(solutions(tuple(sorted(numbers)), target))
+
+    def split(self, name: str) -> list[Problem]:
+        """Every solvable hand of a split, each multiset of cards once, low cards first."""
+        check_choice("split", name, SPLITS)
+        return list(_hands(name))
+
+    def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Problem]:
+        """`n` hands dealt evenly from the solvable ones of a split, the cards of each shuffled."""
+        hands = _hands(check_choice("split", split, SPLITS))
+        picks = rng.integers(len(hands), size=n)
+        return [Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule) for i in picks]
+
+    def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
+        check_choice("prompt style", style, STYLES)
+        if style == "compact":
+            return compact_prompt(problem, "json")
+        j, q, k = problem.rule
+        text = (
+            "Play a card game: combine the four cards to make the target.\n"
+            f"Use each card exactly once, with + - * / and brackets. 'A' counts as 1; 'J', 'Q' and 'K' count "
+            f"as {j}, {q} and {k}.\n"
+            f"Cards: {list(problem.cards)}\nTarget: {problem.target}\n"
+            'Answer with one JSON object and nothing else: {"cards": [the four cards], "numbers": [what they '
+            'count for], "formula": "an expression that equals the target"}'
+        )
+        return [{"role": "user", "content": text}]
+
+    def answer(self, problem: Problem, style: str, rng: np.random.Generator) -> str | list[dict[str, str]]:
+        """A right answer, its formula drawn evenly from all solutions. ValueError if there is none."""
+        check_choice("prompt style", style, STYLES)
+        found = solutions(tuple(sorted(problem.numbers)), problem.target)
+        if not found:
+            raise ValueError(f"{' '.join(problem.cards)} cannot make {problem.target} under this rule")
+        formula = found[rng.integers(len(found))]
+        if style == "compact":
+            return compact_answer(problem, formula, "json")
+        fields = {"cards": list(problem.cards), "numbers": list(problem.numbers), "formula": formula}
+        return [{"role": "assistant", "content": json.dumps(fields)}]
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """Judge an answer: the last "formula" field of a JSON-like object in it, else it is malformed."""
+        formula = find_formula(text)
+        if formula is None:
+            message = 'No formula found. Answer with {"cards": …, "numbers": …, "formula": "…"}.'
+            return Verdict("malformed", -3.0, message)
+        return self.verify_formula(problem, formula)
+
+    def feedback(self, problem: Problem, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
+        """What is said to the player after a wrong try: the checker's message, and the wish for another answer."""
+        check_choice("prompt style", style, STYLES)
+        if style == "compact":
+            return compact_feedback(problem, verdict, "json")
+        return [{"role": "user", "content": f"{verdict.message} Try again, in the same format."}]
+
+    def verify_formula(self, problem: Problem, formula: str) -> Verdict:
+        """Judge a bare formula; a closing "= target" is allowed. Rewards: see `oodlib.tasks.general_points.checker`."""
+        return judge(formula, problem.numbers, problem.target)
+
+    def label(self, problem: Problem) -> str:
+        return " ".join(problem.cards)
+
+    def words(self) -> list[str]:
+        """Every word of the compact style, for the vocabulary of the tiny base model."""
+        numbers = [str(n) for n in range(1, 14)]
+        text = ["=", ";", ":", "cards", "make", "as", "numbers", "formula", "json"]
+        quotes = ['{"cards":"', '","numbers":"', '","formula":"', '"}']
+        faults = ["no", "value", "illegal"]
+        return ["A", *FACES, *numbers, str(TARGET), *text, *faults, *quotes, *"+-*/()"]
+
+    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0) -> list[str]:
+        """A compact dialogue that teaches the base model to read ANY rule and to use the checker's messages.
+
+        Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only
+        the last answer is right. The numbers are drawn first, evenly from the solvable hands; those above 10, and
+        a third of the others, are shown as a face card whose rule says that number; faces left over get any value.
+        Half of the wrong tries misread the hand's numbers, most of the others are near misses of the target. In 40 % of
+        the dialogues with wrong tries the prompt states another rule than the checker's, which only the messages
+        tell, and the tries before the first message follow the prompt: so the messages are worth reading. JSON is asked
+        for in 30 % of the prompts and given in only 30 % of those, so that the base model knows the format and
+        does not keep to it, as a real one; no message of these dialogues speaks of that.
+        """
+        hands = _solvable_numbers()
+        numbers = hands[rng.integers(len(hands))]
+        faces, worth = [FACES[i] for i in rng.permutation(3)], {}
+        cards = []
+        for number in (numbers[i] for i in rng.permutation(HAND_SIZE)):
+            hidden = number > 10 or rng.random() < 1 / 3
+            if hidden and number not in worth and len(worth) < 3 - _needed(numbers, worth, number):
+                worth[number] = faces[len(worth)]
+            plain = "A" if number == 1 else str(number)
+            cards.append(worth[number] if hidden and number in worth else plain)
+        rule = {face: number for number, face in worth.items()}
+        values = tuple(int(rule.get(f) or rng.integers(1, 14)) for f in FACES)
+        problem = Problem(tuple(cards), values)
+        asked = "json" if rng.random() < 0.3 else FORMATS[rng.integers(len(FORMATS) - 1)]
+        given = "cards numbers formula" if asked == "json" and rng.random() < 0.7 else asked
+        shown = problem
+        if wrong_tries and rng.random() < 0.4:
+            shown = replace(problem, rule=tuple(int(v) for v in rng.integers(1, 14, len(FACES))))
+        misprinted = sorted(shown.numbers) != sorted(problem.numbers)
+        dialogue = [compact_prompt(shown, asked)]
+        for turn in range(wrong_tries):
+            if misprinted and turn == 0:
+                read, formula = shown, _any_solution(shown.numbers, rng)
+            else:
+                read, formula = _wrong_try(problem, rng)
+            verdict = self.verify_formula(problem, formula)
+            dialogue += [compact_answer(read, formula, given), compact_feedback(problem, verdict, asked)]
+        found = solutions(tuple(sorted(numbers)))
+        formula = found[rng.integers(len(found))]
+        return [*dialogue, compact_answer(problem, formula, given)]
+
+
+# The compact style: words with spaces between, for a model whose tokens are such words. Of its formats
+# only `json` is what the task asks for; the base model is taught the plain ones (see base_model.py).
+FORMATS = ("formula", "numbers formula", "cards formula", "cards numbers formula", "json")
+
+
+def compact_prompt(problem: Problem, fmt: str) -> str:
+    j, q, k = problem.rule
+    hand = " ".join(problem.cards)
+    return f"J = {j} Q = {q} K = {k} ; cards {hand} ; make {problem.target} ; as {fmt} :\n"
+
+
+def compact_feedback(problem: Problem, verdict: Verdict, fmt: str) -> str:
+    """What the checker says to a wrong try, before the next one."""
+    numbers = " ".join(map(str, problem.numbers))
+    fault = {"illegal": "illegal ; ", "wrong_numbers": f"numbers {numbers} ; ", "wrong_value": "value ; "}
+    return f"no ; {fault.get(verdict.outcome, '')}as {fmt} :\n"
+
+
+def compact_answer(problem: Problem, formula: str, fmt: str) -> str:
+    """The answer in one of `FORMATS`, every token set off by spaces. As JSON it parses as JSON."""
+    parts = {
+        "cards": " ".join(problem.cards),
+        "numbers": " ".join(map(str, problem.numbers)),
+        "formula": spaced(formula),
+    }
+    if fmt != "json":
+        return " ; ".join(parts[name] for name in fmt.split())
+    return '{{"cards":" {cards} ","numbers":" {numbers} ","formula":" {formula} "}}'.format(**parts)
+
+
+def spaced(formula: str) -> str:
+    """A formula with its tokens set off by single spaces."""
+    for mark in "+-*/()":
+        formula = formula.replace(mark, f" {mark} ")
+    return " ".join(formula.split())
+
+
+def _wrong_try(problem: Problem, rng: np.random.Generator) -> tuple[Problem, str]:
+    """The problem as a poor player reads it, and a formula that the checker does not take."""
+    kind = rng.choice(["wrong_numbers", "wrong_value", "illegal"], p=[0.5, 0.4, 0.1])
+    while True:
+        read = problem
+        if kind == "wrong_numbers":  # other values for the face cards, often one for all; or a card misread
+            one = int(rng.integers(1, 14))
+            rule = tuple(one if rng.random() < 0.7 else int(rng.integers(1, 14)) for _ in FACES)
+            read = replace(problem, rule=rule)
+            if not set(FACES) & set(problem.cards):
+                changed = list(problem.cards)
+                changed[rng.integers(HAND_SIZE)] = str(rng.integers(2, 11))
+                read = replace(problem, cards=tuple(changed))
+        formula = _any_solution(read.numbers, rng)
+        if kind == "wrong_value":
+            formula = _near_miss(formula, rng)
+        if kind == "illegal":
+            tokens = spaced(formula).split()
+            del tokens[rng.integers(len(tokens))]
+            formula = " ".join(tokens)
+        if judge(formula, problem.numbers, problem.target).outcome == kind:
+            return read, formula
+
+
+def _any_solution(numbers: tuple[int, ...], rng: np.random.Generator) -> str:
+    """One of the solutions; where there is none, any formula with these numbers."""
+    found = solutions(tuple(sorted(numbers)))
+    return found[rng.integers(len(found))] if found else _any_formula(numbers, rng)
+
+
+def _near_miss(formula: str, rng: np.random.Generator) -> str:
+    """The formula with another operator in one place, or with two of its numbers exchanged."""
+    tokens = spaced(formula).split()
+    operators = [i for i, t in enumerate(tokens) if t in "+-*/"]
+    numbers = [i for i, t in enumerate(tokens) if t.isdigit()]
+    if rng.random() < 0.5:
+        i = operators[rng.integers(len(operators))]
+        tokens[i] = "+-*/"[rng.integers(4)]
+    else:
+        i, j = rng.choice(numbers, 2, replace=False)
+        tokens[i], tokens[j] = tokens[j], tokens[i]
+    return " ".join(tokens)
+
+
+def _any_formula(numbers: tuple[int, ...], rng: np.random.Generator) -> str:
+    """A formula in the shape of some hand's solution, with these numbers in any order."""
+    hands = _solvable_numbers()
+    found = solutions(hands[rng.integers(len(hands))])
+    mine = iter(rng.permutation(numbers))
+    return re.sub(r"\d+", lambda _: str(next(mine)), found[rng.integers(len(found))])
+
+
+def _needed(numbers: tuple[int, ...], worth: dict[int, str], but: int) -> int:
+    """How many face cards must be kept for numbers above 10 that have none yet."""
+    return len({n for n in numbers if n > 10 and n not in worth and n != but})
+
+
+@cache
+def _solvable_numbers() -> tuple[tuple[int, ...], ...]:
+    every = combinations_with_replacement(range(1, 14), HAND_SIZE)
+    return tuple(numbers for numbers in every if solutions(numbers))
+
+
+@cache
+def _hands(split: str) -> tuple[Problem, ...]:
+    rule = tuple(RULES[split][f] for f in FACES)
+    hands = (Problem(cards, rule) for cards in combinations_with_replacement(CARDS, HAND_SIZE))
+    return tuple(
+        h for h in hands if (split == "id" or any(f in h.cards for f in FACES)) and solutions(tuple(sorted(h.numbers)))
+    )
+
+
+TASK = GeneralPoints()

@@ -1,0 +1,31 @@
+"""No training at all: the mean of the weights 24, 16, 8 and 0 steps before the start (Izmailov et al. 2018).
+
+If this heals as well as RL, what RL undid was the noise of SFT's learning rate. The steps are close together, so that
+the mean does not reach back to the OOD peak; SFT keeps them beside every checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oodlib.training.baselines import ALGORITHM, TRAINING, Baseline
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oodlib.training.setup import Setup
+
+
+def make_weights(setup: Setup) -> dict[str, Tensor]:
+    from oodlib.training.trainer import average
+
+    return average(setup.sft, setup.start)
+
+
+BASELINE = Baseline(
+    "last checkpoints averaged",
+    "#CC79A7",
+    make_weights=make_weights,
+    averages=True,
+    ignores=ALGORITHM + TRAINING,
+)

@@ -1,0 +1,94 @@
+"""Stage 1, the SFT curve: fine-tune on the ID rule, and measure ID and OOD accuracy at every checkpoint."""
+
+from __future__ import annotations
+
+import pandas as pd
+from filelock import FileLock
+from transformers import set_seed
+from trl import SFTTrainer
+
+from oodlib.inference.evaluation import evaluate_model
+from oodlib.io import as_measurements
+from oodlib.models.loading import load_model, save_weights
+from oodlib.models.sources import model_folder
+from oodlib.registry import MITIGATIONS
+from oodlib.run import Run
+from oodlib.training.mitigations import Mitigation
+from oodlib.training.trainer import (
+    adapted,
+    batch_options,
+    demonstrations,
+    fit,
+    history,
+    in_processes,
+    kept_steps,
+    settings,
+    supervised,
+    watch,
+    watched,
+)
+
+PLAIN = {"sft.mitigation": "none", "sft.mitigation_weight": 0.0, "sft.mitigation_share": 0.25}
+
+
+def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
+    """SFT on ID demonstrations, with or without a mitigation; leaves checkpoints, returns training loss and rotation."""
+    config, folder = run.config, run.checkpoints(seed)
+    if edit := mitigation_of(run).edit:
+        plain = Run(config.changed(PLAIN), run.folder, run.store)
+        tables = train(plain, seed)
+        for step in config.sft.checkpoints[1:]:
+            weights = edit(step, lambda t: plain.sft_weights(seed, t), config, seed)
+            save_weights(weights, plain.sft_weights(seed, step), run.sft_weights(seed, step))
+        return tables
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
+        in_processes(run, "oodlib.training.sft:learn", seed)
+    log = history(folder, config.sft.steps)
+    rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], config.sft.batch_size) for row in log]
+    means, rotation = watched(folder, "sft", "sft", 0, seed)
+    return {"measurements": as_measurements(rows + means), "rotation": rotation}
+
+
+def mitigation_of(run: Run) -> Mitigation:
+    """The run's mitigation; one that does nothing for plain SFT."""
+    name = run.config.sft.mitigation
+    return Mitigation("plain SFT") if name == "none" else MITIGATIONS.get(name)
+
+
+def learn(run: Run, seed: int) -> None:
+    """Train one seed's SFT and leave its checkpoints; called in every process of a training."""
+    config, folder = run.config, run.checkpoints(seed)
+    kept = kept_steps(config, shared=run.store != run.folder)
+    trainer = sft_trainer(run, seed)
+    fit(watch(trainer, folder, model_folder(config.model.source), config.sft.checkpoints), folder, kept)
+
+
+def sft_trainer(run: Run, seed: int) -> SFTTrainer:
+    """The trainer of a seed's SFT: all parameters of the base model (or an adapter), on right answers to ID problems."""
+    config, mitigation = run.config, mitigation_of(run)
+    model, tokenizer = load_model(model_folder(config.model.source), to_train=True)
+    set_seed(seed)
+    if mitigation.prepare:
+        model = mitigation.prepare(model, config)
+    if config.model.lora:
+        model = adapted(model, config.model.lora)
+    data = demonstrations(run.task, config, seed, config.sft.steps * config.sft.batch_size)
+    options = settings(
+        run.checkpoints(seed),
+        seed,
+        config.sft.steps,
+        config.sft.learning_rate,
+        **batch_options(config, config.sft.batch_size),
+        lr_scheduler_type=config.sft.schedule,
+        warmup_steps=config.sft.warmup_steps,
+        **config.sft.options,
+    )
+    penalty = mitigation.penalty and mitigation.penalty(model, config)
+    return supervised(model, tokenizer, data, options, penalty)
+
+
+def measure(run: Run, seed: int, step: int) -> dict[str, pd.DataFrame]:
+    """Accuracy, outcomes and loss of one checkpoint on every problem of both splits."""
+    model, tokenizer = load_model(run.sft_weights(seed, step))
+    return evaluate_model(run.config, model, tokenizer, ("sft", "sft", 0, step, seed), loss=True)

@@ -12,8 +12,34 @@ from scipy import stats
 from oodlib.plots import sweep as figures_sweep
 from oodlib.analysis.sweep import PLAN, Sweep, Plan, spread, summary
 from oodlib.analysis.claims import PAPER
-from oodlib.analysis.healing import CONTROLS, VERDICTS, answer, as_table, beside_the_paper, brief, contrasts, effects, later_tries, rules, side_by_side, skewness_and_gain, turned, turned_back, wide
-from oodlib.analysis.mitigations import angles, at_peak, best_remedies, best_start, compare_remedies, remedies, step_times, turning_and_forgetting, ways_of_sft
+from oodlib.analysis.healing import (
+    CONTROLS,
+    VERDICTS,
+    answer,
+    as_table,
+    beside_the_paper,
+    brief,
+    contrasts,
+    effects,
+    later_tries,
+    rules,
+    side_by_side,
+    skewness_and_gain,
+    turned,
+    turned_back,
+    wide,
+)
+from oodlib.analysis.mitigations import (
+    angles,
+    at_peak,
+    best_remedies,
+    best_start,
+    compare_remedies,
+    remedies,
+    step_times,
+    turning_and_forgetting,
+    ways_of_sft,
+)
 from oodlib.plots.style import COLOURS, NAMES, neat, style
 from oodlib.config import ROOT
 from oodlib.training.mitigations.early_stopping import PROBE
@@ -309,7 +335,12 @@ def test_summary_keeps_a_run_s_accuracies(small):
     sweep, _ = small
     work = sweep.folder / "work"
     run = Run(sweep.plan.preset("plain", 0), work / "runs" / "plain-0", work)
-    assert wide(summary(run).assign(condition="plain"), "ood").columns.tolist() == ["rl", "sft_continued", "start", "peak"]
+    assert wide(summary(run).assign(condition="plain"), "ood").columns.tolist() == [
+        "rl",
+        "sft_continued",
+        "start",
+        "peak",
+    ]
 
 
 def test_the_committed_table_belongs_to_the_committed_plan():

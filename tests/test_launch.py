@@ -29,7 +29,9 @@ def test_a_batch_in_parts_gives_the_same_training(tiny_run, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
     changes = {"rl.algorithm": algorithm, "rl.steps": 4, "sft.learning_rate": 1e-3}
-    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}, **changes}) for m in (8, 4))
+    whole, parts = (
+        tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}, **changes}) for m in (8, 4)
+    )
     losses = []
     for run in (whole, parts):
         train(run, 10)
@@ -75,6 +77,8 @@ def test_what_fails_in_a_process_is_said(tiny_run):
     with pytest.raises(RuntimeError, match=r"process \d: FileNotFoundError|process \d: OSError|process \d: ValueError"):
         launch(run, "oodlib.training.arms:learn", 10, arm="rl", from_step=4)  # there is no SFT yet
     train(run, 10)
-    mute = tiny_run({"machine": {"launch": "ddp", "processes": 2}, "task.max_new_tokens": 1})  # nothing that it says is right
+    mute = tiny_run(
+        {"machine": {"launch": "ddp", "processes": 2}, "task.max_new_tokens": 1}
+    )  # nothing that it says is right
     with pytest.raises(NoData):
         launch(mute, "oodlib.training.arms:learn", 10, arm="rejection_sampling", from_step=4)

@@ -83,7 +83,17 @@ def test_a_bandit_with_a_known_optimum(tiny_run, tmp_path):
 
 def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     """Every try is wrong and pays -1, two tries: the values before them are -1 - 0.9 and -1."""
-    run = tiny_run({"rl.algorithm": "ppo", "task.max_new_tokens": 2, "rl.attempts": 2, "rl.learning_rate": 5e-5, "rl.steps": 120, "rl.gae_lambda": 1.0, "rl.entropy_coefficient": 0.0})
+    run = tiny_run(
+        {
+            "rl.algorithm": "ppo",
+            "task.max_new_tokens": 2,
+            "rl.attempts": 2,
+            "rl.learning_rate": 5e-5,
+            "rl.steps": 120,
+            "rl.gae_lambda": 1.0,
+            "rl.entropy_coefficient": 0.0,
+        }
+    )
     task = Bandit()
     task.best = "no such word"
     setup = setup_for(run, tmp_path, task)

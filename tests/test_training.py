@@ -86,7 +86,9 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
 @pytest.mark.parametrize("arm", ["rl", "rl with ppo", "sft_continued", "rejection_sampling"])
 def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
     arm, _, algorithm = arm.partition(" with ")
-    run = tiny_run({"rl.steps": 4, "rl.starts": [4], "sft.steps": 4, "rl.algorithm": algorithm or "grpo", "rl.attempts": 2})
+    run = tiny_run(
+        {"rl.steps": 4, "rl.starts": [4], "sft.steps": 4, "rl.algorithm": algorithm or "grpo", "rl.attempts": 2}
+    )
     train(run, 10)
     start = sft_folder(run, 10, 4)
 
@@ -194,7 +196,9 @@ def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
 
 
 def test_rejection_sampling_without_a_right_answer_leaves_the_checkpoint_as_it_is(tiny_run):
-    run = tiny_run({"rl.starts": [0], "rl.steps": 2, "rl.samples": 2, "rl.prompts": 2, "task.max_new_tokens": 3})  # too short to be right
+    run = tiny_run(
+        {"rl.starts": [0], "rl.steps": 2, "rl.samples": 2, "rl.prompts": 2, "task.max_new_tokens": 3}
+    )  # too short to be right
     tables = run_arm(run, 10, "rejection_sampling", 0)
     assert same_weights(model_folder("tiny"), arm_folder(run, 10, "rejection_sampling", 0))
     assert "loss" not in set(tables["measurements"]["metric"])

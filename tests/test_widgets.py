@@ -27,7 +27,13 @@ ALL = ("play", "timeline", "surgery", "rollouts")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    changes = {"eval.every": 60, "sft.steps": 4, "sft.checkpoints": [0, 2, 4], "sft.batch_size": 4, "rl.baselines": ["rl"]}
+    changes = {
+        "eval.every": 60,
+        "sft.steps": 4,
+        "sft.checkpoints": [0, 2, 4],
+        "sft.batch_size": 4,
+        "rl.baselines": ["rl"],
+    }
     changes |= {"rl.starts": [4], "rl.steps": 2, "surgery.draws": 0, "surgery.embeddings": False}
     out = str(tmp_path_factory.mktemp("runs") / "run")
     made = Run(load_config("smoke", {"out": out, "machine.reference": False, "machine.jobs": 1, **changes}))

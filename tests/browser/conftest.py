@@ -34,7 +34,12 @@ def lab(tmp_path_factory):
 def small(lab):
     """The folder of copies that have the parameters of a small run that forgets; it is done, checkpoints and all."""
     copies = lab.work / "small"
-    forgetting = {"sft.steps": 60, "sft.checkpoints": [0, 6, 60], "rl.starts": [60], "out": str(lab.work.parent / "run")}
+    forgetting = {
+        "sft.steps": 60,
+        "sft.checkpoints": [0, 6, 60],
+        "rl.starts": [60],
+        "out": str(lab.work.parent / "run"),
+    }
     run = Run(load_config("smoke", {**forgetting}))
     for stage in STAGES:
         ensure(run, stage)

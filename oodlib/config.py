@@ -429,10 +429,9 @@ def _is_path(value: Any) -> bool:
 
 def _validated(values: dict[str, Any]) -> Config:
     for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section) and name in values:
-            if not isinstance(values[name], dict):
-                settings = ", ".join(field.annotation.model_fields)
-                raise ValueError(f"{name} = {values[name]!r}: a mapping is asked for, of {settings}")
+        settings = getattr(field.annotation, "model_fields", None)
+        if settings and not isinstance(values.get(name, {}), dict):
+            raise ValueError(f"{name} = {values[name]!r}: a mapping is asked for, of {', '.join(settings)}")
     try:
         return Config(**values)
     except ValidationError as error:

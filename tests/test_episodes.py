@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from oodlib.inference import episodes
-from oodlib.models.base import build_tokenizer
-from oodlib.inference.generation import Speaker
 from oodlib.inference.episodes import as_text, discounted, play
 from oodlib.inference.evaluation import evaluate, summarise
+from oodlib.inference.generation import Speaker
+from oodlib.models.base import build_tokenizer
 from oodlib.models.loading import load_model, model_folder
 from oodlib.tasks.base import get_task
 

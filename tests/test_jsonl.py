@@ -10,9 +10,9 @@ import pytest
 
 from oodlib import Run, ensure, tasks
 from oodlib.cli import STAGE_NOTEBOOKS
+from oodlib.config import PARAMS, ROOT, load_config
 from oodlib.inference.episodes import play
 from oodlib.models.loading import load_model, model_folder
-from oodlib.config import PARAMS, ROOT, load_config
 from oodlib.tasks.base import Verdict, get_task
 from oodlib.tasks.jsonl import exact, number
 
@@ -229,7 +229,7 @@ def test_paths_in_a_file_are_relative_to_it_and_others_to_the_working_directory(
 
 
 def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
-    preset = load_config("custom")
+    config = load_config("custom")
     task = get_task(config.task.name, config.task.options)
     rows = {name: (PARAMS / "custom" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "id", "ood")}
     assert len({r for lines in rows.values() for r in lines}) == sum(map(len, rows.values()))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import set_seed
 
-from oodlib.training.baselines import Setup, load_arm
-from oodlib.training.rl import ROLLOUTS, Record, checker_rewards
 from oodlib.models.loading import load_model, model_folder
-from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
 from oodlib.tasks.base import Verdict, get_task
+from oodlib.training.baselines import Setup, load_arm
+from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
+from oodlib.training.rl import ROLLOUTS, Record, checker_rewards
 from oodlib.training.trainer import fit
 
 TASK = get_task("general_points")
@@ -124,7 +124,7 @@ def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     trainer.played = trainer._play(0)
-    trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.model_copy(update={"rl.epochs": 2}))
+    trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.changed({"rl.epochs": 2}))
 
     def loss(column, where, value):
         trainer._step = -1  # each call is an update of its own

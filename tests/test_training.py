@@ -9,13 +9,13 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from oodlib import ensure
+from oodlib.models.loading import load_model, load_weights, model_folder
+from oodlib.tasks.base import get_task
+from oodlib.training.arms import arm_folder, run_arm
 from oodlib.training.baselines import Setup, load_arm
 from oodlib.training.baselines.rejection_sampling import correct_answers
 from oodlib.training.rl import ROLLOUTS, advantages
-from oodlib.models.loading import load_model, load_weights, model_folder
-from oodlib.training.arms import arm_folder, run_arm
 from oodlib.training.sft import sft_folder, train
-from oodlib.tasks.base import get_task
 from oodlib.training.trainer import MARK, demonstrations, fit
 
 TASK = get_task("general_points")
@@ -45,7 +45,7 @@ def same_weights(a, b):
 
 
 def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
-    preset = tiny_run().config
+    config = tiny_run().config
     data = demonstrations(TASK, config, 1, 40)
     assert data[:] == demonstrations(TASK, config, 1, 40)[:] != demonstrations(TASK, config, 2, 40)[:]
     for row in data:
@@ -127,12 +127,12 @@ def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
 
 
 def test_advantages_of_a_group_by_hand(tiny_run):
-    preset = tiny_run({"rl.samples": 4}).config
+    config = tiny_run({"rl.samples": 4}).config
     found = advantages(np.array([5.0, -1, -1, -3, 2, 2, 2, 2]), config)
     group = np.array([5.0, -1, -1, -3])
     np.testing.assert_allclose(found[:4], (group - 0) / (np.sqrt(np.sum(group**2) / 3) + 1e-4))
     np.testing.assert_allclose(found[4:], 0)
-    rloo = advantages(np.array([5.0, -1, -1, -3]), config.model_copy(update={"rl.algorithm": "rloo"}))
+    rloo = advantages(np.array([5.0, -1, -1, -3]), config.changed({"rl.algorithm": "rloo"}))
     np.testing.assert_allclose(rloo, [5 + 5 / 3, -1 - 1 / 3, -1 - 1 / 3, -3 - 1])
 
 

@@ -76,7 +76,7 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
 
 
 def by_vllm(config: Config) -> bool:
-    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU, if it is installed."""
+    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU that has it."""
     installed, wanted = find_spec("vllm") is not None, config.machine.generator
     if wanted == "vllm" and not (installed and torch.cuda.is_available()):
         raise ValueError("machine.generator 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
@@ -87,7 +87,7 @@ def by_vllm(config: Config) -> bool:
 
 
 class _Rollouts:
-    """TRL's rollout function: an episode for each prompt that it is given, answered by oodlib/inference/generation.py."""
+    """TRL's rollout function: an episode for each prompt that it is given."""
 
     def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any]):
         self.setup = setup
@@ -141,7 +141,7 @@ class Record:
         return self.score(verdicts, np.random.default_rng([self.setup.seed, 3, step]))
 
     def add(self, step, problems, groups, verdicts, answers, returns, advantages) -> None:
-        """A row an episode: its last answer and outcome, how many attempts it took, its return and (first) advantage."""
+        """A row an episode: its last answer and outcome, how many attempts it took, return and (first) advantage."""
         frame = {
             "update": step,
             "problem": [self.setup.task.label(p) for p in problems],

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from oodlib.config import load_config
-from oodlib.run import COLUMNS, Job, Run
 from oodlib.io import write_whole
+from oodlib.run import COLUMNS, Job, Run
 from oodlib.stages import STAGES, ensure, waves
 
 JOB = Job("sft/seed-10/step-0", "sft", "oodlib.training.sft:measure", 10, {"step": 0})
@@ -121,7 +121,7 @@ def test_a_folder_under_a_file_is_a_clear_error(tmp_path):
 
 
 def test_every_stage_lists_jobs_of_its_own_names():
-    preset = load_config("tiny-seeds")
+    config = load_config("tiny-seeds")
     names = [job.name for stage in STAGES for wave in waves(config, stage) for job in wave]
     assert len(names) == len(set(names))
     assert {job.seed for job in waves(config, "sft")[0]} == set(config.seeds)

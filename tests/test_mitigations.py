@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from oodlib.config import REMEDIES
+from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, mix, model_folder
+from oodlib.tasks.base import Verdict, get_task
 from oodlib.training.baselines import Setup, load_arm
 from oodlib.training.baselines.format_reward import by_format
 from oodlib.training.baselines.random_reward import shuffled
-from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, mix, model_folder
-from oodlib.config import REMEDIES
 from oodlib.training.mitigations import load_remedy
 from oodlib.training.mitigations.kl import kl
 from oodlib.training.mitigations.rpsft import LeadingBlocks
 from oodlib.training.sft import PLAIN, measure, sft_folder, train
-from oodlib.tasks.base import Verdict, get_task
 from oodlib.training.trainer import MARK, recent
 
 TASK = get_task("general_points")

@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import set_seed
 
-from oodlib.models.loading import load_model, model_folder
-from oodlib.tasks.base import Verdict, get_task
-from oodlib.training.baselines import Setup, load_arm
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.tasks import Verdict, get_task
 from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
-from oodlib.training.rl import ROLLOUTS, Record, checker_rewards
+from oodlib.training.rl import ROLLOUTS, Record, checker_rewards, make_trainer
+from oodlib.training.setup import Setup
 from oodlib.training.trainer import fit
 
 TASK = get_task("general_points")
@@ -147,7 +148,7 @@ def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monk
     """TRL's loss over episodes of several tries: old log-probabilities of the checker's tokens do not matter."""
     run = tiny_run({"rl.attempts": 2, "rl.steps": 2})
     setup = setup_for(run, tmp_path)
-    trainer = load_arm("rl").make_trainer(setup)
+    trainer = make_trainer(setup)
     kept = {}
     plain = trainer._compute_loss
 
@@ -175,7 +176,7 @@ def test_every_algorithm_trains_with_several_tries(tiny_run, tmp_path):
     for algorithm in ("grpo", "ppo"):
         run = tiny_run({"rl.algorithm": algorithm, "rl.attempts": 2})
         setup = setup_for(run, tmp_path / algorithm)
-        trainer = load_arm("rl").make_trainer(setup)
+        trainer = make_trainer(setup)
         log = fit(trainer, setup.folder, [2])
         assert {row["step"] for row in log} == {1, 2}
         played = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)

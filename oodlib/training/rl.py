@@ -27,6 +27,7 @@ from oodlib.training.ppo import PPOTrainer
 from oodlib.training.setup import Setup
 from oodlib.training.trainer import MARK, arm_settings, rank, world
 
+TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
 Score = Callable[[list[list[Verdict]], np.random.Generator], list[list[float]]]  # verdicts -> rewards, one an attempt
 
@@ -38,16 +39,30 @@ def checker_rewards(verdicts: list[list[Verdict]], _: np.random.Generator) -> li
 
 def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
     """The trainer of `rl.algorithm`; `score` pays for the attempts of a batch of episodes."""
-    config = setup.config
     record = Record(setup, score)
-    if config.rl.algorithm == "ppo":
-        return PPOTrainer(setup, record)
+    return PPOTrainer(setup, record) if setup.config.rl.algorithm == "ppo" else group_trainer(setup, record)
+
+
+def group_trainer(setup: Setup, record: Record) -> Trainer:
+    """TRL's GRPO or RLOO: several answers to each ID problem, each paid by the checker, compared within their group."""
     problems = setup.problems()
-    prompts = [setup.task.prompt(p, config.task.prompt_style) for p in problems]
-    data = Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))})
-    grpo = config.rl.algorithm == "grpo"
-    trainer, arguments = (GRPOTrainer, GRPOConfig) if grpo else (RLOOTrainer, RLOOConfig)
-    options = arm_settings(setup)
+    prompts = [setup.task.prompt(p, setup.config.task.prompt_style) for p in problems]
+    options, rollouts = group_options(setup), _Rollouts(setup, prompts, problems)
+    trainer, arguments = TRAINERS[setup.config.rl.algorithm]
+    return trainer(
+        model=setup.model,
+        reward_funcs=_Reward(record, problems),
+        args=arguments(**options),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))}),
+        processing_class=setup.tokenizer,
+        callbacks=[record.keeper],
+        **({"rollout_func": rollouts} if _plays_here(setup, options) else {}),
+    )
+
+
+def group_options(setup: Setup) -> dict[str, Any]:
+    """What a run's settings mean in TRL's configuration of GRPO and RLOO."""
+    config, options = setup.config, arm_settings(setup)
     options |= {
         "steps_per_generation": config.rl.updates_per_batch * options["gradient_accumulation_steps"],
         "num_iterations": config.rl.epochs,
@@ -59,20 +74,18 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         "shuffle_dataset": False,
         **config.rl.options,
     }
-    several, vllm = config.rl.attempts > 1, config.rl.attempts == 1 and by_vllm(config)
-    if vllm:
+    if config.rl.attempts == 1 and by_vllm(config):
         options |= {"use_vllm": True, "vllm_mode": "colocate"}
-    # Where the model is sharded only TRL gathers the weights to generate.
-    ours = several or (grpo and setup.model.device.type != "cpu" and not vllm and not sharded())
-    return trainer(
-        model=setup.model,
-        reward_funcs=_Reward(record, problems),
-        args=arguments(**options),
-        train_dataset=data,
-        processing_class=setup.tokenizer,
-        callbacks=[record.keeper],
-        **({"rollout_func": _Rollouts(setup, prompts, problems)} if ours else {}),
-    )
+    return options
+
+
+def _plays_here(setup: Setup, options: dict[str, Any]) -> bool:
+    """Whether episodes are played by this project: with several attempts, and by GRPO on a GPU without vLLM.
+
+    Not where the model is sharded, for there only TRL gathers the weights to generate.
+    """
+    on_gpu = setup.config.rl.algorithm == "grpo" and setup.model.device.type != "cpu"
+    return setup.config.rl.attempts > 1 or (on_gpu and not options.get("use_vllm") and not sharded())
 
 
 def by_vllm(config: Config) -> bool:

@@ -72,12 +72,12 @@ def setup_for(run, folder, task=TASK):
 
 
 def test_a_bandit_with_a_known_optimum(tiny_run, tmp_path):
-    changes = {"rl.learning_rate": 3e-4, "rl.steps": 80, "rl.epochs": 2, "rl.updates_per_batch": 1}
+    changes = {"rl.learning_rate": 1e-3, "rl.steps": 30, "rl.epochs": 2, "rl.updates_per_batch": 1}
     run = tiny_run({"rl.algorithm": "ppo", "task.max_new_tokens": 1, "rl.prompts": 8, "rl.samples": 8, **changes})
     setup = setup_for(run, tmp_path, Bandit())
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    fit(trainer, tmp_path, [80])
-    played = pd.read_parquet(tmp_path / "checkpoint-80" / ROLLOUTS)
+    fit(trainer, tmp_path, [30])
+    played = pd.read_parquet(tmp_path / "checkpoint-30" / ROLLOUTS)
     right = (played["outcome"] == "correct").groupby(played["update"]).mean()
     assert right.iloc[0] < 0.5 and right.iloc[-5:].mean() > 0.95
 
@@ -89,8 +89,8 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
             "rl.algorithm": "ppo",
             "task.max_new_tokens": 2,
             "rl.attempts": 2,
-            "rl.learning_rate": 5e-5,
-            "rl.steps": 120,
+            "rl.learning_rate": 2e-4,
+            "rl.steps": 40,
             "rl.gae_lambda": 1.0,
             "rl.entropy_coefficient": 0.0,
         }
@@ -99,8 +99,8 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     task.best = "no such word"
     setup = setup_for(run, tmp_path, task)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    fit(trainer, tmp_path, [120])
-    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer._play(118)])
+    fit(trainer, tmp_path, [40])
+    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer._play(38)])
     np.testing.assert_allclose(found.mean(0), [-1.9, -1.0], atol=0.2)
 
 

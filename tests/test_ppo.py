@@ -12,7 +12,8 @@ from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
 from oodlib.tasks import Verdict, get_task
 from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
-from oodlib.training.rl import ROLLOUTS, Record, checker_rewards, make_trainer
+from oodlib.training.record import ROLLOUTS, Record, checker_rewards
+from oodlib.training.rl import make_trainer
 from oodlib.training.setup import Setup
 from oodlib.training.trainer import fit
 

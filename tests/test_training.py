@@ -15,7 +15,8 @@ from oodlib.registry import BASELINES
 from oodlib.tasks import get_task
 from oodlib.training.arms import run_arm
 from oodlib.training.baselines.rejection_sampling import correct_answers
-from oodlib.training.rl import ROLLOUTS, advantages, make_trainer
+from oodlib.training.record import ROLLOUTS
+from oodlib.training.rl import advantages, make_trainer
 from oodlib.training.setup import Setup
 from oodlib.training.sft import train
 from oodlib.training.trainer import demonstrations, fit

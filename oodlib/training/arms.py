@@ -16,6 +16,7 @@ from oodlib.models.loading import load_model, load_weights, save_weights
 from oodlib.registry import BASELINES
 from oodlib.run import Run
 from oodlib.training import rl
+from oodlib.training.record import ROLLOUTS
 from oodlib.training.setup import NoData, Setup
 from oodlib.training.trainer import adapted, fit, history, in_processes, watch, watched
 
@@ -46,7 +47,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     ]
     means, tables["rotation"] = watched(folder, "rl", arm, from_step, seed)
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows + means)], ignore_index=True)
-    rollouts = end / rl.ROLLOUTS
+    rollouts = end / ROLLOUTS
     if rollouts.exists():
         tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
     return tables

@@ -7,34 +7,25 @@ loss; GRPO's reward of an episode is the discounted sum of its attempts' rewards
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.config import Config
 from oodlib.inference.episodes import discounted
 from oodlib.models.loading import sharded
-from oodlib.tasks import Verdict
 from oodlib.training.ppo import PPOTrainer
+from oodlib.training.record import Record, Score, checker_rewards
 from oodlib.training.setup import Setup
-from oodlib.training.trainer import MARK, arm_settings, rank, world
+from oodlib.training.trainer import arm_settings, rank, world
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
-ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
-Score = Callable[[list[list[Verdict]], np.random.Generator], list[list[float]]]  # verdicts -> rewards, one an attempt
-
-
-def checker_rewards(verdicts: list[list[Verdict]], _: np.random.Generator) -> list[list[float]]:
-    """The checker's own rewards."""
-    return [[v.reward for v in attempts] for attempts in verdicts]
 
 
 def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
@@ -142,32 +133,6 @@ class _Reward:
         return returns[rank() * mine : (rank() + 1) * mine].tolist()
 
 
-class Record:
-    """What was sampled, paid and learnt from in RL, by all processes; `keeper` lays it down beside the checkpoints."""
-
-    def __init__(self, setup: Setup, score: Score):
-        self.setup, self.score, self.frames = setup, score, []
-        self.keeper = _Keeper(self)
-
-    def rewards(self, verdicts: list[list[Verdict]], step: int) -> list[list[float]]:
-        """What the attempts of a batch of episodes are paid; the same again for the same step."""
-        return self.score(verdicts, np.random.default_rng([self.setup.seed, 3, step]))
-
-    def add(self, step, problems, groups, verdicts, answers, returns, advantages) -> None:
-        """A row an episode: its last answer and outcome, how many attempts it took, return and (first) advantage."""
-        frame = {
-            "update": step,
-            "problem": [self.setup.task.label(p) for p in problems],
-            "group": groups,
-            "answer": [attempts[-1] for attempts in answers],
-            "outcome": [attempts[-1].outcome for attempts in verdicts],
-            "tries": np.int8([len(attempts) for attempts in verdicts]),
-            "reward": np.float32(returns),
-            "advantage": np.float32(advantages),
-        }
-        self.frames.append(pd.DataFrame(frame))
-
-
 def advantages(returns: np.ndarray, config) -> np.ndarray:
     """GRPO's or RLOO's advantages of returns [groups * rl_samples], a group's side by side; same shape.
 
@@ -180,22 +145,3 @@ def advantages(returns: np.ndarray, config) -> np.ndarray:
         return (groups - others).ravel()
     centred = groups - groups.mean(1, keepdims=True)
     return (centred / (groups.std(1, ddof=1, keepdims=True) + 1e-4)).ravel()
-
-
-class _Keeper(TrainerCallback):
-    """Lays the samples seen so far beside each checkpoint, and takes them up again after an interruption."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def on_train_begin(self, args, state, control, **_):
-        earlier = self.record.setup.folder / f"checkpoint-{state.global_step}" / ROLLOUTS
-        if earlier.exists():
-            self.record.frames = [pd.read_parquet(earlier)]
-
-    def on_save(self, args, state, control, **_):
-        if not state.is_world_process_zero:
-            return
-        folder = self.record.setup.folder / f"checkpoint-{state.global_step}"
-        assert not (folder / MARK).exists(), "samples must be laid down before the checkpoint counts as whole"
-        pd.concat(self.record.frames, ignore_index=True).to_parquet(folder / ROLLOUTS, index=False)

@@ -1,7 +1,7 @@
 """The golden run: a few numbers of every stage, so small that any processor gives the same five digits.
 
-    python tests/golden/measure.py     writes golden.json again: only when numbers are MEANT to change,
-                                       together with the method's version in oodlib/run.py
+python tests/golden/measure.py     writes golden.json again: only when numbers are MEANT to change,
+                                   together with the method's version in oodlib/run.py
 """
 
 import json
@@ -44,7 +44,9 @@ def task() -> dict:
     config = load_config("smoke", {"machine.reference": False})
     run = Run(config)
     data = demonstrations(run.task, config, 10, 3)
-    dealt = {split: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), split, 4)] for split in SPLITS}
+    dealt = {
+        split: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), split, 4)] for split in SPLITS
+    }
     base = load_model(model_folder("tiny"))
     answered = {split: evaluate(*base, run.task, split, "compact", 32, loss=True, every=40) for split in SPLITS}
     dialogue = run.task.pretraining_dialogue(np.random.default_rng(2), 1)

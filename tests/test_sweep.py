@@ -329,7 +329,7 @@ def test_whether_less_turning_goes_with_less_forgetting():
         return turning_and_forgetting(accuracies, "plain SFT", "LoRA")
 
     assert "3 ways that train all parameters, less turning goes with less forgetting" in text((9.0, 0.3))
-    assert "-1.00 over their means" in text((9.0, 0.3)) and "+2.0° [" in text((9.0, 0.3))
+    assert "-1.00 over their means" in text((9.0, 0.3)) and "+2.0 [" in text((9.0, 0.3))
     assert "LoRA breaks the rule" in text((9.0, 0.3)) and "LoRA does not break the rule" in text((9.0, 0.05))
     other = {name: (angle, 0.4 - ood) for name, (angle, ood) in ways.items()}
     assert "not shown to go with less" in text((9.0, 0.3), other)

@@ -58,3 +58,4 @@ def _text(path: Path) -> str:
 TASKS = Registry("task", "oodlib.tasks", "TASK")
 BASELINES = Registry("baseline", "oodlib.training.baselines", "BASELINE")
 MITIGATIONS = Registry("mitigation", "oodlib.training.mitigations", "MITIGATION")
+CLAIMS = Registry("claim", "oodlib.analysis.claims", "CLAIM")

@@ -92,9 +92,12 @@ class Config(Section):
         """Another configuration with these changes, by dotted name, checked as every one is."""
         return _validated(_merged(self.model_dump(), _nested(changes)))
 
-    def results_of(self, *sections: str) -> dict[str, Any]:
-        """The settings of these sections that decide results; data files stand there by their digests."""
-        found = {name: getattr(self, name).identity() for name in sections}
+    def results_of(self, *sections: str, jobs: bool = False) -> dict[str, Any]:
+        """The settings of these sections that decide results, and, if wanted, those that list jobs.
+
+        Data files stand there by their digests.
+        """
+        found = {name: getattr(self, name).model_dump() if jobs else getattr(self, name).identity() for name in sections}
         if "task" in found and self.task.options:
             found["task"]["options"] = get_task(self.task.name, self.task.options).parameters()
         return found

@@ -155,29 +155,38 @@ class Run:
     def collect(self, jobs: list[Job]) -> None:
         """Put the run's tables together from the parts of the finished ones among its jobs.
 
-        A stage of which no job is finished keeps the rows it has, if they are of the same settings.
+        A stage of which no job is finished keeps the rows that it has, if they are of the same settings.
         """
         finished = [job for job in jobs if self.done(job)]
         renewed = {job.stage for job in finished}
-        same = Results(self.folder).manifest.get("settings") == self.settings()
+        manifest = Results(self.folder).manifest
+        kept = [stage for stage in STAGES if stage not in renewed and self._unchanged(stage, manifest)]
         for name, file in TABLES.items():
             parts = [self.part(job) / f"{name}.parquet" for job in finished]
             frames = [pd.read_parquet(part) for part in parts if part.exists()]
             path = self.folder / file
-            if same and path.exists():
+            if kept and path.exists():
                 old = read_table(path)
-                frames.append(old[~old["stage"].isin(renewed) & old["seed"].isin(self.config.seeds)])
+                frames.append(old[old["stage"].isin(kept) & old["seed"].isin(self.config.seeds)])
             if frames:
                 write_table(path, pd.concat(frames, ignore_index=True))
 
     # ---- jobs --------------------------------------------------------------------------------------
 
-    def settings(self, *stages: str) -> dict[str, Any]:
-        """The settings that decide the results of these stages (default: all), with the model's fingerprint."""
+    def settings(self, *stages: str, jobs: bool = True) -> dict[str, Any]:
+        """The settings that decide the results of these stages (default: all), with the model's fingerprint.
+
+        jobs: also the settings that only list jobs, and so decide which results there are.
+        """
         sections = dict.fromkeys(s for stage in stages or STAGES for s in (*STAGES[stage].after, stage))
-        found = self.config.results_of("task", "model", "eval", *sections)
+        found = self.config.results_of("task", "model", "eval", *sections, jobs=jobs)
         found["model"]["files"] = self._fingerprint
         return found
+
+    def _unchanged(self, stage: str, manifest: Mapping[str, Any]) -> bool:
+        """Whether a manifest has the settings of now for a stage, or for all of them ("all")."""
+        now = self.settings(*({stage} & set(STAGES)))
+        return all(manifest.get("settings", {}).get(section) == values for section, values in now.items())
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -185,7 +194,7 @@ class Run:
 
     def _identity(self, stage: str, seed: int, arm: str | None = None) -> dict[str, Any]:
         """What decides the result of a stage, or of a baseline, for a seed."""
-        found = {**self.settings(stage), "seed": seed}
+        found = {**self.settings(stage, jobs=False), "seed": seed}
         found["methods"] = {one: STAGES[one].method for one in (*STAGES[stage].after, stage)}
         if stage == "rl" and arm not in (None, "rl"):
             ignored = BASELINES.get(arm).ignores
@@ -264,7 +273,7 @@ class Run:
     def note(self, stage: str, wall_s: float, peak_mib: float) -> None:
         """Write into the manifest that (a part of) a stage was measured just now; times of several parts add up."""
         old, settings, machine = Results(self.folder).manifest, self.settings(), describe_machine()
-        stages = old.get("stages", {}) if old.get("settings") == settings else {}
+        stages = {name: about for name, about in old.get("stages", {}).items() if self._unchanged(name, old)}
         before = stages.get(stage, {})
         if before.get("tree") != machine["tree"]:
             before = {}

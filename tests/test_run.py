@@ -186,3 +186,16 @@ def test_a_reference_is_used_only_for_the_same_parameters_and_only_if_wanted(tmp
     assert not run.own and not (tmp_path / "elsewhere").exists()
     assert Run(load_config("smoke", {"seed": 11}), tmp_path / "elsewhere").reference("sft") is None
     assert run.reference("rl") is None
+    committed.note("rl", 1.0, 1.0)
+    assert run.reference("rl") and run.reference("sft")
+    fewer = Run(load_config("smoke", {"rl.baselines": ["sft_continued"]}), tmp_path / "elsewhere")
+    assert fewer.reference("sft") and not fewer.reference("rl"), "the committed run has other rows"
+
+
+def test_the_manifest_forgets_only_the_stages_whose_settings_changed(tiny_run):
+    run = tiny_run()
+    for stage in ("sft", "rl", "surgery"):
+        run.note(stage, 1.0, 1.0)
+    other = tiny_run({"rl.kl": 0.1})
+    other.note("rotation", 1.0, 1.0)
+    assert set(Results(run.folder).manifest["stages"]) == {"sft", "surgery", "rotation"}

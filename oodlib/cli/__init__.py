@@ -89,8 +89,7 @@ def plan(
 
     Exit status 1 where it does not fit.
     """
-    from oodlib.scale.plan_table import show
-    from oodlib.scale.planning import device_here
+    from oodlib.scale.plan import device_here, show
 
     with ShortErrors():
         if rate is not None and rate <= 0:

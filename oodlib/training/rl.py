@@ -76,11 +76,11 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
 
 
 def by_vllm(config: Config) -> bool:
-    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU, if it is installed."""
-    installed, wanted = find_spec("vllm") is not None, config.machine.generator
-    if wanted == "vllm" and not (installed and torch.cuda.is_available()):
+    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: where there is a GPU and vLLM."""
+    possible, generator = find_spec("vllm") is not None and torch.cuda.is_available(), config.machine.generator
+    if generator == "vllm" and not possible:
         raise ValueError("machine.generator 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
-    chosen = wanted == "vllm" or (wanted == "auto" and installed and torch.cuda.is_available())
+    chosen = possible and generator in ("auto", "vllm")
     if chosen:
         print("rollouts by vLLM")
     return chosen

@@ -9,8 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from oodlib.plots import sweep as figures_sweep
-from oodlib.analysis.sweep import PLAN, Sweep, Plan, spread, summary
 from oodlib.analysis.claims import PAPER
 from oodlib.analysis.healing import (
     CONTROLS,
@@ -40,10 +38,12 @@ from oodlib.analysis.mitigations import (
     turning_and_forgetting,
     ways_of_sft,
 )
-from oodlib.plots.style import COLOURS, NAMES, neat, style
+from oodlib.analysis.sweep import PLAN, Plan, Sweep, spread, summary
 from oodlib.config import ROOT
-from oodlib.training.mitigations.early_stopping import PROBE
+from oodlib.plots import sweep as figures_sweep
+from oodlib.plots.style import COLOURS, NAMES, neat, style
 from oodlib.run import COLUMNS, Run
+from oodlib.training.mitigations.early_stopping import PROBE
 from oodlib.training.trainer import recent
 
 TINY = """

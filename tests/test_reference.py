@@ -9,12 +9,12 @@ import pytest
 
 from oodlib import Run, ensure
 from oodlib.analysis import claims
-from oodlib.plots import figures
 from oodlib.analysis.evidence import Evidence
+from oodlib.analysis.stats import rotation_and_accuracy
 from oodlib.config import ROOT, load_config
+from oodlib.plots import figures
 from oodlib.run import COLUMNS
 from oodlib.stages import STAGES
-from oodlib.analysis.stats import rotation_and_accuracy
 
 REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
 BIG = 5 * 2**20

@@ -19,8 +19,8 @@ PAGE = 256  # tokens in a page of continuous batching, transformers' own choice
 class Generator:
     """A model in a batch of dialogues. What came before is kept as keys and values, not read again.
 
-    Greedy at temperature 0, else sampled with torch's global random state. Attention and positions leave out the padding
-    between the parts of a dialogue.
+    Greedy at temperature 0, else sampled with torch's global random state. Attention and positions leave out the
+    padding between the parts of a dialogue.
     """
 
     def __init__(

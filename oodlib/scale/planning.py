@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from oodlib.config import Config, MachineSettings, read_yaml
+from oodlib.config import Config, read_yaml
 from oodlib.inference.evaluation import LOGITS
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.scale.launch import configuration
+from oodlib.settings import MachineSettings
 from oodlib.stages import edits
 from oodlib.tasks import SPLITS, get_task
 from oodlib.training.trainer import kept_steps

@@ -181,7 +181,7 @@ def test_a_large_plan_says_what_does_not_fit_and_which_settings_reduce_it(tmp_pa
     words = ("-f", str(path), "--gpus", "4", "--gpu-memory", "80", "--rate", "312")
     result = call(*words)
     first = result.output.splitlines()[0]
-    assert result.exit_code == 1 and first.startswith("Does not fit in the 73.6 GB") and "SFT (" in first
+    assert result.exit_code == 1 and first.startswith("Does not fit in the 73.6 usable GB") and "SFT (" in first
     assert "machine.micro_batch" in first and "machine.eval_batch_size" not in first
     assert "312 TFLOP/s, as given" in result.output and "7,615,616,512" in result.output
     small = ("machine.launch=fsdp2", "machine.micro_batch=1", "machine.gradient_checkpointing=true")

@@ -160,7 +160,7 @@ def show(console: Console, config: Config, device: Device, rate: float | None) -
         large = ", ".join(f"{name} ({total:,.1f} GB)" for name, total in over.items())
         parts = {"evaluation" if name.startswith("evaluation") else "training" for name in over.index}
         lines.append(
-            f"Does not fit in the {device.room / 1e9:,.1f} GB that are free of {device.memory / 1e9:,.0f} GB {each}: "
+            f"Does not fit in the {device.room / 1e9:,.1f} usable GB of {device.memory / 1e9:,.0f} GB {each}: "
             f"{large}. Settings that reduce it: {', '.join(SMALLER[part] for part in sorted(parts, reverse=True))}."
         )
     part = "all" if shape.trainable == shape.total else f"{shape.trainable:,}, {shape.trainable / shape.total:.2%}"

@@ -153,4 +153,4 @@ class MachineSettings(Section):
     executor: Literal["local", "ray"] = setting("where independent jobs run", "local")
     ray_address: str | None = setting("of a running cluster; not given: RAY_ADDRESS, or one started here", None)
     job_gpus: Amount = setting("GPUs that a job reserves on a cluster that has any", 1.0)
-    generator: Literal["auto", "vllm", "dynamic", "static", "continuous"] = setting("what generates answers", "auto")
+    generator: Literal["auto", "vllm", "dynamic", "continuous"] = setting("what generates answers", "auto")

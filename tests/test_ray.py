@@ -14,30 +14,34 @@ from oodlib.io import read_table
 from oodlib.run import TABLES, Job
 from oodlib.scale import ray as cluster
 from oodlib.scale.ray import run_jobs
-from oodlib.stages import ensure
+from oodlib.stages import ensure, work
 
-ARMS = ["rl", "sft_continued", "rejection_sampling", "averaging"]
+BASELINES = ["sft_continued", "rejection_sampling", "averaging"]
 FAIL = "tests.test_ray:fail"
 
 
 def fail(run, seed):
-    """A job that notes that it was tried, and fails."""
-    with (run.folder / "tries").open("a") as tries:
-        tries.write("tried\n")
+    """A job that notes its attempt, and fails."""
+    with (run.folder / "attempts").open("a", encoding="utf-8") as attempts:
+        attempts.write("attempt\n")
     raise ValueError("this is the cause")
 
 
 def die(run, seed):
-    """A job that dies with its worker at the first try."""
-    tries = run.folder / "tries"
-    tries.write_text(tries.read_text() + "tried\n" if tries.exists() else "tried\n")
-    if len(tries.read_text().splitlines()) == 1:
+    """A job that dies with its worker at the first attempt."""
+    with (run.folder / "attempts").open("a", encoding="utf-8") as attempts:
+        attempts.write("attempt\n")
+    if len(read_attempts(run)) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return {"measurements": pd.DataFrame({"value": [7.0]})}
 
 
-def on_ray(tiny_run, **changes):
-    run = tiny_run({"machine": {"executor": "ray", "ray_address": changes.pop("address", None)}, **changes})
+def read_attempts(run):
+    return (run.folder / "attempts").read_text(encoding="utf-8").splitlines()
+
+
+def on_ray(tiny_run, changes=None, address=None):
+    run = tiny_run({"machine.executor": "ray", "machine.ray_address": address, **(changes or {})})
     run.folder.mkdir(parents=True, exist_ok=True)
     return run
 
@@ -79,24 +83,24 @@ def test_a_cluster_started_here_shows_a_jobs_own_error_and_repeats_only_a_lost_j
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))  # a worker imports this file
     run = on_ray(tiny_run)
     with pytest.raises(ValueError, match="this is the cause") as caught:
-        list(run_jobs(run, [Job("sft/x", "sft", FAIL, 10)], threads=1))
+        list(run_jobs(run, [Job("sft/x", "sft", FAIL, 10)], 1, work))
     assert "in fail" in caught.value.__notes__[0]
-    assert (run.folder / "tries").read_text().splitlines() == ["tried"], "its own error is not tried again"
+    assert read_attempts(run) == ["attempt"], "after its own error it is not run again"
     assert not ray.is_initialized()
 
-    (run.folder / "tries").unlink()
+    (run.folder / "attempts").unlink()
     job = Job("sft/y", "sft", "tests.test_ray:die", 10)
-    assert list(run_jobs(run, [job], threads=1)) == [job]
-    assert (run.folder / "tries").read_text().splitlines() == ["tried", "tried"]
+    assert list(run_jobs(run, [job], 1, work)) == [job]
+    assert read_attempts(run) == ["attempt", "attempt"]
     assert run.done(job)
 
 
 @pytest.mark.slow
 def test_a_node_dies_and_the_results_are_those_of_a_local_run(tiny_run, tmp_path, two_nodes):
     made, nodes = two_nodes
-    changes = {"rl.baselines": ARMS, "rl.starts": [2, 4], "rl.steps": 8, "jobs": 0}
+    changes = {"rl.baselines": BASELINES, "rl.starts": [2, 4], "rl.steps": 8, "machine.jobs": 0}
     here = tiny_run({"out": str(tmp_path / "here"), **changes})
-    there = on_ray(tiny_run, out=str(tmp_path / "there"), address=made.address, **changes)
+    there = on_ray(tiny_run, {"out": str(tmp_path / "there"), **changes}, made.address)
     ensure(here, "rl")
     ensure(there, "sft")
 
@@ -104,7 +108,7 @@ def test_a_node_dies_and_the_results_are_those_of_a_local_run(tiny_run, tmp_path
 
     def kill() -> None:
         """Kill a node with its workers as soon as a job on it has a checkpoint and is not done."""
-        raylet = next(one for kind, ones in nodes[0].all_processes.items() if kind == "raylet" for one in ones)
+        raylet = next(one for name, ones in nodes[0].all_processes.items() if name == "raylet" for one in ones)
         end = time.monotonic() + 300
         while not cut_off and time.monotonic() < end:
             time.sleep(0.05)
@@ -126,7 +130,7 @@ def test_a_node_dies_and_the_results_are_those_of_a_local_run(tiny_run, tmp_path
 
     assert cut_off, "the node died while a job was under way"
     parts = [part.name for part in (there.folder / "parts" / "rl" / "seed-10").iterdir() if part.name[0] != "."]
-    assert len(parts) == len(ARMS) * 2
+    assert len(parts) == (1 + len(BASELINES)) * 2
     for file in TABLES.values():
         if (here.folder / file).exists():
             one, other = (read_table(run.folder / file) for run in (here, there))

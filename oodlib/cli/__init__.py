@@ -89,8 +89,7 @@ def plan(
 
     Exit status 1 where it does not fit.
     """
-    from oodlib.scale.plan_table import show
-    from oodlib.scale.planning import device_here
+    from oodlib.scale.plan import device_here, show
 
     with ShortErrors():
         if rate is not None and rate <= 0:
@@ -256,7 +255,7 @@ def _print_scorecard(folder: Path, markdown: bool = False) -> None:
 
 
 def _report(folder: Path, out: Path | None = None) -> None:
-    from oodlib.report.report import write_report
+    from oodlib.report import write_report
 
     path = write_report(folder, out)
     console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False, markup=False)

@@ -1,8 +1,8 @@
 """Generators: how a batch of dialogues is answered.
 
-`dynamic`, the default, keeps keys and values between attempts. `static` (a cache of fixed size, for which transformers
-compiles the model on a GPU) and `continuous` (transformers' continuous batching: paged keys and values, and no answer
-waits for the longest) read a dialogue anew at each attempt. Greedy answers are the same but for rounding.
+`dynamic`, the default, keeps keys and values between attempts. `continuous` (transformers' continuous batching: paged
+keys and values, and no answer waits for the longest) reads a dialogue anew at each attempt. Greedy answers are the same
+but for rounding.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PAGE = 256  # tokens in a page of continuous batching, transformers' own choice
 class Generator:
     """A model in a batch of dialogues. What came before is kept as keys and values, not read again.
 
-    Greedy at temperature 0, else sampled with torch's global random state. Between the parts of a dialogue stands
-    padding, which attention and positions leave out.
+    Greedy at temperature 0, else sampled with torch's global random state. Attention and positions leave out the
+    padding between the parts of a dialogue.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Generator:
         self.model, self.pad, self.end = model, tokenizer.pad_token_id, tokenizer.eos_token_id
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         self.options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, **sampling}
-        self.cache = None
+        self.cache, self.contexts = None, contexts
         self.ids, self.mask = self._block(contexts)
 
     @torch.inference_mode()
@@ -53,15 +53,15 @@ class Generator:
         self.model.train(was_training)
         self.ids, self.cache = output.sequences, output.past_key_values
         answers = [self._until_end(new) for new in output.sequences[:, width:].tolist()]
-        spoken = torch.zeros_like(self.ids[:, width:])
+        written = torch.zeros_like(self.ids[:, width:])
         for row, answer in enumerate(answers):
-            spoken[row, : len(answer)] = 1
-        self.mask = torch.cat([self.mask, spoken], 1)
+            written[row, : len(answer)] = 1
+        self.mask = torch.cat([self.mask, written], 1)
         return answers
 
     @torch.inference_mode()
     def extend(self, kept: list[int], new: list[list[int]]) -> None:
-        """Go on with some of the dialogues only, each with other tokens added."""
+        """Continue some of the dialogues only, each with new tokens added."""
         ids, mask = self._block(new)
         rows = torch.tensor(kept, device=ids.device)
         self.cache.batch_select_indices(rows)
@@ -79,18 +79,27 @@ class Generator:
         return ids.to(self.model.device), mask.to(self.model.device)
 
 
-class StaticGenerator(Generator):
-    """One that reads the whole dialogue at each attempt, into a cache of fixed size."""
+class ContinuousGenerator(Generator):
+    """One whose dialogues are scheduled by transformers' continuous batching; sampling's seed comes from torch's."""
 
-    def __init__(self, model: Any, tokenizer: Any, contexts: list[list[int]], *options: Any):
-        super().__init__(model, tokenizer, contexts, *options)
-        self.options["cache_implementation"] = "static"
-        self.contexts = contexts
-
+    @torch.no_grad()  # it works in a thread of its own, where tensors made in inference mode may not be written
     def answer(self) -> list[list[int]]:
-        self.cache = None
-        self.ids, self.mask = self._block(self.contexts)
-        answers = super().answer()
+        was_training = self.model.training
+        self.model.eval()
+        seed = int(torch.randint(2**31, ())) if self.options["do_sample"] else 0
+        longest = max(map(len, self.contexts)) + self.options["max_new_tokens"]
+        blocks = len(self.contexts) * -(-longest // PAGE)  # not what it would take by itself: 90 % of the memory left
+        results = self.model.generate_batch(
+            self.contexts,
+            generation_config=GenerationConfig(eos_token_id=self.end, **self.options),
+            continuous_batching_config=ContinuousBatchingConfig(seed=seed, page_size=PAGE, num_blocks=blocks),
+        )
+        self.model.train(was_training)
+        numbered = sorted(results.items(), key=lambda item: int(item[0].rpartition("_")[2]))
+        failed = [result.error for _, result in numbered if result.error]
+        if failed or len(numbered) != len(self.contexts):
+            raise RuntimeError(f"continuous batching: {len(numbered)} of {len(self.contexts)} answers, {failed[:1]}")
+        answers = [self._until_end(list(result.generated_tokens)) for _, result in numbered]
         self.contexts = [c + a for c, a in zip(self.contexts, answers, strict=True)]
         return answers
 
@@ -98,35 +107,6 @@ class StaticGenerator(Generator):
         self.contexts = [self.contexts[i] + tokens for i, tokens in zip(kept, new, strict=True)]
 
 
-class ContinuousGenerator(StaticGenerator):
-    """One whose dialogues are scheduled by transformers' continuous batching; sampling's seed comes from torch's."""
-
-    @torch.no_grad()  # it works in a thread of its own, where tensors made in inference mode may not be written
-    def answer(self) -> list[list[int]]:
-        was_training = self.model.training
-        self.model.eval()
-        options = {name: value for name, value in self.options.items() if name != "cache_implementation"}
-        seed = int(torch.randint(2**31, ())) if options["do_sample"] else 0
-        longest = max(map(len, self.contexts)) + options["max_new_tokens"]
-        blocks = len(self.contexts) * -(-longest // PAGE)  # not what it would take by itself: 90 % of the memory left
-        said = self.model.generate_batch(
-            self.contexts,
-            generation_config=GenerationConfig(eos_token_id=self.end, **options),
-            continuous_batching_config=ContinuousBatchingConfig(seed=seed, page_size=PAGE, num_blocks=blocks),
-        )
-        self.model.train(was_training)
-        numbered = sorted(said.items(), key=lambda item: int(item[0].rpartition("_")[2]))
-        failed = [answer.error for _, answer in numbered if answer.error]
-        if failed or len(numbered) != len(self.contexts):
-            raise RuntimeError(f"continuous batching: {len(numbered)} of {len(self.contexts)} answers, {failed[:1]}")
-        answers = [self._until_end(list(answer.generated_tokens)) for _, answer in numbered]
-        self.contexts = [c + a for c, a in zip(self.contexts, answers, strict=True)]
-        return answers
-
-
-GENERATORS = {"dynamic": Generator, "static": StaticGenerator, "continuous": ContinuousGenerator}
-
-
 def make_generator(name: str, *arguments: Any) -> Generator:
     """A generator of `machine.generator`; "auto" (and "vllm", for answers that vLLM does not give) is `dynamic`."""
-    return GENERATORS.get(name, Generator)(*arguments)
+    return (ContinuousGenerator if name == "continuous" else Generator)(*arguments)

@@ -1,6 +1,7 @@
-"""Training in several processes: a function that trains is run by `accelerate launch`, and what went wrong is said.
+"""Training in several processes: `accelerate launch` runs a function that trains, and reports what went wrong.
 
-`machine.launch` names a configuration in params/accelerate/ (ddp, fsdp2) or the path of one. Every process calls the same function; checkpoints are written once.
+`machine.launch` names a configuration in params/accelerate/ (ddp, fsdp2) or the path of one. Every process calls the
+same function; checkpoints are written once.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ CONFIGURATIONS = PARAMS / "accelerate"
 def launch(run: Run, function: str, seed: int, **arguments: Any) -> None:
     """Call `function` ("module:name") as function(run, seed, **arguments), in `machine.launch`'s processes.
 
-    ValueError: no such configuration. RuntimeError: a process failed; the message says how. `NoData` comes
-    through as itself.
+    ValueError: no such configuration. RuntimeError: a process failed; the message says how. `NoData` stays itself.
     """
     machine = run.config.machine
     command = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -40,43 +40,37 @@ def launch(run: Run, function: str, seed: int, **arguments: Any) -> None:
         job, failure = Path(folder) / "job.json", Path(folder) / "failure.json"
         about = {"config": run.config.model_dump(), "folder": str(run.folder), "store": str(run.store)}
         write_json(job, {**about, "function": function, "seed": seed, "arguments": arguments})
-        said = _follow([*command, "-m", "oodlib.scale.launch", str(job), str(failure)])
-        if said is None:
-            return None
+        output = _follow([*command, "-m", "oodlib.scale.launch", str(job), str(failure)])
+        if output is None:
+            return
         if not failure.exists():
-            raise RuntimeError("training in several processes failed:\n" + "\n".join(said[-30:]))
-        found = read_json(failure)
-    if found["kind"] == "NoData":
-        raise NoData(found["message"])
-    raise RuntimeError(f"training failed in process {found['process']}: {found['kind']}: {found['message']}")
+            raise RuntimeError("training in several processes failed:\n" + "\n".join(output[-30:]))
+        error = read_json(failure)
+    if error["type"] == "NoData":
+        raise NoData(error["message"])
+    raise RuntimeError(f"training failed in process {error['process']}: {error['type']}: {error['message']}")
 
 
 def _follow(command: list[str]) -> list[str] | None:
-    """Run a command with a bar of its steps; None if all went well, else what it said."""
+    """Run a command with a bar of its steps; None if all went well, else its output, line by line."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if not torch.cuda.is_available():
         environment["ACCELERATE_USE_CPU"] = "true"
-    plain = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "text": True,
-        "encoding": "utf-8",
-        "env": environment,
-    }
-    said = []
-    with subprocess.Popen(command, **plain) as process, tqdm(desc="updates", leave=False) as bar:
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment}
+    output = []
+    with subprocess.Popen(command, **pipe) as process, tqdm(desc="updates", leave=False) as bar:
         try:
             for line in process.stdout:
                 if line.startswith(STEP):
                     step, bar.total = map(int, line.split()[1:3])
                     bar.update(step - bar.n)
                 else:
-                    said.append(line.rstrip())
+                    output.append(line.rstrip())
         except BaseException:  # what interrupts this process ends the others too
             process.terminate()
             raise
-    return said if process.returncode else None
+    return output if process.returncode else None
 
 
 def configuration(name: str) -> Path:
@@ -89,7 +83,7 @@ def configuration(name: str) -> Path:
 
 
 def main(job: str, failure: str) -> None:
-    """What each process runs: the job's function; the first that fails says why in the file `failure`."""
+    """What each process runs: the job's function; the first that fails writes the reason into the file `failure`."""
     quiet()
     about = read_json(Path(job))
     run = Run(Config(**about["config"]), Path(about["folder"]), Path(about["store"]))
@@ -98,8 +92,8 @@ def main(job: str, failure: str) -> None:
         getattr(import_module(module), name)(run, about["seed"], **about["arguments"])
     except Exception as error:
         if not Path(failure).exists():
-            found = {"kind": type(error).__name__, "message": str(error), "process": int(os.environ.get("RANK", 0))}
-            write_json(Path(failure), found)
+            rank = int(os.environ.get("RANK", 0))
+            write_json(Path(failure), {"type": type(error).__name__, "message": str(error), "process": rank})
         raise
 
 

@@ -1,23 +1,19 @@
-"""What a preset will take before it runs: parameters, memory by part, disk, floating-point operations and time.
+"""What a configuration will take before it runs: memory by part, disk, floating-point operations.
 
 Bytes are counted tensor by tensor, from what a decoder layer of transformers (attention by SDPA) and the trainers
 keep; 1 GB is 1e9 bytes. tests/test_planning.py compares the training formula with the measured memory of a process.
-What is assumed and not measured stands in `ASSUMPTIONS`, and is printed.
+plan.py finds the sizes and prints the plan.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
-import psutil
-import torch
-import yaml
-
-from oodlib.config import Config, Machine
+from oodlib.config import Config, read_yaml
 from oodlib.inference.evaluation import LOGITS
+from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.scale.launch import configuration
-from oodlib.scale.sizes import Lengths, Shape
+from oodlib.settings import MachineSettings
 from oodlib.stages import edits
 from oodlib.tasks import SPLITS, get_task
 from oodlib.training.trainer import kept_steps
@@ -25,19 +21,57 @@ from oodlib.training.trainer import kept_steps
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
 PLAY_ROWS = 512  # episodes that `play` plays side by side in RL
 SPARE = 0.08  # of the memory, for the CUDA context, NCCL's buffers and what an allocator cannot use
-TRAINING = 0.4  # share of a large matrix product's rate that is reached; on a CPU generation reaches it too
-GENERATION = 0.1  # the same in generation on a GPU, where a token waits for the weights to be read
-ASSUMPTIONS = (
-    f"training runs at {TRAINING:.0%} of the rate of a large matrix product, and generation at {GENERATION:.0%} (on a "
-    f"CPU {TRAINING:.0%}); every answer is as long as it may be and every try is used; one job at a time on a GPU; the "
-    "singular value decompositions of the rotation stage are not counted; what Python and its libraries take is not "
-    f"either; {SPARE:.0%} of the memory is left to CUDA or the system"
-)
 
 
-def _in_rl(config: Config, shape: Shape) -> Shape:
-    """The remedy lora is SFT's alone; `peft` is for RL too."""
-    return shape if config.model.lora else replace(shape, trainable=shape.total)
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes: numbers of parameters, and widths of its layers."""
+
+    total: int
+    trainable: int
+    block: int  # parameters of its largest layer
+    layers: int
+    hidden: int
+    inner: int  # of the MLP
+    queries: int  # heads x head size
+    keys: int  # key and value heads x head size
+    words: int  # vocabulary
+    tied: bool  # one matrix for embedding and unembedding
+
+    @property
+    def head(self) -> int:
+        return self.words * self.hidden
+
+    @property
+    def computing(self) -> int:
+        """Parameters in matrix products: all but the table of embeddings, which is only looked up."""
+        return self.total - (0 if self.tied else self.head)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest prompt, right answer and checker's message of a task, and where they are from."""
+
+    prompt: int
+    answer: int
+    message: int
+    source: str
+
+    def episode(self, attempts: int, max_new_tokens: int) -> int:
+        """Tokens of an episode: the prompt, answers of full length, and a message between two."""
+        return self.prompt + attempts * (max_new_tokens + self.message) - self.message
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a configuration is planned for: processes with memory (bytes) each; `gpus` 0 is the CPU."""
+
+    gpus: int
+    memory: float
+
+    @property
+    def room(self) -> float:
+        return self.memory * (1 - SPARE)
 
 
 def training_memory(
@@ -45,7 +79,7 @@ def training_memory(
     rows: int,
     tokens: int,
     half: bool = False,
-    machine: Machine = Machine(),  # noqa: B008  (frozen)
+    machine: MachineSettings = MachineSettings(),  # noqa: B008  (frozen)
     processes: int = 1,
     accumulates: bool = False,
     full_logits: bool = False,
@@ -111,38 +145,14 @@ def inference_memory(
     }
 
 
-@dataclass(frozen=True)
-class Device:
-    """What a config is planned for: processes with memory (bytes) each; `gpus` 0 is the CPU."""
-
-    gpus: int
-    memory: float
-
-    @property
-    def room(self) -> float:
-        return self.memory * (1 - SPARE)
-
-
-def device_here(gpus: int | None = None, memory: float | None = None) -> Device:
-    """The GPUs of this machine, or its CPU and memory, but for what is given (GPUs; GB a GPU)."""
-    if (gpus is not None and gpus < 0) or (memory is not None and memory <= 0):
-        raise ValueError(f"--gpus {gpus}, --gpu-memory {memory}: GPUs must be 0 or more, GB more than 0")
-    here = torch.cuda.device_count()
-    gpus = here if gpus is None else gpus
-    if memory is None and gpus and not here:
-        raise ValueError(f"--gpus {gpus}: there is no GPU here to ask for its memory; give --gpu-memory, in GB")
-    found = torch.cuda.get_device_properties(0).total_memory if gpus and here else psutil.virtual_memory().total
-    return Device(gpus, memory * 1e9 if memory else found)
-
-
-def launched(config: Config, device: Device) -> tuple[Machine, int]:
+def launched(config: Config, device: Device) -> tuple[MachineSettings, int]:
     """How training is launched (ddp, fsdp2 or not at all; a configuration file is read) and in how many processes."""
     machine = config.machine
     if machine.launch is None:
         return machine, 1
-    filed = yaml.safe_load(configuration(machine.launch).read_text()) or {}
-    name = "fsdp2" if filed.get("distributed_type") == "FSDP" else "ddp"
-    count = machine.processes or filed.get("num_processes") or max(device.gpus, 1)
+    values = read_yaml(configuration(machine.launch)) or {}
+    name = "fsdp2" if values.get("distributed_type") == "FSDP" else "ddp"
+    count = machine.processes or values.get("num_processes") or max(device.gpus, 1)
     if device.gpus and count > device.gpus:
         raise ValueError(f"machine.processes {count} is more than the {device.gpus} GPUs that are planned for")
     return machine.model_copy(update={"launch": name, "processes": count}), count
@@ -152,47 +162,39 @@ def memory(config: Config, shape: Shape, lengths: Lengths, device: Device) -> di
     """Bytes by part, a process, for each thing that is done: what is resident then, and what the work adds."""
     half = device.gpus > 0
     machine, processes = launched(config, device)
-    sharded = machine.launch == "fsdp2" and processes > 1
-    share = processes if sharded else 1
+    share = processes if machine.launch == "fsdp2" and processes > 1 else 1
 
     def step(shape: Shape, batch: int, tokens: int, full_logits: bool) -> dict[str, float]:
-        mine = max(1, -(-batch // processes))
-        rows = min(mine, machine.micro_batch or mine)
-        return training_memory(shape, rows, tokens, half, machine, processes, mine > rows, full_logits)
+        part = max(1, -(-batch // processes))
+        rows = min(part, machine.micro_batch or part)
+        return training_memory(shape, rows, tokens, half, machine, processes, part > rows, full_logits)
 
-    kl = config.sft.mitigation == "kl"
-    found = {"SFT": step(shape, config.sft.batch_size, lengths.prompt + lengths.answer, kl)}
+    sft, rl, new = config.sft, config.rl, config.task.max_new_tokens
+    kl, ppo, vllm = sft.mitigation == "kl", rl.algorithm == "ppo", config.machine.generator == "vllm"
+    needs = {"SFT": step(shape, sft.batch_size, lengths.prompt + lengths.answer, kl)}
     if kl:
-        found["SFT"] |= {"reference": 4 * shape.total}
-    if config.sft.mitigation == "rpsft":  # leading singular vectors, both sides, of matrices of a layer's parameters
-        found["SFT"] |= {"singular vectors": 8 * config.sft.mitigation_share * shape.block * shape.layers}
-    talk = lengths.prompt + config.rl.attempts * (config.task.max_new_tokens + lengths.message) - lengths.message
-    answers = config.rl.prompts * config.rl.samples
-    ppo = config.rl.algorithm == "ppo"
-    rl = step(_in_rl(config, shape), answers // config.rl.updates_per_batch, talk, ppo)
-    reference = {"reference": 4 * shape.total / share} if config.rl.kl and not config.model.lora else {}
-    found["RL, an update"] = rl | reference
-    rows = -(-answers // processes)
-    rows = min(rows, PLAY_ROWS) if ppo or config.rl.attempts > 1 else rows
-    vllm = config.machine.generator == "vllm"
-    rollout = inference_memory(shape, rows, lengths.prompt, talk, half, rl["weights"], 2 if vllm else 4)
+        needs["SFT"]["reference"] = 4 * shape.total
+    if sft.mitigation == "rpsft":  # leading singular vectors, both sides, of matrices of a layer's parameters
+        needs["SFT"]["singular vectors"] = 8 * sft.mitigation_share * shape.block * shape.layers
+    tokens = lengths.episode(rl.attempts, new)
+    update = step(_in_rl(config, shape), rl.samples_per_update, tokens, ppo)
+    reference = {"reference": 4 * shape.total / share} if rl.kl and not config.model.lora else {}
+    needs["RL, an update"] = update | reference
+    rows = -(-rl.prompts * rl.samples // processes)
+    rows = min(rows, PLAY_ROWS) if ppo or rl.attempts > 1 else rows
+    rollout = inference_memory(shape, rows, lengths.prompt, tokens, half, update["weights"], 2 if vllm else 4)
     resident = ("optimizer", "gathered", "bfloat16 copies", "DDP's buckets")
-    rollout |= {name: rl[name] for name in resident if name in rl} | reference
-    found["RL, rollouts"] = rollout | ({"weights of vLLM": 2 * shape.total} if vllm else {})
-    own = (2 if half else 4) * shape.total
+    rollout |= {name: update[name] for name in resident if name in update} | reference
+    needs["RL, rollouts"] = rollout | ({"weights of vLLM": 2 * shape.total} if vllm else {})
+    width = 2 if half else 4
     rows = min(config.machine.eval_batch_size, max(_problems(config).values()))
-    tries = config.eval.attempts
-    longest = lengths.prompt + tries * (config.task.max_new_tokens + lengths.message) - lengths.message
-    found["evaluation, answers"] = inference_memory(shape, rows, lengths.prompt, longest, half, own, 2 if half else 4)
+    tokens = lengths.episode(config.eval.attempts, new)
+    weights = width * shape.total
+    needs["evaluation, answers"] = inference_memory(shape, rows, lengths.prompt, tokens, half, weights, width)
     one = (lengths.prompt + lengths.answer) * shape.words * 4  # a sequence's logits in float32
     at_once = one * max(1, min(rows, LOGITS // one))  # three of them, on a GPU also the model's in bfloat16
-    found["evaluation, loss"] = {"weights": own, "logits": at_once * (3.5 if half else 3)}
-    return found
-
-
-def _problems(config: Config) -> dict[str, int]:
-    task = get_task(config.task.name, config.task.options)
-    return {split: -(-len(task.split(split)) // config.eval.every) for split in SPLITS}
+    needs["evaluation, loss"] = {"weights": weights, "logits": at_once * (3.5 if half else 3)}
+    return needs
 
 
 def disk(config: Config, shape: Shape) -> dict[str, tuple[int, float, float]]:
@@ -201,15 +203,14 @@ def disk(config: Config, shape: Shape) -> dict[str, tuple[int, float, float]]:
     Float32 weights; two float32 moments a trainable parameter lie beside the last, and the one before it while it is
     written.
     """
-    moments, seeds = 8 * shape.trainable, config.n_seeds
-    kept = len(kept_steps(config))
-    edited = config.sft.mitigation in ("averaging", "interpolation", "early_stopping")
-    kept += edited * (len(config.sft.checkpoints) - 1)  # beside plain SFT's
-    made = [arm for arm in config.rl.baselines if arm.startswith(("averaging", "interpolation"))]
-    starts = len(config.rl.starts)
-    arms = starts * (2 * (len(config.rl.baselines) - len(made)) + len(made))
+    kept, mitigation = len(kept_steps(config)), config.sft.mitigation
+    if mitigation != "none" and MITIGATIONS.get(mitigation).edit:
+        kept += len(config.sft.checkpoints) - 1  # beside plain SFT's
+    trained = _trained(config)
+    arms = len(config.rl.starts) * (1 + len(config.rl.baselines) + len(trained))  # one that trains keeps two
+    seeds = config.n_seeds
     return {
-        "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, 2 * moments),
+        "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, 16 * shape.trainable),
         "RL": (seeds * arms, 4.0 * shape.total * seeds * arms, 16 * _in_rl(config, shape).trainable),
     }
 
@@ -228,43 +229,35 @@ def work(config: Config, shape: Shape, lengths: Lengths) -> dict[str, tuple[floa
     def times(shape: Shape) -> int:  # a forward pass's operations, in training
         return 2 + (shape.trainable == shape.total) + config.machine.gradient_checkpointing
 
-    shown = lengths.prompt + lengths.answer
-
-    def said(tries: int) -> float:
-        return forward(lengths.prompt + tries * (config.task.max_new_tokens + lengths.message) - lengths.message)
-
-    seeds, looked = config.n_seeds, sum(_problems(config).values())
-    once = looked * said(config.eval.attempts)
-    learning = [arm for arm in config.rl.baselines if not arm.startswith(("averaging", "interpolation"))]
-    plain = [arm for arm in learning if arm == "sft_continued"]
-    starts, samples = len(config.rl.starts), config.rl.steps * config.rl.prompts * config.rl.samples
-    samples /= config.rl.updates_per_batch
-    talk, playing = said(config.rl.attempts), len(learning) - len(plain)
-    trained = samples * starts * times(_in_rl(config, shape)) * (playing * talk + len(plain) * forward(shown))
+    rl, seeds, new = config.rl, config.n_seeds, config.task.max_new_tokens
+    demonstration, episode = forward(lengths.prompt + lengths.answer), forward(lengths.episode(rl.attempts, new))
+    problems = sum(_problems(config).values())
+    evaluation = problems * forward(lengths.episode(config.eval.attempts, new))
+    arms, trained = 1 + len(rl.baselines), _trained(config)
+    plain = trained.count("sft_continued")  # generates nothing to learn from
+    samples = len(rl.starts) * rl.steps * rl.samples_per_update
+    learning = samples * ((len(trained) - plain) * episode + plain * demonstration) * times(_in_rl(config, shape))
     # answers, and their log-probabilities before the updates
-    generated = playing * starts * samples / config.rl.epochs * 2 * talk + len(config.rl.baselines) * starts * once
-    sft = config.sft.steps * config.sft.batch_size * forward(shown) * times(shape)
+    generation = (len(trained) - plain) * samples / rl.epochs * 2 * episode + arms * len(rl.starts) * evaluation
+    sft = config.sft.steps * config.sft.batch_size * demonstration * times(shape)
+    measuring = len(config.sft.checkpoints) * (evaluation + problems * demonstration)
     return {
-        "sft": (seeds * sft, seeds * len(config.sft.checkpoints) * (once + looked * forward(shown))),
-        "rl": (seeds * trained, seeds * generated),
-        "surgery": (0.0, seeds * len(edits(config)) * once),
+        "sft": (seeds * sft, seeds * measuring),
+        "rl": (seeds * learning, seeds * generation),
+        "surgery": (0.0, seeds * len(edits(config)) * evaluation),
     }
 
 
-def measured_rate(seconds: float = 0.5) -> float:
-    """Operations a second of a large matrix product here: bfloat16 on a GPU, float32 on a CPU."""
-    gpu = torch.cuda.is_available()
-    n, kind = (8192, torch.bfloat16) if gpu else (1024, torch.float32)
-    a, b = (torch.randn(n, n, device="cuda" if gpu else "cpu", dtype=kind) for _ in range(2))
+def _problems(config: Config) -> dict[str, int]:
+    task = get_task(config.task.name, config.task.options)
+    return {split: -(-len(task.split(split)) // config.eval.every) for split in SPLITS}
 
-    def timed(count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            a @ b
-        if gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
 
-    timed(2)
-    count = max(1, round(seconds / timed(1)))
-    return count * 2 * n**3 / timed(count)
+def _trained(config: Config) -> list[str]:
+    """RL and the baselines that train, rather than edit weights."""
+    return ["rl", *(name for name in config.rl.baselines if not BASELINES.get(name).make_weights)]
+
+
+def _in_rl(config: Config, shape: Shape) -> Shape:
+    """The mitigation lora is SFT's alone; `model.lora` is for RL too."""
+    return shape if config.model.lora else replace(shape, trainable=shape.total)

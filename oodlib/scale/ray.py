@@ -32,16 +32,15 @@ def run_jobs(run: Run, jobs: list[Job], threads: int, work: Work) -> Iterator[Jo
     """
     with _connected(run.config.machine.ray_address) as ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, most = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU"))
+        cpus, most = (max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU"))
         gpus = run.config.machine.job_gpus if most else 0
         if not cpus or gpus > most:
             raise ValueError(f"a job needs a CPU and {gpus:g} GPUs (job_gpus), and no node of the Ray cluster has both")
         task = ray.remote(num_cpus=min(threads, cpus), num_gpus=gpus, max_retries=RETRIES)(_on_node)
         there = copy.copy(run)
         there.folder, there.store = run.folder.absolute(), run.store.absolute()
-        left = {
-            task.options(name=job.name).remote(there, job, threads, work, describe_code()["tree"]): job for job in jobs
-        }
+        arguments = (threads, work, describe_code()["tree"])
+        left = {task.options(name=job.name).remote(there, job, *arguments): job for job in jobs}
         try:
             while left:
                 (ready,), _ = ray.wait(list(left))
@@ -109,13 +108,13 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 
 def _check(address: str) -> None:
-    """RuntimeError unless a cluster answers. Asked by another process: Ray itself tries for minutes, then exits."""
+    """RuntimeError unless a cluster answers. Another process asks, because Ray itself waits for minutes, then exits."""
     try:
         command = [sys.executable, "-c", CONNECT, address]
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
-        if tried.returncode == 0:
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=ANSWER_S)
+        if result.returncode == 0:
             return
-        reason = tried.stderr.strip().splitlines()[-1]
+        reason = result.stderr.strip().splitlines()[-1]
     except subprocess.TimeoutExpired:
         reason = f"no answer within {ANSWER_S} s"
     raise RuntimeError(

@@ -81,10 +81,10 @@ def _plays_here(setup: Setup, options: dict[str, Any]) -> bool:
 
 def by_vllm(config: Config) -> bool:
     """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU that has it."""
-    installed, wanted = find_spec("vllm") is not None, config.machine.generator
-    if wanted == "vllm" and not (installed and torch.cuda.is_available()):
+    possible, generator = find_spec("vllm") is not None and torch.cuda.is_available(), config.machine.generator
+    if generator == "vllm" and not possible:
         raise ValueError("machine.generator 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
-    chosen = wanted == "vllm" or (wanted == "auto" and installed and torch.cuda.is_available())
+    chosen = possible and generator in ("auto", "vllm")
     if chosen:
         print("rollouts by vLLM")
     return chosen

@@ -1,4 +1,4 @@
-"""Models: loading one with its tokenizer, and the list of its weight matrices. Safetensors only."""
+"""Models with their tokenizers, and state dicts: loaded, mixed, and saved whole. Safetensors only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from oodlib.io import write_whole
 from oodlib.models.checkpoints import device, open_text
-from oodlib.models.names import OUTER, is_projection, layer_of
 
 MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
 NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
@@ -146,16 +145,3 @@ def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
             total += share * weights[name].double()
         mixed[name] = total.to(tensor.dtype)
     return mixed
-
-
-def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
-    """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
-
-    With `embeddings` also the embedding and the unembedding, which are in no layer (None). Of a model that also sees,
-    those that text does not reach are left out: the vision tower and the layers of cross-attention.
-    """
-    seeing = tuple(f"{name.split('.cross_attn.')[0]}." for name in names if ".cross_attn." in name)
-    names = [n for n in sorted(names) if n.endswith(".weight") and "vision" not in n and not n.startswith(seeing)]
-    placed = {name: place for name in names if (place := layer_of(name)) and is_projection(place[1])}
-    outer = {n: (None, m) for n in names if embeddings and (m := n.split(".")[-2]) in OUTER}
-    return placed | outer

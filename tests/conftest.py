@@ -30,7 +30,7 @@ def own_threads():
 def tiny_run(tmp_path):
     """A run with the least of everything: one SFT checkpoint, one start of RL."""
 
-    def make(**changes):
+    def make(changes=None):
         small = {
             "eval.every": 60,
             "sft.steps": 4,
@@ -39,8 +39,8 @@ def tiny_run(tmp_path):
             "rl.starts": [4],
             "rl.steps": 2,
         }
-        values = {"out": str(tmp_path / "run"), "reference": False, "jobs": 1, **small, **changes}
-        return Run(load_config("smoke", {**values}))
+        machine = {"out": str(tmp_path / "run"), "machine.reference": False, "machine.jobs": 1}
+        return Run(load_config("smoke", {**machine, **small, **(changes or {})}))
 
     return make
 

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from oodlib.models.base import build_model, build_tokenizer
 from oodlib.inference.episodes import generate
 from oodlib.inference.evaluation import answer_loss, evaluate, summarise
-from oodlib.models.loading import load_model, load_weights, matrices, model_folder
+from oodlib.models.loading import load_model, load_weights
+from oodlib.models.names import matrices
+from oodlib.models.sources import model_folder
 from oodlib.tasks.base import OUTCOMES, get_task
 
 TASK = get_task("general_points")

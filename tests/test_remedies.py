@@ -7,7 +7,9 @@ import torch
 from oodlib.training.baselines import Setup, load_arm
 from oodlib.training.baselines.format_reward import by_format
 from oodlib.training.baselines.random_reward import shuffled
-from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, mix, model_folder
+from oodlib.models.loading import is_adapter, load_model, load_weights, mix
+from oodlib.models.names import matrices
+from oodlib.models.sources import model_folder
 from oodlib.config import REMEDIES
 from oodlib.training.mitigations import load_remedy
 from oodlib.training.mitigations.kl import kl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,10 +162,7 @@ def _mean(column) -> str:
 def _layers(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
-    try:
-        ends = [[int(n) for n in part.split("-")] for part in text.split(",")]
-        if any(len(end) > 2 or end[0] > end[-1] for end in ends):
-            raise ValueError
-        return tuple(n for end in ends for n in range(end[0], end[-1] + 1))
-    except ValueError:
-        raise ValueError(f"layers {text!r}: write numbers and ranges, such as 0-11,20") from None
+    ranges = [re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part) for part in text.split(",")]
+    if not all(ranges):
+        raise ValueError(f"layers {text!r}: write numbers and ranges, such as 0-11,20")
+    return tuple(n for ends in ranges for n in range(int(ends[1]), int(ends[2] or ends[1]) + 1))

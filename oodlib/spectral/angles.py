@@ -22,12 +22,12 @@ from oodlib.spectral.svd import (
     Matrix,
     Spectrum,
     as_matrix,
+    as_spectrum,
     check_count,
     check_same_shape,
     decompose,
     gram,
     roots,
-    spectrum,
 )
 
 COARSE = 4.0  # a sine from a Gram matrix errs by some 1.5e-8 of the change's norm over the singular value
@@ -37,14 +37,14 @@ COARSE = 4.0  # a sine from a Gram matrix errs by some 1.5e-8 of the change's no
 class Overlap:
     """How the singular vectors B [m, r] of one matrix lie to those A [m, r] of another, on one side.
 
-    The cosines A^T B [r, r] are held as first @ second / scale, or as `second` alone. What B has outside span(A),
+    The cosines A^T B [r, r] are held as first @ second / scale. What B has outside span(A),
     B - A A^T B, has the coordinates `residual` [., r], or else, where no B was formed, the Gram matrix
     second^T beyond second / scales; neither where span(A) is the whole space. From a Gram matrix a sine errs by some
     sqrt(eps) ||D||_2 / scale (change_norm is ||D||_2), so where that is not small the residual is formed after all,
     from `apart`: what D^T has outside span(A) [., r].
     """
 
-    first: Tensor | None
+    first: Tensor
     second: Tensor
     scale: Tensor | None = None
     residual: Tensor | None = None
@@ -58,7 +58,7 @@ class Overlap:
         return self._times(self.second, self.scale)
 
     def _times(self, second: Tensor, scale: Tensor | None) -> Tensor:
-        product = second if self.first is None else self.first @ second
+        product = self.first @ second
         return product if scale is None else product / scale
 
     def _columns(self, low: int, high: int) -> Tensor:
@@ -181,7 +181,7 @@ def compare(
     side's subspace is the whole space, so that its angles are 0 whatever happened.
     ValueError (with `name`): an unfit matrix (see `as_matrix`), shapes that differ, k not in 1..min(m, n).
     """
-    s0 = W0 if isinstance(W0, Spectrum) else spectrum(W0, f"{name} (first)")
+    s0 = as_spectrum(W0, f"{name} (first)")
     A1 = W1.whole if isinstance(W1, Spectrum) else as_matrix(W1, f"{name} (second)")
     check_same_shape(s0.whole.shape, A1.shape, name)
     A1 = (A1.T if s0.tall else A1).to(s0.matrix.device)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ["side", "direction", "when", "index", "match", "sign", "place", "token", "score"]
 LEADING, DIRECTIONS, TOKENS = 0.2, 3, 6
-ROWS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class LogitLens:
         chosen = match[: count_of(LEADING, len(match))].argsort()[:DIRECTIONS]
         rows = []
         for when, spectrum, indices in (("before", both.first, partner[chosen]), ("after", both.second, chosen)):
-            scores = self._scores(table, getattr(spectrum, side)[:, indices.to(spectrum.values.device)])
+            scores = table.float() @ getattr(spectrum, side)[:, indices.to(spectrum.values.device)].float().cpu()
             for column, (direction, index) in enumerate(zip(chosen.tolist(), indices.tolist(), strict=True)):
                 about = (side, direction, when, index, float(match[direction]))
                 for sign in (1, -1):
@@ -73,8 +72,3 @@ class LogitLens:
                     for place, (score, token) in enumerate(zip(*(x.tolist() for x in best), strict=True)):
                         rows.append((*about, sign, place, self.tokenizer.decode([token]), sign * score))
         return rows
-
-    @staticmethod
-    def _scores(table: Tensor, vectors: Tensor) -> Tensor:
-        vectors = vectors.float().cpu()
-        return torch.cat([part.float() @ vectors for part in table.split(ROWS_AT_ONCE)])

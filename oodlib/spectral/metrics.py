@@ -6,7 +6,6 @@ bound, and the angles that plain noise of the same size would give.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from oodlib.spectral.angles import Comparison, Overlap, relative_change
-from oodlib.spectral.svd import Spectrum, decompose, gram
+from oodlib.spectral.angles import Comparison, compare, relative_change
 
 ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
@@ -70,9 +68,10 @@ def measure(both: Comparison, seed: int | None = None) -> tuple[list[Row], dict[
     arrays = {"values_before": values, "values_after": both.values1, "values_change": both.change}
     for side, overlap in sides.items():
         arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
-    null = None if seed is None else noise_null(both.first, float(np.linalg.norm(both.change)), both.k, seed)
+    null = None if seed is None else noise_null(both, seed)
     if null is not None:
-        rows += [(None, f"null_{m}", getattr(null, m)) for m in ("value_change_mean", "scaling_share")]
+        whole = _whole(null)
+        rows += [(None, f"null_{metric}", float(whole[metric])) for metric in ("value_change_mean", "scaling_share")]
     for k in dict.fromkeys(both.k):
         rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", both.wedin_bound(k))]
         for side, overlap in sides.items():
@@ -170,49 +169,11 @@ def _median_square(beta: float) -> float:
     return brentq(lambda x: share_below(x) - 0.5, low, high)
 
 
-@dataclass(frozen=True)
-class Null:
-    """What noise does to a matrix: principal angles by k, radians, and two of `METRICS`."""
-
-    angles_left: dict[int, np.ndarray]
-    angles_right: dict[int, np.ndarray]
-    value_change_mean: float
-    scaling_share: float
-
-
-def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Null:
-    """How the first matrix compares with itself plus Gaussian noise of Frobenius norm `norm`, at the same ks.
-
-    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values): its singular vectors are the
-    unit vectors. Of the noise outside the span of the longer side's vectors only the Gram matrix counts; where that
-    part is wider than high it is drawn as a Cholesky factor of the same law (Bartlett 1933).
-    """
-    values, (r, n) = first.values, first.matrix.shape
-    if norm == 0:
-        return Null(*({k: np.zeros(k) for k in ks} for _ in SIDES), 0.0, 0.0)
-    generator = np.random.default_rng(seed)
-    noise = [generator.standard_normal((r, r))]
-    if n - r > r:
-        noise += [np.tril(generator.standard_normal((r, r)), -1)]
-        np.fill_diagonal(noise[1], np.sqrt(generator.chisquare(n - r - np.arange(r))))
-    elif n > r:
-        noise += [generator.standard_normal((r, n - r))]
-    noisy = torch.from_numpy(np.concatenate(noise, 1)).to(values.device)
-    noisy *= norm / noisy.norm()
-    scaling = float(noisy.diagonal().square().sum()) / norm**2
-    noisy.diagonal().add_(values)
-    inside, outside = noisy[:, :r], noisy[:, r:]
-    beyond = gram(outside) if n > r else None
-    vectors, after, given = decompose(noisy, gram(inside) if beyond is None else gram(inside) + beyond)
-    short = Overlap(None, vectors)
-    if given is not None:
-        long = Overlap(None, given[:r], residual=given[r:] if n > r else None)
-    else:
-        largest = norm * (r**-0.5 + n**-0.5)  # of the noise's singular values, about
-        long = Overlap(inside.T, vectors, after, None, beyond, lambda: outside.T, largest)
-    sides = (long, short) if first.tall else (short, long)
-    changed = _value_change(values.cpu().numpy(), after.cpu().numpy())
-    return Null(*({k: side.angles(0, k) for k in ks} for side in sides), float(changed.mean()), scaling)
+def noise_null(both: Comparison, seed: int) -> Comparison:
+    """How the first matrix compares with itself plus Gaussian noise of the change's Frobenius norm, at the same k."""
+    noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(both.first.whole.shape))
+    noise *= float(np.linalg.norm(both.change)) / noise.norm()
+    return compare(both.first, both.first.whole + noise.to(both.first.values.device), both.k)
 
 
 def _value_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from oodlib.io import write_json, write_whole
 from oodlib.models.checkpoints import Safetensors, device, open_weights
 from oodlib.models.names import MODULES, matrices
 from oodlib.models.pairs import pair_up
-from oodlib.spectral.svd import Count, Spectrum, as_matrix, check_count, check_same_shape, count_of, spectrum
+from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_count, check_same_shape, count_of
 from oodlib.tasks import check_choice
 
 PARTS = ("vectors", "values")
@@ -159,8 +159,8 @@ def _spectra(recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> tuple[Sp
     """Both spectra; the donor is moved to the recipient's device."""
     weights = [W.whole if isinstance(W, Spectrum) else W for W in (recipient, donor)]
     check_same_shape(*(W.shape for W in weights), "recipient and donor")
-    own = recipient if isinstance(recipient, Spectrum) else spectrum(recipient, "recipient")
-    return own, donor if isinstance(donor, Spectrum) else spectrum(donor.to(own.values.device), "donor")
+    own = as_spectrum(recipient, "recipient")
+    return own, as_spectrum(donor if isinstance(donor, Spectrum) else donor.to(own.values.device), "donor")
 
 
 def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:

@@ -75,6 +75,11 @@ def spectrum(W: Matrix, name: str = "matrix") -> Spectrum:
     return Spectrum(*decompose(A), A, tall)
 
 
+def as_spectrum(W: Matrix | Spectrum, name: str = "matrix") -> Spectrum:
+    """W's `spectrum`, or W itself where it is one."""
+    return W if isinstance(W, Spectrum) else spectrum(W, name)
+
+
 def as_matrix(W: Matrix, name: str = "matrix") -> Tensor:
     """W [m, n] as a detached float64 tensor on its own device.
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.progress import Progress, track
 from rich.table import Table
 
 CHECKPOINT = "a folder of safetensors, a PEFT adapter folder, a .gguf file, ORG/NAME[@REVISION] on the hub, or `tiny`"
+COUNT = "directions, a number or a share such as 20%"
 console = Console()
-Modules = Annotated[
-    list[str] | None, typer.Option(help="Glob pattern of module names, such as q_proj or 'mlp.*'. May be repeated.")
-]
+Modules = Annotated[list[str] | None, typer.Option(help="Pattern of modules, such as q_proj or 'mlp.*'. Repeatable.")]
 Layers = Annotated[str | None, typer.Option(help="Layers, such as 0-11,20. Default: all.")]
 
 
@@ -28,10 +25,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for tables, arrays and figures.")],
     modules: Modules = None,
     layers: Layers = None,
-    k: Annotated[
-        list[str] | None,
-        typer.Option(help="Leading directions: a number, or a share. May be repeated. Default: 5%, 20%, 50%."),
-    ] = None,
+    k: Annotated[list[str] | None, typer.Option(help=f"Leading {COUNT}; repeatable. Default: 5%, 20%, 50%.")] = None,
     null: Annotated[bool, typer.Option(help="Also measure what noise of the same norm would turn.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of that noise.")] = 0,
 ) -> None:
@@ -51,9 +45,8 @@ def compare(
     told = {target.name: dict(target.remarks) for target in comparing.targets}
     for name, remarks in told.items():
         _remark(name, remarks)
-    with _progress("comparing", len(comparing.todo())) as advance:
-        for _ in comparing.run():
-            advance()
+    for _ in track(comparing.run(), "comparing", len(comparing.todo()), console=console):
+        pass  # each matrix is written as it comes
     for target in comparing.targets:
         _remark(target.name, {n: reason for n, reason in target.remarks.items() if n not in told[target.name]})
     style()
@@ -71,11 +64,9 @@ def restore(
     recipient: Annotated[str, typer.Argument(help="The model to edit, a folder of safetensors.")],
     donor: Annotated[str, typer.Argument(help=f"Where the singular vectors or values come from: {CHECKPOINT}.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the edited model (not for a dry run).")] = None,
-    part: Annotated[
-        str, typer.Option(help="What to restore: vectors or values; or a null control: random, signs or noise.")
-    ] = "vectors",
-    k_top: Annotated[str | None, typer.Option(help="Leading directions, a number or a share. Default: all.")] = None,
-    k_tail: Annotated[str | None, typer.Option(help="Trailing directions.")] = None,
+    part: Annotated[str, typer.Option(help="vectors or values; or a null control: random, signs, noise.")] = "vectors",
+    k_top: Annotated[str | None, typer.Option(help=f"Leading {COUNT}. Default: all.")] = None,
+    k_tail: Annotated[str | None, typer.Option(help=f"Trailing {COUNT}.")] = None,
     modules: Modules = None,
     layers: Layers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and write nothing.")] = False,
@@ -104,27 +95,18 @@ def restore(
         every = len(job.recipient.shapes)
         console.print(f"{len(shapes)} of {every} tensors would be rewritten{also}; nothing was written")
         return
-    with _progress("restoring", len(shapes)) as advance:
-        moved = job.write(out, advance)
+    with Progress(console=console) as bar:
+        task = bar.add_task("restoring", total=len(shapes))
+        moved = job.write(out, lambda: bar.advance(task))
     changes = [change for change in moved if change > 0]
     mean = sum(changes) / max(1, len(changes))
-    console.print(
-        f"{len(moved)} matrices edited; {len(changes)} of them changed, by {mean:.1%} of their norm on average -> {out}"
-    )
+    edited = f"{len(moved)} matrices edited; {len(changes)} of them changed"
+    console.print(f"{edited}, by {mean:.1%} of their norm on average -> {out}")
 
 
 def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
     for name, reason in remarks.items():
         console.print(f"[yellow]{escape(checkpoint)}[/yellow]: {escape(f'{name}: {reason}')}", highlight=False)
-
-
-@contextmanager
-def _progress(what: str, matrices: int) -> Iterator[Callable[[], None]]:
-    """A bar over matrices; what it gives is to be called after each."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(separator=" of "), TextColumn("matrices"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=matrices)
-        yield lambda: bar.advance(task)
 
 
 def _summary(tables) -> None:

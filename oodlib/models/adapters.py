@@ -26,8 +26,8 @@ class Adapter(Weights):
 
     def __init__(self, folder: Path, given: Weights | None):
         self.path, self.config = folder, PeftConfig.from_pretrained(str(folder))
-        if kind := _beyond_lora(self.config):
-            raise ValueError(f"{folder} is an adapter of type {kind}; only plain LoRA can be added to its base")
+        if variant := _beyond_lora(self.config):
+            raise ValueError(f"{folder} is an adapter of type {variant}; only plain LoRA can be added to its base")
         self.base, self.low_rank = self._base(given), Safetensors(folder)
         if not self.low_rank.shapes:
             raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")

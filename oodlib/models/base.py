@@ -1,6 +1,6 @@
 """The tiny base model: a Qwen2 of 0.8 million parameters that reads the rule of the game from its prompt.
 
-It is shipped in `oodlib/base/`, a normal transformers folder. `train_base` is how it was made. It stands in
+It is shipped in `oodlib/models/tiny/`, a normal transformers folder; `train_base` is how it was made. It stands in
 for the pretrained language model of the paper: it can play under any rule, and answers in another format
 than the one that is asked for until SFT teaches it to.
 """

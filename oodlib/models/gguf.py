@@ -28,7 +28,7 @@ class GGUF(Weights):
         self._tensors = {from_gguf(t.name): t for t in reader.tensors}
         self.shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in self._tensors.items()}
         types = {name: t.tensor_type.name for name, t in self._tensors.items()}
-        self.rounded = {name: f"numbers rounded to {kind}" for name, kind in types.items() if kind not in FLOATS}
+        self.rounded = {name: f"numbers rounded to {dtype}" for name, dtype in types.items() if dtype not in FLOATS}
         architecture, self._heads = reader.get_field("general.architecture").contents(), {}
         if architecture in INTERLEAVED:
             heads = reader.get_field(f"{architecture}.attention.head_count").contents()

@@ -25,7 +25,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 from oodlib.io import write_whole
 from oodlib.models.checkpoints import device, open_text
 
-MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
+MARK = "complete"  # an empty file in a checkpoint's folder, written after everything else in it
 NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
 
 AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
@@ -99,10 +99,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     model's tokenizer without a word; so a plain one is loaded as what it says it is.)
     """
     settings = Path(folder) / "tokenizer_config.json"
-    declared = json.loads(settings.read_text()).get("tokenizer_class") if settings.exists() else None
+    declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.exists() else None
     plain = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    kind = PreTrainedTokenizerFast if plain else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder, padding_side="left", local_files_only=True)
+    loader = PreTrainedTokenizerFast if plain else AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, padding_side="left", local_files_only=True)
     if tokenizer.eos_token is None:
         raise ValueError(
             f"the tokenizer in {folder} has no end-of-sequence token (eos_token), so answers would not end"
@@ -120,7 +120,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def save_weights(weights: dict[str, torch.Tensor], like: Path, folder: Path) -> None:
-    """Lay a checkpoint down whole: all weights of a model, and configuration and tokenizer of another one."""
+    """Write a checkpoint whole: all weights of a model, and configuration and tokenizer of another one."""
     if (folder / MARK).exists():
         return
 

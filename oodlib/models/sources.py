@@ -33,10 +33,10 @@ def model_folder(model: str) -> Path:
 
     ValueError where the name is none, or what it names cannot be had; the message says what to install or to give.
     """
-    kind, _, name = model.partition(":")
-    if kind == "package" and name:
+    source, _, name = model.partition(":")
+    if source == "package" and name:
         return _from_package(name)
-    if kind == "hub" and name:
+    if source == "hub" and name:
         return _from_hub(name, pinned=True)
     folder = _path(model)
     if not (folder / "config.json").exists():

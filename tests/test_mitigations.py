@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from oodlib.models.loading import MARK, is_adapter, load_model, load_weights, matrices, mix
+from oodlib.models.loading import MARK, is_adapter, load_model, load_weights, mix
+from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.tasks import Verdict, get_task

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from oodlib.models import sources as model_source
-from oodlib.models.loading import load_model, model_folder
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
 
 
 @pytest.fixture
@@ -23,7 +24,6 @@ def package(tmp_path, monkeypatch):
         done.append(source.name)
         folder.mkdir()
         (folder / "model.safetensors").write_text("weights")
-        (folder / model_source.SIZES).write_text('{"model.safetensors": 7}')
 
     monkeypatch.setattr(model_source, "_convert", convert)
     pytest.importorskip("gguf")
@@ -34,19 +34,6 @@ def test_a_package_s_model_is_converted_once(package):
     first = model_folder("package:small-model")
     assert model_folder("package:small-model") == first and package == ["small.gguf"]
     assert (first / "model.safetensors").read_text() == "weights"
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone", "no list"])
-def test_a_broken_cache_is_converted_again(package, damage):
-    folder = model_folder("package:small-model")
-    if damage == "cut":
-        (folder / "model.safetensors").write_text("wei")
-    elif damage == "gone":
-        (folder / "model.safetensors").unlink()
-    else:
-        (folder / model_source.SIZES).write_text("{")
-    assert model_folder("package:small-model") == folder and len(package) == 2
-    assert (folder / "model.safetensors").read_text() == "weights"
 
 
 def test_a_conversion_that_fails_leaves_nothing(package, monkeypatch):
@@ -85,7 +72,8 @@ def test_the_hub_out_of_reach_is_said(monkeypatch, tmp_path):
 
 
 def test_tiny_and_a_folder():
-    assert model_folder("tiny") == model_source.BASE_FOLDER == model_folder(str(model_source.BASE_FOLDER))
+    tiny = model_source.NAMED["tiny"]
+    assert model_folder("tiny") == tiny == model_folder(str(tiny))
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from oodlib.models.loading import load_model, load_weights, model_folder
-from oodlib.spectral.callback import COLUMNS, RotationCallback
-from oodlib.spectral.svd import compare
+from oodlib.models.loading import load_model, load_weights
+from oodlib.models.sources import model_folder
+from oodlib.spectral import RotationCallback, compare
+from oodlib.spectral.callback import COLUMNS
 from oodlib.training.trainer import fit, settings, supervised
 
 BASE = model_folder("tiny")
@@ -134,9 +135,9 @@ def test_merged_and_two_adapters_are_counted_once(tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj", "o_proj"))
-    apart = {name: weight.detach().clone() for name, weight in callback._matrices(model)}
+    apart = {name: weight.detach().clone() for name, _, weight in callback._matrices(model)}
     model.merge_adapter(["default", "b"])
-    together = dict(callback._matrices(model))
+    together = {name: weight for name, _, weight in callback._matrices(model)}
     assert set(apart) == set(together) and len(apart) == 8
     for name, weight in apart.items():
         torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""oodlib.spectral.svd against closed forms and scipy."""
+"""oodlib.spectral: spectra and their comparison against closed forms and scipy."""
 
 import math
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from oodlib.spectral.svd import compare, direction_angles, principal_angles, spectrum, wedin_bound
+from oodlib.spectral import compare, principal_angles, spectrum, wedin_bound
+from oodlib.spectral.svd import count_of
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 ANGLES = [0.0, 1e-9, 1e-6, 1e-3, 0.5, math.pi / 4, 1.2, math.pi / 2 - 1e-9, math.pi / 2]
@@ -53,7 +54,7 @@ def test_spectrum_factors_the_matrix(shape, seed):
     W = gaussian(*shape, seed=seed)
     s = spectrum(W)
     r = min(shape)
-    assert s.shape == shape and s.left.shape == (shape[0], r) and s.right.shape == (shape[1], r)
+    assert s.whole.shape == shape and s.left.shape == (shape[0], r) and s.right.shape == (shape[1], r)
     assert {x.dtype for x in (s.left, s.values, s.right)} == {torch.float64}
     np.testing.assert_allclose((s.left * s.values) @ s.right.T, W, atol=1e-12)
     np.testing.assert_allclose(s.left.T @ s.left, np.eye(r), atol=1e-12)
@@ -231,7 +232,7 @@ def test_compare_names_what_is_wrong():
         compare(W, torch.full((4, 3), math.inf), name="v_proj")
 
 
-# direction_angles
+# the angle of each direction
 
 
 @pytest.mark.parametrize("theta", ANGLES)
@@ -239,7 +240,8 @@ def test_direction_angles_say_which_vectors_turned(theta):
     U, V, values = frame(6, 6, 1), frame(4, 4, 2), np.array([4.0, 3.0, 2.0, 1.0])
     turned = U @ plane_rotation(6, 2, 5, theta)  # towards a direction outside, so that only the third turns
     W0, W1 = (U[:, :4] * values) @ V.T, (turned[:, :4] * values) @ V.T
-    left, right = direction_angles(spectrum(W0), spectrum(W1))
+    both = compare(W0, W1)
+    left, right = both.left.directions(), both.right.directions()
     np.testing.assert_allclose(left, [0, 0, theta, 0], rtol=0, atol=1e-14)
     np.testing.assert_allclose(right, np.zeros(4), rtol=0, atol=1e-14)
     assert left.max() <= math.pi / 2 and left.dtype == np.float64
@@ -249,17 +251,16 @@ def test_direction_angles_say_which_vectors_turned(theta):
 @given(shapes, seeds)
 def test_direction_angles_agree_with_subspace_angles_of_each_column(shape, seed):
     s0, s1 = spectrum(gaussian(*shape, seed=seed)), spectrum(gaussian(*shape, seed=seed + 1))
-    for angles, A, B in zip(direction_angles(s0, s1), (s0.left, s0.right), (s1.left, s1.right), strict=True):
+    both = compare(s0, s1)
+    for side, A, B in ((both.left, s0.left, s1.left), (both.right, s0.right, s1.right)):
         expected = [subspace_angles(a[:, None], b[:, None])[0] for a, b in zip(A.T.numpy(), B.T.numpy(), strict=True)]
-        np.testing.assert_allclose(angles, expected, atol=SCIPY)
+        np.testing.assert_allclose(side.directions(), expected, atol=SCIPY)
 
 
-def test_direction_angles_ignore_signs_and_refuse_other_shapes():
+def test_direction_angles_ignore_signs():
     W = gaussian(5, 3)
-    left, right = direction_angles(spectrum(W), spectrum(-W))
-    np.testing.assert_allclose(np.r_[left, right], 0, atol=1e-15)
-    with pytest.raises(ValueError, match=r"spectra: shapes differ, \(5, 3\) and \(3, 5\)"):
-        direction_angles(spectrum(W), spectrum(W.T))
+    both = compare(W, -W)
+    np.testing.assert_allclose(np.r_[both.left.directions(), both.right.directions()], 0, atol=1e-15)
 
 
 # large matrices, which go a shorter way (W W^T in float64), against the SVD in float64
@@ -444,3 +445,19 @@ def test_a_change_of_low_rank_has_no_more_singular_values_than_that(shape):
     W0 = gaussian(*shape)
     change = gaussian(shape[0], 4, seed=1) @ gaussian(4, shape[1], seed=2)
     assert (compare(W0, W0 + change, 3).change > 0).sum() == 4
+
+
+# counts of directions
+
+
+@pytest.mark.parametrize(
+    ("k", "rank", "count"), [("20%", 64, 13), (0.2, 64, 13), (1.0, 64, 64), (5, 64, 5), ("7", 64, 7), ("0.1%", 64, 1)]
+)
+def test_count_of(k, rank, count):
+    assert count_of(k, rank) == count
+
+
+@pytest.mark.parametrize("k", [0, -3, 0.0, 1.5, "0%", "120%", "many", "2.5", "", True])
+def test_count_of_refuses(k):
+    with pytest.raises(ValueError, match="allowed are a number of directions from 1, or a share"):
+        count_of(k, 10)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from functools import partial
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -9,16 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodlib.spectral.surgery import (
-    _random_frame,
-    random_change,
-    random_rotation,
-    random_signs,
-    random_turn,
-    restore,
-    restore_model,
-)
-from oodlib.spectral.svd import spectrum
+from oodlib.spectral import Edit, restore, spectrum
+from oodlib.spectral.surgery import random_change, random_frame, random_turn, random_vectors
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)
@@ -30,6 +24,9 @@ def gaussian(*shape, seed=0):
 
 def frame(m, k, seed=0):
     return np.linalg.qr(gaussian(m, k, seed=seed).numpy())[0]
+
+
+random_signs = partial(random_vectors, signs=True)
 
 
 def pair(shape, seed=0):
@@ -122,42 +119,43 @@ def test_the_result_is_like_the_recipient_and_rounded_once(dtype):
     edited = restore(recipient.requires_grad_(), donor, k_top=2)
     assert edited.dtype == dtype and edited.shape == (6, 4) and not edited.requires_grad
     assert torch.equal(edited, wide.to(dtype))
-    assert random_rotation(recipient, donor, k_top=2).dtype == dtype
+    assert random_vectors(recipient, donor, k_top=2).dtype == dtype
 
 
 def test_zero_and_rank_deficient_matrices():
     donor, zero = gaussian(5, 4, seed=1), torch.zeros(5, 4)
     assert torch.equal(restore(zero, donor), zero)
-    assert torch.equal(random_rotation(zero, donor), zero)
+    assert torch.equal(random_vectors(zero, donor), zero)
     np.testing.assert_allclose(restore(zero.double(), donor, "values").norm(), donor.norm())
     thin = gaussian(5, 2) @ gaussian(2, 4, seed=1)
     np.testing.assert_allclose(restore(thin, donor), rebuilt(spectrum(donor), spectrum(thin)), atol=1e-13)
 
 
-@pytest.mark.parametrize("edit", [restore, random_rotation, random_signs])
-def test_given_spectra_change_nothing_and_are_used(edit, monkeypatch):
+@pytest.mark.parametrize("edit", [restore, random_vectors, random_signs])
+def test_either_matrix_may_be_given_as_its_spectrum(edit, monkeypatch):
     recipient, donor = pair((6, 4))
     expected, spectra = edit(recipient, donor, k_top=3), (spectrum(recipient), spectrum(donor))
-    monkeypatch.setattr("oodlib.spectral.surgery.spectrum", lambda *_: pytest.fail("decomposed again"))
-    assert torch.equal(edit(recipient, donor, k_top=3, spectra=spectra), expected)
+    monkeypatch.setattr("oodlib.spectral.svd.spectrum", lambda *_: pytest.fail("decomposed again"))
+    assert torch.equal(edit(*spectra, k_top=3), expected)
 
 
-@pytest.mark.parametrize("edit", [restore, random_rotation, random_signs])
-def test_unfit_matrices_and_spectra_are_named(edit):
+def test_chosen_indices_are_restored():
     recipient, donor = pair((6, 4))
-    own, other = spectrum(recipient), spectrum(donor)
+    expected = term_by_term(recipient, donor, "vectors", {1, 3})
+    np.testing.assert_allclose(restore(recipient, donor, indices=[1, 3]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("edit", [restore, random_vectors, random_signs])
+def test_unfit_matrices_are_named(edit):
+    recipient, donor = pair((6, 4))
     with pytest.raises(ValueError, match=r"recipient and donor: shapes differ, \(6, 4\) and \(4, 6\)"):
-        edit(recipient, donor.T)
+        edit(recipient, spectrum(donor.T))
     with pytest.raises(ValueError, match="donor: 24 of 24 entries are NaN"):
         edit(recipient, donor * math.nan)
     with pytest.raises(ValueError, match="recipient: 24 of 24 entries are inf"):
-        edit(recipient / 0, donor, spectra=(own, other))
+        edit(recipient / 0, donor)
     with pytest.raises(ValueError, match="recipient: expected a 2-D matrix"):
         edit(recipient[0], donor[0])
-    with pytest.raises(ValueError, match="the spectrum given for the recipient is of another matrix"):
-        edit(recipient, donor, spectra=(other, own))
-    with pytest.raises(ValueError, match=r"donor and its spectrum: shapes differ, \(6, 4\) and \(4, 6\)"):
-        edit(recipient, donor, spectra=(own, spectrum(donor.T)))
     for k in (-1, 5, 1.0, True):
         with pytest.raises(ValueError, match=rf"k_top must be an integer in 0..4, got {k}"):
             edit(recipient, donor, k_top=k)
@@ -165,7 +163,7 @@ def test_unfit_matrices_and_spectra_are_named(edit):
 
 def test_unknown_parts_and_too_many_indices_are_named():
     recipient, donor = pair((6, 4))
-    with pytest.raises(ValueError, match="unknown part 'vector', allowed are 'vectors', 'values'"):
+    with pytest.raises(ValueError, match="unknown part 'vector'; allowed: vectors, values"):
         restore(recipient, donor, "vector")
     for k in (-1, 5, None):
         with pytest.raises(ValueError, match=rf"k_tail must be an integer in 0..4, got {k}"):
@@ -174,20 +172,20 @@ def test_unknown_parts_and_too_many_indices_are_named():
         restore(recipient, donor, k_top=3, k_tail=2)
 
 
-# random_turn and random_rotation
+# random_turn and random_vectors
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_random_frames_favour_no_sign_and_stay_outside():
+def testrandom_frames_favour_no_sign_and_stay_outside():
     draws = generator()
-    H = torch.stack([_random_frame(torch.zeros(3, 0).double(), 3, draws) for _ in range(600)])
+    H = torch.stack([random_frame(torch.zeros(3, 0).double(), 3, draws) for _ in range(600)])
     np.testing.assert_allclose(H.mean(0), 0, atol=0.12)  # 5 standard errors; QR's own signs would give -0.5
     np.testing.assert_allclose((H**2).mean(0), 1 / 3, atol=0.06)
     U = torch.tensor(frame(64, 63))  # little of a Gaussian vector is outside: one projection loses digits
-    assert max((U.T @ _random_frame(U, 1, draws)).abs().max() for _ in range(200)) < 5e-15
+    assert max((U.T @ random_frame(U, 1, draws)).abs().max() for _ in range(200)) < 5e-15
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 8])
@@ -225,7 +223,7 @@ def test_random_turn_spreads_evenly():
     np.testing.assert_allclose(outside.mean(0), 0, atol=0.06)
 
 
-@pytest.mark.parametrize("null", [random_rotation, random_signs])
+@pytest.mark.parametrize("null", [random_vectors, random_signs])
 @pytest.mark.parametrize("shape", [*SHAPES, (12, 5), (5, 12)])
 def test_a_null_turn_has_the_donor_s_principal_angles_for_every_k(shape, null):
     r = min(shape)
@@ -246,7 +244,7 @@ def test_a_null_turn_has_the_donor_s_principal_angles_for_every_k(shape, null):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_null_turn_of_everything_keeps_the_singular_values(shape):
     recipient, donor = pair(shape)
-    for null in (random_rotation, random_signs):
+    for null in (random_vectors, random_signs):
         np.testing.assert_allclose(values_of(null(recipient, donor)), values_of(recipient), atol=1e-12)
 
 
@@ -265,13 +263,13 @@ def test_random_signs_move_as_far_as_the_donor_s_vectors_and_mix_each_pair_as_mu
     assert torch.equal(random_signs(recipient, donor, seed=1), random_signs(recipient, donor, seed=1))
 
 
-def test_random_rotation_leaves_the_terms_after_k_top():
+def test_random_vectors_leaves_the_terms_after_k_top():
     recipient, donor = pair((6, 5))
     own = spectrum(recipient)
     tail = (own.left[:, 2:] * own.values[2:]) @ own.right[:, 2:].T
-    turned = random_rotation(recipient, donor, k_top=2) - tail
+    turned = random_vectors(recipient, donor, k_top=2) - tail
     np.testing.assert_allclose(values_of(turned), [*own.values[:2], 0, 0, 0], atol=1e-12)
-    assert torch.equal(random_rotation(recipient, donor, k_top=0), recipient)
+    assert torch.equal(random_vectors(recipient, donor, k_top=0), recipient)
 
 
 def test_a_donor_equal_to_the_recipient_up_to_signs_turns_nothing():
@@ -279,60 +277,89 @@ def test_a_donor_equal_to_the_recipient_up_to_signs_turns_nothing():
     own = spectrum(recipient)
     signs = torch.tensor([-1.0, 1, -1, 1, -1])
     other = dataclasses.replace(own, short=own.short * signs, given=own.long * signs)
-    edited = random_rotation(recipient, recipient, spectra=(own, other))
+    edited = random_vectors(own, other)
     np.testing.assert_allclose(edited, recipient, atol=1e-13)
 
 
 def test_a_small_rotation_stays_small():
     recipient = gaussian(6, 5)
-    edited = random_rotation(recipient, recipient + 1e-9 * gaussian(6, 5, seed=1))
+    edited = random_vectors(recipient, recipient + 1e-9 * gaussian(6, 5, seed=1))
     assert 1e-10 < (edited - recipient).norm() < 1e-7
 
 
 def test_seeds_draw_and_left_and_right_are_independent():
     recipient, donor = pair((6, 6))
-    first = random_rotation(recipient, donor, seed=1)
-    assert torch.equal(first, random_rotation(recipient, donor, seed=1))
-    assert (first - random_rotation(recipient, donor, seed=2)).norm() > 0.1
+    first = random_vectors(recipient, donor, seed=1)
+    assert torch.equal(first, random_vectors(recipient, donor, seed=1))
+    assert (first - random_vectors(recipient, donor, seed=2)).norm() > 0.1
     # Symmetric positive matrices have equal left and right vectors; equal draws would keep the symmetry.
-    turned = random_rotation(recipient @ recipient.T, donor @ donor.T, seed=1)
+    turned = random_vectors(recipient @ recipient.T, donor @ donor.T, seed=1)
     assert (turned - turned.T).norm() > 0.1
 
 
-# restore_model
+# edits of a model
+
+Q, UP, EMBED = "model.layers.1.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"
 
 
-def test_restore_model_replaces_the_named_matrices_only():
-    names = ("a", "b", "c")
-    recipient = {name: gaussian(4, 3, seed=i) for i, name in enumerate(names)} | {"bias": torch.ones(3)}
-    donor = {name: gaussian(4, 3, seed=9 + i) for i, name in enumerate(names)}
-    before = {name: W.clone() for name, W in recipient.items()}
-    seen = []
-
-    def edit(name, own, other):
-        seen.append(name)
-        return restore(own, other, k_top=2)
-
-    edited = restore_model(recipient, donor, (name for name in ["a", "c"]), edit)
-    assert seen == ["a", "c"] and list(edited) == list(recipient)
-    for name in ("a", "c"):
-        assert torch.equal(edited[name], restore(recipient[name], donor[name], k_top=2))
-    assert edited["b"] is recipient["b"] and edited["bias"] is recipient["bias"]
-    assert all(torch.equal(recipient[name], W) for name, W in before.items())
+def models():
+    names = (Q, UP, EMBED, "model.layers.0.norm.weight")
+    return ({name: gaussian(4, 3, seed=s + i) for i, name in enumerate(names)} for s in (0, 9))
 
 
-def test_restore_model_names_the_matrix_that_does_not_fit():
-    recipient, donor = (
-        {"a": torch.ones(2, 3), "b": torch.ones(2)},
-        {"a": torch.ones(3, 2), "c": torch.ones(2)},
-    )
-    for name, problem in {
-        "a": r"a: shapes differ, \(2, 3\) and \(3, 2\)",
-        "b": "b: missing in the donor",
-        "c": "c: missing in the recipient",
-    }.items():
-        with pytest.raises(ValueError, match=problem):
-            restore_model(recipient, donor, [name], lambda *_: pytest.fail("edited"))
+@pytest.mark.parametrize(
+    ("where", "chosen"),
+    [({}, {Q, UP}), ({"layers": range(1)}, {UP}), ({"layers": [1], "embeddings": True}, {Q, EMBED})],
+)
+def test_an_edit_replaces_the_chosen_matrices_only(where, chosen):
+    recipient, donor = models()
+    before, edit = {name: W.clone() for name, W in recipient.items()}, Edit("vectors", 2, **where)
+    edited = edit.state(recipient, donor)
+    assert set(edit.chosen(recipient)) == chosen and list(edited) == list(recipient)
+    for name, weight in recipient.items():
+        if name in chosen:
+            assert torch.equal(edited[name], restore(weight, donor[name], k_top=2))
+        else:
+            assert edited[name] is weight
+        assert torch.equal(weight, before[name])
+    spectra = {name: (spectrum(recipient[name]), spectrum(donor[name])) for name in chosen}
+    again = edit.state(recipient, donor, spectra)
+    assert all(torch.equal(again[name], edited[name]) for name in recipient)
+
+
+def test_an_edit_s_parts_are_the_functions_of_matrices():
+    recipient, donor = pair((6, 4))
+    seed = 7 + crc32(b"a")
+    for edit, expected in (
+        (Edit(), restore(recipient, donor)),
+        (Edit("values", 0.5, "25%"), restore(recipient, donor, "values", 2, 1)),
+        (Edit("vectors", 0.0, 0.5), restore(recipient, donor, k_top=0, k_tail=2)),
+        (Edit("random", 0.5, seed=7), random_vectors(recipient, donor, 2, seed)),
+        (Edit("signs", "50%", seed=7), random_signs(recipient, donor, 2, seed)),
+        (Edit("noise", 2, seed=7), random_change(recipient, restore(recipient, donor, k_top=2), seed)),
+    ):
+        assert torch.equal(edit.matrix("a", recipient, donor), expected)
+        given = edit.matrix("a", spectrum(recipient), spectrum(donor))
+        torch.testing.assert_close(given, expected)
+
+
+def test_counts_of_an_edit():
+    assert Edit(top=None).counts(7) == (7, 0) and Edit(top=None, tail=2).counts(7) == (0, 2)
+    assert Edit(top=0.5, tail=0.5).counts(7) == (4, 3)  # 3.5 and 3.5, both rounded up, are one too many
+    with pytest.raises(ValueError, match=r"k_top \+ k_tail must be at most 7, got 6 \+ 2"):
+        Edit(top=6, tail=2).counts(7)
+
+
+def test_an_edit_names_what_does_not_fit():
+    with pytest.raises(ValueError, match="unknown part 'both'; allowed: vectors, values, random, signs, noise"):
+        Edit("both")
+    with pytest.raises(ValueError, match="part 'signs' edits leading directions only, not a tail"):
+        Edit("signs", tail=0.1)
+    recipient, donor = models()
+    with pytest.raises(ValueError, match=rf"{Q}: missing in the donor"):
+        Edit().state(recipient, {UP: donor[UP]})
+    with pytest.raises(ValueError, match=rf"{UP}: shapes differ, \(4, 3\) and \(3, 4\)"):
+        Edit().state(recipient, donor | {UP: donor[UP].T})
 
 
 def test_random_change_moves_as_far_in_another_direction():

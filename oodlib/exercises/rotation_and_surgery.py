@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from oodlib.exercises.checking import UNFILLED, approve, call, check, demand
-from oodlib.spectral.surgery import restore
-from oodlib.spectral.svd import compare, spectrum
+from oodlib.spectral import compare, restore, spectrum
 
 if TYPE_CHECKING:
     from oodlib.widgets.bench import Operation  # with transformers, which takes seconds

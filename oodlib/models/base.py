@@ -1,6 +1,6 @@
 """The tiny base model: a Qwen2 of 0.8 million parameters that reads the rule of the game from its prompt.
 
-It is shipped in `oodlib/base/`, a normal transformers folder. `train_base` is how it was made. It stands in
+It is shipped in `oodlib/models/tiny/`, a normal transformers folder; `train_base` is how it was made. It stands in
 for the pretrained language model of the paper: it can play under any rule, and answers in another format
 than the one that is asked for until SFT teaches it to.
 """
@@ -20,7 +20,6 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -63,13 +62,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: i
     return Qwen2ForCausalLM(config)
 
 
-TRIES = (0.7, 0.15, 0.07, 0.05, 0.03)  # shares of the pretraining batches with 0, 1, … wrong tries before the answer
+WRONG = (0.7, 0.15, 0.07, 0.05, 0.03)  # shares of the pretraining batches with 0, 1, … wrong attempts before the answer
 
 
 class _Stream(IterableDataset):
     """Endless tokenised dialogues; only the last answer, which is right, carries loss.
 
-    Those of one batch have the same number of tries, so that they are about equally long.
+    Those of one batch have the same number of attempts, so that they are about equally long.
     """
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int):
@@ -78,9 +77,9 @@ class _Stream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         rng = np.random.default_rng(self.seed)
         while True:
-            wrong_tries = int(rng.choice(len(TRIES), p=TRIES))
+            wrong = int(rng.choice(len(WRONG), p=WRONG))
             for _ in range(self.batch_size):
-                *earlier, answer = self.task.pretraining_dialogue(rng, wrong_tries)
+                *earlier, answer = self.task.pretraining_dialogue(rng, wrong)
                 texts = [f"{t} <eos> " if i % 2 else t for i, t in enumerate(earlier)]
                 asked = self.tokenizer("".join(texts))["input_ids"]
                 given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
@@ -98,7 +97,6 @@ def train_base(
     steps: int = 900,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
-    callbacks: tuple[TrainerCallback, ...] = (),
 ) -> Path:
     """Train the tiny base model from nothing and save it, tokenizer included, in `folder`.
 
@@ -130,7 +128,6 @@ def train_base(
         args=arguments,
         train_dataset=_Stream(the_task, tokenizer, seed, batch_size),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=list(callbacks),
     )
     trainer.train()
     model.save_pretrained(folder)

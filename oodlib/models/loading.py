@@ -1,4 +1,4 @@
-"""Models: loading one with its tokenizer, and the list of its weight matrices. Safetensors only."""
+"""Models with their tokenizers, and state dicts: loaded, mixed, and saved whole. Safetensors only."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from oodlib.io import write_whole
 from oodlib.models.checkpoints import device, open_text
-from oodlib.models.names import OUTER, is_projection, layer_of
 
-MARK = "complete"  # an empty file in a checkpoint's folder, laid down after everything else in it
+MARK = "complete"  # an empty file in a checkpoint's folder, written after everything else in it
 NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
 
 AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
@@ -100,10 +99,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     model's tokenizer without a word; so a plain one is loaded as what it says it is.)
     """
     settings = Path(folder) / "tokenizer_config.json"
-    declared = json.loads(settings.read_text()).get("tokenizer_class") if settings.exists() else None
+    declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.exists() else None
     plain = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    kind = PreTrainedTokenizerFast if plain else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder, padding_side="left", local_files_only=True)
+    loader = PreTrainedTokenizerFast if plain else AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, padding_side="left", local_files_only=True)
     if tokenizer.eos_token is None:
         raise ValueError(
             f"the tokenizer in {folder} has no end-of-sequence token (eos_token), so answers would not end"
@@ -121,7 +120,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def save_weights(weights: dict[str, torch.Tensor], like: Path, folder: Path) -> None:
-    """Lay a checkpoint down whole: all weights of a model, and configuration and tokenizer of another one."""
+    """Write a checkpoint whole: all weights of a model, and configuration and tokenizer of another one."""
     if (folder / MARK).exists():
         return
 
@@ -146,16 +145,3 @@ def mix(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
             total += share * weights[name].double()
         mixed[name] = total.to(tensor.dtype)
     return mixed
-
-
-def matrices(names: list[str], embeddings: bool = False) -> dict[str, tuple[int | None, str]]:
-    """The attention and MLP projections among weight names: name -> (layer, module), e.g. (3, "q_proj").
-
-    With `embeddings` also the embedding and the unembedding, which are in no layer (None). Of a model that also sees,
-    those that text does not reach are left out: the vision tower and the layers of cross-attention.
-    """
-    seeing = tuple(f"{name.split('.cross_attn.')[0]}." for name in names if ".cross_attn." in name)
-    names = [n for n in sorted(names) if n.endswith(".weight") and "vision" not in n and not n.startswith(seeing)]
-    placed = {name: place for name in names if (place := layer_of(name)) and is_projection(place[1])}
-    outer = {n: (None, m) for n in names if embeddings and (m := n.split(".")[-2]) in OUTER}
-    return placed | outer

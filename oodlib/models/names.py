@@ -1,145 +1,104 @@
-"""Which matrices of two checkpoints belong together, and what cannot be compared, by name and with the reason."""
+"""What weights are called: the one table of names, and what a name says about a weight's place in the model.
+
+Words for layers, modules, embeddings and heads, wrappers, models that also see, GGUF files and adapters stand here
+and nowhere else. A family that uses other words is added here.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from oodlib.models.checkpoints import Weights
-
+LAYERS = ("layers", "layer", "h", "blocks", "block")  # a layer's number follows one of these
 # The attention and MLP projections, as LLaMA, Qwen and most others call them, and GPT-2, OPT, BLOOM, Falcon, Phi.
 MODULES = (
     "*_proj", "c_attn", "c_fc", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2", "Wqkv",
     "wq", "wk", "wv", "wo", "w1", "w2", "w3",
 )  # fmt: skip
-OUTER = ("embed_tokens", "lm_head", "wte")  # matrices in no layer, that may be chosen by name
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.(.+?)(?:\.weight)?$")
-_OUTER = re.compile(rf"(?:^|\.)({'|'.join(OUTER)})\.weight$")
+WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_4h_to_h", "fc2", "wo", "w2")  # to the residual
+EMBEDDINGS, HEADS = ("embed_tokens", "wte"), ("lm_head", "output")  # matrices in no layer
+WRAPPERS = ("module", "_orig_mod", "base_model.model")  # of distributed training, torch.compile, PEFT
+TEXT = "language_model."  # what a model that also sees puts before the names of its language model
+VISION, CROSS_ATTENTION = "vision", ".cross_attn."  # parts of such a model that text alone does not reach
+LORA = r"(.+)\.lora_([AB])(?:\.\w+)?\.weight"
+GGUF_LAYER = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GGUF_OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+
+_IN_LAYER = re.compile(rf"(?:^|\.)((?:{'|'.join(LAYERS)})\.(\d+)\.(.+?)(?:\.weight)?)$")
+_OUTER = re.compile(rf"(?:^|\.)({'|'.join((*EMBEDDINGS, *HEADS))})\.weight$")
+_WRAPPED = re.compile("^(?:(?:" + "|".join(map(re.escape, WRAPPERS)) + r")\.)+")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A matrix that two checkpoints share, under its name in each; layer None: in no layer."""
+class Place:
+    """A weight's place: its layer (None: in no layer), and its path there, such as "self_attn.q_proj".
 
-    name: str
-    other: str
-    layer: int | None
-    module: str
-    shape: tuple[int, int]
-
-
-def pair_up(
-    base: Weights, other: Weights, modules: Iterable[str] = MODULES, layers: Iterable[int] | None = None
-) -> tuple[list[Pair], dict[str, str]]:
-    """The chosen matrices of `base` with their partners; and remarks by name, on those left out or renamed.
-
-    modules: glob patterns over the module's name, "q_proj", or over its path in the layer, "self_attn.*"; the
-    matrices in no layer (`OUTER`) by name. layers: their numbers, all by default. Partners have the same name, or else
-    the same path from the layer on, if there is just one such on either side.
-    ValueError where nothing is chosen.
+    tail: the name from the layer on, which is the same however a model is wrapped.
     """
-    modules, layers = list(modules), None if layers is None else set(layers)
-    theirs, ours = _chosen(other, modules, layers), _chosen(base, modules, layers)
-    by_tail: dict[str, list[str]] = {}
-    for name in theirs:
-        by_tail.setdefault(_tail(name), []).append(name)
-    own_tails = Counter(_tail(name) for name in ours)
-    pairs, remarks, taken = [], {}, set()
-    for name, (layer, module) in ours.items():
-        candidates = [name] if name in other.shapes else by_tail.get(_tail(name), [])
-        if len(candidates) > 1:
-            remarks[name] = f"could be any of {', '.join(candidates)} in {other.path.name}"
-            taken |= set(candidates)
-            continue
-        if candidates and candidates != [name] and own_tails[_tail(name)] > 1:
-            remarks[name] = f"one of {own_tails[_tail(name)]} that {candidates[0]} in {other.path.name} could belong to"
-            taken |= set(candidates)
-            continue
-        partner = candidates[0] if candidates else None
-        taken.add(partner)
-        if reason := _unfit(name, partner, base, other):
-            remarks[name] = reason
-            continue
-        pairs.append(Pair(name, partner, layer, module, base.shapes[name]))
-        notes = [f"taken for {partner} there (renamed)"] if partner != name else []
-        notes += [kind for weights, own in ((base, name), (other, partner)) if (kind := weights.rounded.get(own))]
-        if notes:
-            remarks[name] = "; ".join(notes)
-    remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
-    if pairs:
-        remarks |= _asked_in_vain([*ours, *theirs], modules, layers)
-    if not pairs and not remarks:
-        numbers = sorted({place[0] for n in base.shapes if (place := layer_of(n))})
-        asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
-        there = f"layers here: {numbers[0]} to {numbers[-1]}; " if numbers else ""
-        known = {place[1] for n, s in base.shapes.items() if len(s) == 2 and (place := layer_of(n))}
-        raise ValueError(
-            f"no matrix matches modules {', '.join(modules)}{asked}; {there}modules here: "
-            + ", ".join([*sorted(known), *(name for name in OUTER if any(_outer(n) == name for n in base.shapes))])
-        )
-    return pairs, remarks
+
+    layer: int | None
+    path: str
+    tail: str
+
+    @property
+    def module(self) -> str:
+        return self.path.rpartition(".")[2]
+
+    def fits(self, patterns: Iterable[str] = MODULES) -> bool:
+        """Whether a glob pattern matches the module or the path."""
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in (self.module, self.path))
 
 
-def _asked_in_vain(found: list[str], modules: list[str], layers: set[int] | None) -> dict[str, str]:
-    """Remarks on layers, and on patterns of the caller's own, that fit nothing."""
-    there = {place[0] for name in found if (place := layer_of(name))}
-    vain = {f"layer {n}": "in neither checkpoint" for n in sorted((layers or set()) - there)}
-    own = [] if modules == list(MODULES) else modules
-    fits = {pattern: any(is_projection(n, [pattern]) for name in found for n in _names(name)) for pattern in own}
-    return vain | {f"modules {pattern}": "fits no matrix" for pattern, some in fits.items() if not some}
-
-
-def _names(weight: str) -> tuple[str, ...]:
-    """What a pattern may call a weight: its module, or the path in its layer; () for what is neither in a layer nor in
-    `OUTER`."""
-    place, outer = _LAYER.search(weight), _outer(weight)
-    return (place[2].split(".")[-1], place[2]) if place else (outer,) if outer else ()
-
-
-def _chosen(weights: Weights, modules: list[str], layers: set[int] | None) -> dict[str, tuple[int | None, str]]:
-    """The matrices of a checkpoint that are asked for, by layer and then by name: name -> (layer, module)."""
-    found = {}
-    for name in sorted(weights.shapes, key=lambda n: (_LAYER.search(n) is None, (layer_of(n) or (0, ""))[0], n)):
-        place, names = _LAYER.search(name), _names(name)
-        layer = int(place[1]) if place else None
-        wanted = layers is None or layer in layers
-        if wanted and len(weights.shapes[name]) > 1 and any(is_projection(n, modules) for n in names):
-            found[name] = (layer, names[0])
-    return found
-
-
-def _outer(name: str) -> str | None:
-    found = _OUTER.search(name)
-    return found[1] if found else None
-
-
-def _tail(name: str) -> str:
-    place = _LAYER.search(name)
-    return place[0].lstrip(".") if place else _outer(name) or name
-
-
-def _unfit(name: str, partner: str | None, base: Weights, other: Weights) -> str | None:
-    if partner is None:
-        tied = " (tied to the embedding)" if _outer(name) == "lm_head" else ""
-        return f"missing in {other.path.name}{tied}"
-    for weights, own in ((base, name), (other, partner)):
-        if own in weights.quantised:
-            return f"quantised in {weights.path.name} ({weights.quantised[own]})"
-    if len(base.shapes[name]) != 2:
-        return f"has {len(base.shapes[name])} dimensions"
-    if base.shapes[name] != other.shapes[partner]:
-        return f"shapes differ: {base.shapes[name]} and {other.shapes[partner]}"
+def place_of(name: str) -> Place | None:
+    """The place of a weight; None where it is in no layer and is neither embedding nor head."""
+    if match := _IN_LAYER.search(name):
+        return Place(int(match[2]), match[3], match[1])
+    if match := _OUTER.search(name):
+        return Place(None, match[1], match[1])
     return None
 
 
-def is_projection(module: str, patterns: Iterable[str] = MODULES) -> bool:
-    return any(fnmatchcase(module, pattern) for pattern in patterns)
+def matrices(names: Iterable[str], embeddings: bool = False) -> dict[str, Place]:
+    """The attention and MLP projections among weight names, by name; with `embeddings` the embedding and head too.
+
+    Of a model that also sees, those that text does not reach are left out: the vision tower and the layers of
+    cross-attention.
+    """
+    names = sorted(names)
+    seeing = tuple(f"{name.split(CROSS_ATTENTION)[0]}." for name in names if CROSS_ATTENTION in name)
+    reached = (n for n in names if n.endswith(".weight") and VISION not in n and not n.startswith(seeing))
+    places = {name: place for name in reached if (place := place_of(name))}
+    inside = {name: place for name, place in places.items() if place.layer is not None and place.fits()}
+    return inside | {name: place for name, place in places.items() if embeddings and place.layer is None}
 
 
-def layer_of(name: str) -> tuple[int, str] | None:
-    """The layer and the module of a weight's name, such as (3, "q_proj"); None for one that is in no layer."""
-    place = _LAYER.search(name)
-    return (int(place[1]), place[2].split(".")[-1]) if place else None
+def unwrapped(name: str) -> str:
+    """A name, or a module's path, without what wrappers put before it."""
+    return _WRAPPED.sub("", name)
+
+
+def text_names(names: Iterable[str]) -> dict[str, str]:
+    """The language model's tensors under the names that it has when it stands alone -> the names here."""
+    names = list(names)
+    inside = {n.removeprefix(TEXT): n for n in names if re.match(rf"{TEXT}(model|lm_head)\.", n)}
+    return inside or {name: name for name in names}
+
+
+def from_gguf(name: str) -> str:
+    """The transformers name of a tensor in a GGUF file; names that are not in the table stay."""
+    parts = name.split(".")
+    if parts[0] == "blk" and parts[2] in GGUF_LAYER:
+        return f"model.layers.{parts[1]}.{GGUF_LAYER[parts[2]]}.{parts[3]}"
+    return GGUF_OUTER.get(name, name)
+
+
+def adapted(name: str) -> tuple[str, str | None]:
+    """The base's weight that a tensor of an adapter changes, and the tensor's part: "A", "B", or None (the weight)."""
+    match = re.fullmatch(LORA, unwrapped(name))
+    return (f"{match[1]}.weight", match[2]) if match else (unwrapped(name), None)

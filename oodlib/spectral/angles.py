@@ -1,14 +1,34 @@
-"""How the singular vectors of one matrix lie to those of another, on one side: angles and best matches."""
+"""Two weight matrices against each other: how far singular values changed and singular vectors turned, in float64.
+
+The paper's question is whether fine-tuning changes the singular values of a weight matrix or turns its singular
+vectors. `compare` is the only place where two matrices are compared; every metric is a function of its Comparison.
+With r the shorter side, everything follows from matrices [r, r]: the two spectra and the products W0 D^T and D D^T
+with D = W1 - W0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from oodlib.spectral.svd import (
+    SMALL,
+    Matrix,
+    Spectrum,
+    as_matrix,
+    as_spectrum,
+    check_count,
+    check_same_shape,
+    decompose,
+    gram,
+    roots,
+)
 
 COARSE = 4.0  # a sine from a Gram matrix errs by some 1.5e-8 of the change's norm over the singular value
 
@@ -17,14 +37,14 @@ COARSE = 4.0  # a sine from a Gram matrix errs by some 1.5e-8 of the change's no
 class Overlap:
     """How the singular vectors B [m, r] of one matrix lie to those A [m, r] of another, on one side.
 
-    The cosines A^T B [r, r] are held as first @ second / scale, or as `second` alone. What B has outside span(A),
+    The cosines A^T B [r, r] are held as first @ second / scale. What B has outside span(A),
     B - A A^T B, has the coordinates `residual` [., r], or else, where no B was formed, the Gram matrix
     second^T beyond second / scales; neither where span(A) is the whole space. From a Gram matrix a sine errs by some
     sqrt(eps) ||D||_2 / scale (change_norm is ||D||_2), so where that is not small the residual is formed after all,
     from `apart`: what D^T has outside span(A) [., r].
     """
 
-    first: Tensor | None
+    first: Tensor
     second: Tensor
     scale: Tensor | None = None
     residual: Tensor | None = None
@@ -38,7 +58,7 @@ class Overlap:
         return self._times(self.second, self.scale)
 
     def _times(self, second: Tensor, scale: Tensor | None) -> Tensor:
-        product = second if self.first is None else self.first @ second
+        product = self.first @ second
         return product if scale is None else product / scale
 
     def _columns(self, low: int, high: int) -> Tensor:
@@ -70,8 +90,8 @@ class Overlap:
         columns = self._columns(low, high)
         rest = torch.cat([columns[:low], columns[high:]])
         if self.beyond is not None and not self._coarse[high - 1]:
-            mine = self.second[:, low:high] / self.scale[low:high]
-            sines = roots(rest.T @ rest + mine.T @ self.beyond @ mine)
+            scaled = self.second[:, low:high] / self.scale[low:high]
+            sines = roots(rest.T @ rest + scaled.T @ self.beyond @ scaled)
         else:
             if self.residual is not None:
                 rest = torch.cat([rest, self.residual[:, low:high]])
@@ -87,7 +107,11 @@ class Overlap:
         return angles.sort().values.cpu().numpy()
 
     def directions(self) -> np.ndarray:
-        """The angle between the i-th columns of A and B, [r], radians, 0..pi/2, free of signs."""
+        """The angle between the i-th columns of A and B, [r], radians, 0..pi/2, free of signs.
+
+        It shows where in the spectrum a rotation is; among nearly equal singular values the vectors are arbitrary,
+        and a large angle there means no change of the matrix.
+        """
         along = self.cosines.diagonal()
         across = (self.cosines - torch.diag(along)).square().sum(0)
         if self.residual is not None:
@@ -104,8 +128,140 @@ class Overlap:
         return self.cosines.abs().amax(0).clamp(max=1).cpu().numpy()
 
 
-def roots(gram_matrix: Tensor) -> Tensor:
-    """The square roots of a positive semidefinite matrix's eigenvalues, descending; 0 for what is only rounding."""
-    squares = torch.linalg.eigvalsh(gram_matrix).flip(0)
-    rounding = len(squares) * torch.finfo(squares.dtype).eps * squares[0]
-    return torch.where(squares > rounding, squares, 0.0).sqrt()
+@dataclass(frozen=True)
+class Comparison:
+    """How the spectrum of one matrix differs from that of another of the same shape, as numpy float64.
+
+    values0 and values1 [r] are all singular values, descending; change [r] those of the difference W1 - W0.
+    angles_left and angles_right [k] are the principal angles between the leading-k left (right) singular
+    subspaces, in radians, ascending; where `k` is a list, dictionaries by k. first and second are the Spectra,
+    left and right the Overlaps of their singular vectors.
+    """
+
+    values0: np.ndarray
+    values1: np.ndarray
+    change: np.ndarray
+    angles_left: np.ndarray | dict[int, np.ndarray]
+    angles_right: np.ndarray | dict[int, np.ndarray]
+    k: int | list[int]
+    first: Spectrum
+    second: Spectrum
+    left: Overlap
+    right: Overlap
+
+    @property
+    def relative_change(self) -> np.ndarray:
+        """`relative_change` of the singular values, [r].
+
+        Where a matrix is rank-deficient only up to rounding, both values and their ratio are rounding noise.
+        """
+        return relative_change(self.values0, self.values1)
+
+    @property
+    def change_ratio(self) -> float:
+        """The Frobenius norm of W1 - W0 over that of W0; of a zero W0 0 or inf."""
+        changed, norm = (self.change**2).sum(), (self.values0**2).sum()
+        return float(changed / norm) ** 0.5 if norm else math.inf if changed else 0.0
+
+    def wedin_bound(self, k: int) -> float:
+        """`wedin_bound` of the two matrices."""
+        check_count("k", k, 1, len(self.values0))
+        after0, after1 = (np.append(values, 0.0)[k] for values in (self.values0, self.values1))
+        gap = max(self.values1[k - 1] - after0, self.values0[k - 1] - after1)
+        return math.asin(self.change[0] / gap) if gap > self.change[0] else math.pi / 2
+
+
+def compare(
+    W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int | Iterable[int] | None = None, name: str = "matrix"
+) -> Comparison:
+    """How W1's spectrum differs from W0's; each is a matrix [m, n] or its precomputed Spectrum (on the same device).
+
+    k is the dimension of the compared leading singular subspaces, min(m, n) by default, or several of them. A
+    subspace is well defined only where values[k - 1] > values[k]: see `wedin_bound`. At the default the shorter
+    side's subspace is the whole space, so that its angles are 0 whatever happened.
+    ValueError (with `name`): an unfit matrix (see `as_matrix`), shapes that differ, k not in 1..min(m, n).
+    """
+    s0 = as_spectrum(W0, f"{name} (first)")
+    A1 = W1.whole if isinstance(W1, Spectrum) else as_matrix(W1, f"{name} (second)")
+    check_same_shape(s0.whole.shape, A1.shape, name)
+    A1 = (A1.T if s0.tall else A1).to(s0.matrix.device)
+    rank = len(s0.values)
+    several = isinstance(k, Iterable) and not isinstance(k, str)
+    ks = [check_count(f"{name}: k", i, 1, rank) for i in (k if several else [rank if k is None else k])]
+    change = A1 - s0.matrix
+    if rank <= SMALL:
+        change_values, change_gram, cross = torch.linalg.svdvals(change), None, None
+    else:
+        change_gram, cross = gram(change), s0.matrix @ change.T
+        change_values = roots(change_gram)
+    if not change.any():
+        s1 = s0  # among equal singular values another decomposition would have other vectors
+    elif isinstance(W1, Spectrum):
+        s1 = W1
+    else:
+        known = None if cross is None else s0.gram + cross + cross.T + change_gram
+        s1 = Spectrum(*decompose(A1, known), A1, s0.tall)
+    short = Overlap(s0.short.T, s1.short)
+    long = _long_overlap(s0, s1, cross, change_gram, float(change_values[0]))
+    left, right = (long, short) if s0.tall else (short, long)
+    if several:
+        _ = left.cosines, right.cosines  # at once, and not again for each k
+    angles = [{i: side.angles(0, i) for i in ks} for side in (left, right)]
+    if not several:
+        angles = [of_side[ks[0]] for of_side in angles]
+    values = (s0.values.cpu().numpy(), s1.values.cpu().numpy(), change_values.cpu().numpy())
+    return Comparison(*values, *angles, ks if several else ks[0], s0, s1, left, right)
+
+
+def _long_overlap(
+    s0: Spectrum, s1: Spectrum, cross: Tensor | None, change_gram: Tensor | None, change_norm: float
+) -> Overlap:
+    """The Overlap of the longer side's vectors V0, V1 [n, r]; cross [r, r] is W0 D^T, change_gram D D^T.
+
+    Where both spectra are well-conditioned no V is formed: as V = W^T U / s, V0^T V1 follows from V0^T W1^T, and since
+    V1 = (W0 + D)^T U1 / s1, what V1 has outside span(V0) is that of D^T U1 / s1.
+    """
+    r, n = s0.matrix.shape
+    if s0.given is not None or s1.given is not None or cross is None:
+        first, second = s0.long.T, s1.long
+        if n == r:
+            return Overlap(first, second)
+        residual = second - s0.long @ (first @ second)
+        return Overlap(first, second, residual=torch.linalg.qr(residual, mode="r").R)
+    turned = (s0.short.T @ cross) / s0.values[:, None]  # V0^T D^T
+    whole = turned + s0.values[:, None] * s0.short.T  # V0^T W1^T
+    if n == r:
+        return Overlap(whole, s1.short, s1.values)
+
+    def apart() -> Tensor:
+        return (s1.matrix - s0.matrix).T - s0.long @ turned
+
+    return Overlap(whole, s1.short, s1.values, None, change_gram - turned.T @ turned, apart, change_norm)
+
+
+def relative_change(values0: np.ndarray, values1: np.ndarray) -> np.ndarray:
+    """|values1 - values0| / values0, [r]: 0 where both are 0, inf where only values0 is."""
+    change = np.abs(values1 - values0)
+    return np.divide(change, values0, out=np.where(change == 0, 0.0, np.inf), where=values0 > 0)
+
+
+def wedin_bound(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int) -> float:
+    """How far the leading-k singular subspaces of W1 can be turned from those of W0, left and right, in radians.
+
+    With s the singular values and D = W1 - W0, no principal angle exceeds arcsin(||D||_2 / gap), where gap is
+    s1[k] - s0[k+1] or s0[k] - s1[k+1], whichever is larger (Wedin 1972, BIT 12, 99-111; for symmetric matrices
+    Davis & Kahan 1970). pi/2, which says nothing, where the gap is not larger than ||D||_2: then angles seen at this
+    k may be an accident of the basis. ValueErrors as for `compare`.
+    """
+    return compare(W0, W1, k).wedin_bound(k)
+
+
+def principal_angles(A: Matrix, B: Matrix) -> np.ndarray:
+    """The principal angles between span(A) and span(B), in radians, ascending, float64 [k].
+
+    A and B are [m, k] with orthonormal columns. ValueError for an unfit matrix (see `as_matrix`) or shapes that differ.
+    """
+    A, B = as_matrix(A, "A"), as_matrix(B, "B")
+    check_same_shape(A.shape, B.shape, "A and B")
+    B = B.to(A.device)
+    return Overlap(A.T, B, residual=B - A @ (A.T @ B)).angles(0, A.shape[1])

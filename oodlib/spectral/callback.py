@@ -8,8 +8,7 @@ the start, and how much their singular values changed; writes it to a table and 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from transformers import Trainer, TrainerCallback
 
 from oodlib.io import write_whole
 from oodlib.models.checkpoints import Weights, open_text
-from oodlib.models.names import MODULES, is_projection, layer_of
-from oodlib.spectral.comparison import count_of
-from oodlib.spectral.svd import Spectrum, compare, spectrum
+from oodlib.models.names import MODULES, Place, place_of, unwrapped
+from oodlib.spectral.angles import compare
+from oodlib.spectral.svd import Spectrum, count_of, spectrum
 
+METRICS = ("angle_left", "angle_right", "value_change", "change_ratio")
 COLUMNS = ["step", "reference", "matrix", "layer", "module", "k", "metric", "value"]
 HELD = 5e7  # matrix entries up to which the references' spectra are kept in memory (8 bytes an entry, twice over)
 
@@ -36,10 +36,10 @@ class RotationCallback(TrainerCallback):
     of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
     (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to
     measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib compare`. k:
-    directions, a number or a share. start: the checkpoint to measure against; by
-    default the weights with which training starts, so give it where a run may be resumed. references: more
-    checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights.
-    Above HELD matrix entries the references are decomposed anew each time, so that memory stays small.
+    directions, a number or a share. start: the checkpoint to measure against; by default the weights with which
+    training starts, so give it where a run may be resumed. references: more checkpoints by name, such as
+    {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights. Above HELD matrix entries the
+    references are decomposed anew each time, so that memory stays small.
     ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or
     one of whose matrices is lacking, of another shape, quantised or not finite; no matrix that matches; weights that
     are sharded, quantised or adapted by DoRA.
@@ -57,7 +57,7 @@ class RotationCallback(TrainerCallback):
         count_of(k, 1)
         self.file, self.every, self.modules, self.k = Path(file), _every(every), tuple(modules), k
         self._given = ({} if start is None else {"start": start}) | dict(references or {})
-        self._references: dict[str, Weights | dict[str, Tensor]] = {}
+        self._references: dict[str, Callable[[str], Tensor]] = {}  # the tensor of a name, by reference
         self._spectra: dict[tuple[str, str], Spectrum] = {}
         self._rows: list[tuple] = []
         self._trainer: Trainer | None = None
@@ -72,19 +72,20 @@ class RotationCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._references, self._spectra, self._rows = {}, {}, []
-        own = {name: weight.detach() for name, weight in self._matrices(model)}
-        if not own:
+        start = {name: weight.detach() for name, _, weight in self._matrices(model)}
+        if not start:
             raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
-        self._references = {name: open_text(where) for name, where in self._given.items()}
-        for reference, weights in self._references.items():
-            for name, weight in own.items():
-                if wrong := _unfit(weights, name, tuple(weight.shape)):
-                    raise ValueError(f"the reference {reference!r} ({self._given[reference]}) {wrong}")
-        if "start" not in self._references:
+        if "start" not in self._given:
             if state.global_step:
                 raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
-            start = {name: weight.to("cpu", copy=True) for name, weight in own.items()}
-            self._references = {"start": start, **self._references}
+            kept = {name: weight.to("cpu", copy=True) for name, weight in start.items()}
+            self._references["start"] = kept.__getitem__
+        for reference, where in self._given.items():
+            weights = open_text(where)
+            for name, weight in start.items():
+                if problem := _unfit(weights, name, tuple(weight.shape)):
+                    raise ValueError(f"the reference {reference!r} ({where}) {problem}")
+            self._references[reference] = weights.tensor
         if state.global_step and self.file.exists():
             old = pd.read_parquet(self.file)
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
@@ -106,14 +107,14 @@ class RotationCallback(TrainerCallback):
     @torch.no_grad()
     def _measure(self, model: nn.Module, step: int) -> None:
         rows = []
-        for name, weight in self._matrices(model):
-            layer, module = layer_of(name)
+        for name, place, weight in self._matrices(model):
             for reference in self._references:
                 before = self._before(reference, name, weight)
                 rank = len(before.values)
                 k = min(count_of(self.k, rank), rank)
-                numbers = _numbers(before, weight, k, name)
-                rows += [(step, reference, name, layer, module, k, m, float(v)) for m, v in numbers.items()]
+                values = _measured(before, weight, k, name)
+                at = (step, reference, name, place.layer, place.module, k)
+                rows += [(*at, metric, float(value)) for metric, value in zip(METRICS, values, strict=True)]
         self._rows += rows
         table = pd.DataFrame(self._rows, columns=COLUMNS)
         write_whole(self.file, lambda path: table.to_parquet(path, index=False))
@@ -125,23 +126,20 @@ class RotationCallback(TrainerCallback):
     def _before(self, reference: str, name: str, weight: Tensor) -> Spectrum:
         if (reference, name) in self._spectra:
             return self._spectra[reference, name]
-        source = self._references[reference]
-        before = source[name] if isinstance(source, dict) else source.tensor(name)
-        found = spectrum(before.to(weight.device), name)
+        before = spectrum(self._references[reference](name).to(weight.device), name)
         if sum(s.matrix.numel() for s in self._spectra.values()) + weight.numel() <= HELD:
-            self._spectra[reference, name] = found
-        return found
+            self._spectra[reference, name] = before
+        return before
 
-    def _matrices(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def _matrices(self, model: nn.Module) -> Iterator[tuple[str, Place, Tensor]]:
         """The chosen weight matrices of a model, adapters counted in, under the names that a checkpoint gives them."""
         for path, module in model.named_modules():
             inner: Any = getattr(module, "base_layer", module)
-            weight = getattr(inner, "weight", None)
-            name = f"{_plain(path)}.weight"
-            place = layer_of(name)
-            if path.endswith(".base_layer") or not isinstance(weight, Tensor) or not place:
+            weight, name = getattr(inner, "weight", None), f"{unwrapped(path)}.weight"
+            place = place_of(name)
+            if path.endswith(".base_layer") or not isinstance(weight, Tensor) or not place or place.layer is None:
                 continue
-            if not is_projection(place[1], self.modules):
+            if not place.fits(self.modules):
                 continue
             if weight.ndim != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
                 raise ValueError(f"{name} is sharded (FSDP, ZeRO-3), which RotationCallback cannot measure")
@@ -153,7 +151,7 @@ class RotationCallback(TrainerCallback):
                 for adapter in module.active_adapters:
                     if adapter in module.lora_A:
                         weight = weight + module.get_delta_weight(adapter)
-            yield name, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
+            yield name, place, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
 
 
 def _every(value: int | Collection[int]) -> int | frozenset[int]:
@@ -177,20 +175,11 @@ def _unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
     return None if weights.tensor(name).isfinite().all() else f"has NaN or inf in {name}"
 
 
-def _plain(path: str) -> str:
-    """A module's path without what wrappers put before it."""
-    while (shorter := re.sub(r"^(?:module|_orig_mod|base_model\.model)\.", "", path)) != path:
-        path = shorter
-    return path
-
-
-def _numbers(before: Spectrum, weight: Tensor, k: int, name: str) -> dict[str, float]:
+def _measured(before: Spectrum, weight: Tensor, k: int, name: str) -> tuple[float, ...]:
+    """The values of `METRICS`."""
     if not torch.isfinite(weight).all():  # training has gone wrong; that is for its own log to say
-        return dict.fromkeys(("angle_left", "angle_right", "value_change", "change_ratio"), float("nan"))
-    found = compare(before, weight, k, name)
-    return {
-        "angle_left": found.angles_left.mean(),
-        "angle_right": found.angles_right.mean(),
-        "value_change": found.relative_change[:k].mean(),
-        "change_ratio": float((found.change**2).sum() / (found.values0**2).sum()) ** 0.5,
-    }
+        return (float("nan"),) * len(METRICS)
+    both = compare(before, weight, k, name)
+    return (
+        both.angles_left.mean(), both.angles_right.mean(), both.relative_change[:k].mean(), both.change_ratio,
+    )  # fmt: skip

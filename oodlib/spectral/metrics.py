@@ -1,12 +1,11 @@
-"""What training did to one weight matrix: every number that `oodlib compare` writes of a pair, with its source.
+"""Every number that `oodlib compare` writes of a pair of matrices, with its source: `METRICS`.
 
-Each metric is defined once, in `METRICS`. Angles are in radians. Those of the leading (or trailing) k directions stand
-beside what they can mean: the gap, Wedin's bound, and the angles that plain noise of the same size would give.
+Angles are in radians. Those of the leading (or trailing) k directions stand beside what they can mean: the gap, Wedin's
+bound, and the angles that plain noise of the same size would give.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from oodlib.spectral.angles import Overlap
-from oodlib.spectral.svd import Comparison, Matrix, Spectrum, compare, decompose, gram, relative_change, spectrum
+from oodlib.spectral.angles import Comparison, compare, relative_change
 
 ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
@@ -43,7 +41,7 @@ METRICS = {
     "above_edge_share": "their share of change_norm^2",
     # of the leading k directions, and for tail_* of the last k
     "gap": "k-th minus (k+1)-th singular value of the first matrix",
-    "wedin_bound": "no principal angle at this k can be larger; pi/2 says nothing (see spectra.wedin_bound)",
+    "wedin_bound": "no principal angle at this k can be larger; pi/2 says nothing (see angles.wedin_bound)",
     "angle_SIDE_mean": "mean principal angle between the leading-k singular subspaces (Björck & Golub 1973)",
     "angle_SIDE_max": "the largest of them",
     "chordal_SIDE": "Frobenius norm of the sines of the principal angles (Conway, Hardin & Sloane 1996)",
@@ -58,83 +56,74 @@ METRICS = {
 Row = tuple[int | None, str, float]
 
 
-def dissect(
-    before: Matrix | Spectrum, after: Matrix, ks: list[int], seed: int | None = None, name: str = "matrix"
-) -> tuple[list[Row], dict[str, np.ndarray], Comparison]:
-    """Every metric of a pair of matrices [m, n] as rows (k, metric, value), the arrays behind them, the Comparison.
+def measure(both: Comparison, seed: int | None = None) -> tuple[list[Row], dict[str, np.ndarray]]:
+    """Every metric of a pair of matrices [m, n] as rows (k, metric, value), and the arrays behind them.
 
-    ks: the leading (and trailing) numbers of directions, in 1..r with r = min(m, n). seed: of the noise whose angles
-    are the null; None leaves the null out. Arrays, float64: values_before, values_after, values_change [r] (singular
-    values), direction_SIDE [r] (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
-    ValueErrors as for `spectra.compare`.
+    both: their Comparison at several k. seed: of the noise whose angles are the null; None leaves the null out.
+    Arrays, float64, r = min(m, n): values_before, values_after, values_change [r] (singular values), direction_SIDE [r]
+    (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
     """
-    first = before if isinstance(before, Spectrum) else spectrum(before, f"{name} (first)")
-    found = compare(first, after, ks, name)
-    rank, values, change = len(found.values0), found.values0, found.change
-    sides = dict(zip(SIDES, (found.left, found.right), strict=True))
-    rows: list[Row] = [(None, metric, value) for metric, value in _whole(found, first.shape).items()]
-    arrays = {"values_before": values, "values_after": found.values1, "values_change": change}
+    rank, values, sides = len(both.values0), both.values0, dict(zip(SIDES, (both.left, both.right), strict=True))
+    rows: list[Row] = [(None, metric, float(value)) for metric, value in _whole(both).items()]
+    arrays = {"values_before": values, "values_after": both.values1, "values_change": both.change}
     for side, overlap in sides.items():
         arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
-    null = noise_null(first, float(np.linalg.norm(change)), ks, seed) if seed is not None else None
+    null = None if seed is None else noise_null(both, seed)
     if null is not None:
-        rows += [(None, f"null_{m}", getattr(null, m)) for m in ("value_change_mean", "scaling_share")]
-    for k in dict.fromkeys(ks):
-        rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", found.wedin_bound(k))]
+        whole = _whole(null)
+        rows += [(None, f"null_{metric}", float(whole[metric])) for metric in ("value_change_mean", "scaling_share")]
+    for k in dict.fromkeys(both.k):
+        rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", both.wedin_bound(k))]
         for side, overlap in sides.items():
-            match, angles = arrays[f"match_{side}"][:k], getattr(found, f"angles_{side}")[k]
+            match, angles = arrays[f"match_{side}"][:k], getattr(both, f"angles_{side}")[k]
             chordal = float(np.linalg.norm(np.sin(angles)))
             rows += _mean_and_max(k, f"angle_{side}", angles)
-            halves = 2 * k == rank and found.first.shape[SIDES.index(side)] == rank
-            tail = angles if halves else overlap.angles(rank - k, rank)  # two halves of a space turn alike
-            rows += _mean_and_max(k, f"tail_angle_{side}", tail)
+            rows += _mean_and_max(k, f"tail_angle_{side}", overlap.angles(rank - k, rank))
             rows += [(k, f"chordal_{side}", chordal), (k, f"projector_{side}", 2**0.5 * chordal)]
             rows += [(k, f"match_{side}_mean", float(match.mean()))]
             rows += [(k, f"intruders_{side}", float((match < INTRUDER).sum()))]
             arrays[f"angle_{side}_{k}"] = angles
             if null is not None:
-                angles = getattr(null, f"angles_{side}")[k]
+                arrays[f"null_angle_{side}_{k}"] = angles = getattr(null, f"angles_{side}")[k]
                 rows += _mean_and_max(k, f"null_angle_{side}", angles)
-                arrays[f"null_angle_{side}_{k}"] = angles
-    return rows, arrays, found
+    return rows, arrays
 
 
 def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
     return [(k, f"{metric}_mean", float(angles.mean())), (k, f"{metric}_max", float(angles.max()))]
 
 
-def _whole(found: Comparison, shape: tuple[int, int]) -> dict[str, float]:
-    values, change = found.values0, found.change
-    norm, moved = float(np.linalg.norm(values)), float(np.linalg.norm(change))
-    relative = _value_change(values, found.values1)
-    change = np.where(change > ZERO * change[0], change, 0)  # the rest is rounding
-    edge = noise_edge(change, shape)
-    above = change > edge
+def _whole(both: Comparison) -> dict[str, float]:
+    """The metrics of the whole matrix, by name."""
+    relative, moved = _value_change(both.values0, both.values1), float(np.linalg.norm(both.change))
+    change = np.where(both.change > ZERO * both.change[0], both.change, 0)  # the rest is rounding
+    edge = noise_edge(change, both.first.whole.shape)
+    above = change[change > edge]
     return {
-        "norm": norm,
+        "norm": np.linalg.norm(both.values0),
         "change_norm": moved,
-        "change_ratio": moved / norm if norm else float("inf") if moved else 0.0,
-        "change_spectral_norm": float(change[0]),
-        "value_change_mean": float(relative.mean()),
-        "value_change_max": float(relative.max()),
-        "stable_rank_before": stable_rank(values),
-        "stable_rank_after": stable_rank(found.values1),
-        "effective_rank_before": effective_rank(values),
-        "effective_rank_after": effective_rank(found.values1),
-        **_shares(found, moved),
+        "change_ratio": both.change_ratio,
+        "change_spectral_norm": change[0],
+        "value_change_mean": relative.mean(),
+        "value_change_max": relative.max(),
+        "stable_rank_before": stable_rank(both.values0),
+        "stable_rank_after": stable_rank(both.values1),
+        "effective_rank_before": effective_rank(both.values0),
+        "effective_rank_after": effective_rank(both.values1),
+        **_shares(both, moved),
         "noise_edge": edge,
-        "above_edge": float(above.sum()),
-        "above_edge_share": float((change[above] ** 2).sum() / moved**2) if moved else 0.0,
+        "above_edge": len(above),
+        "above_edge_share": (above**2).sum() / moved**2 if moved else 0.0,
     }
 
 
-def _shares(found: Comparison, moved: float) -> dict[str, float]:
+def _shares(both: Comparison, moved: float) -> dict[str, float]:
     """How the change divides over the singular basis of the first matrix: U0^T (W1 - W0) V0 and the rest."""
     if moved == 0:
         return {"scaling_share": 0.0, "rotation_share": 0.0, "outside_share": 0.0}
-    long = found.left if found.first.tall else found.right
-    after = torch.from_numpy(found.values1).to(long.cosines)
-    along = (found.left.cosines * after * found.right.cosines).sum(1) - torch.from_numpy(found.values0).to(after)
+    long = both.left if both.first.tall else both.right
+    after = torch.from_numpy(both.values1).to(long.cosines)
+    along = (both.left.cosines * after * both.right.cosines).sum(1) - torch.from_numpy(both.values0).to(after)
     scaling, outside = float(along.square().sum()) / moved**2, 0.0
     if long.residual is not None:
         outside = float((long.residual * after).square().sum()) / moved**2
@@ -180,49 +169,11 @@ def _median_square(beta: float) -> float:
     return brentq(lambda x: share_below(x) - 0.5, low, high)
 
 
-@dataclass(frozen=True)
-class Null:
-    """What noise does to a matrix: principal angles by k, radians, and two of `METRICS`."""
-
-    angles_left: dict[int, np.ndarray]
-    angles_right: dict[int, np.ndarray]
-    value_change_mean: float
-    scaling_share: float
-
-
-def noise_null(first: Spectrum, norm: float, ks: list[int], seed: int) -> Null:
-    """How the first matrix compares with itself plus Gaussian noise of Frobenius norm `norm`, at the same ks.
-
-    Gaussian noise looks the same in every basis, so the matrix is taken as diag(values): its singular vectors are the
-    unit vectors. Of the noise outside the span of the longer side's vectors only the Gram matrix counts; where that
-    part is wider than high it is drawn as a Cholesky factor of the same law (Bartlett 1933).
-    """
-    values, (r, n) = first.values, first.matrix.shape
-    if norm == 0:
-        return Null(*({k: np.zeros(k) for k in ks} for _ in SIDES), 0.0, 0.0)
-    generator = np.random.default_rng(seed)
-    noise = [generator.standard_normal((r, r))]
-    if n - r > r:
-        noise += [np.tril(generator.standard_normal((r, r)), -1)]
-        np.fill_diagonal(noise[1], np.sqrt(generator.chisquare(n - r - np.arange(r))))
-    elif n > r:
-        noise += [generator.standard_normal((r, n - r))]
-    noisy = torch.from_numpy(np.concatenate(noise, 1)).to(values.device)
-    noisy *= norm / noisy.norm()
-    scaling = float(noisy.diagonal().square().sum()) / norm**2
-    noisy.diagonal().add_(values)
-    inside, outside = noisy[:, :r], noisy[:, r:]
-    beyond = gram(outside) if n > r else None
-    vectors, after, given = decompose(noisy, gram(inside) if beyond is None else gram(inside) + beyond)
-    short = Overlap(None, vectors)
-    if given is not None:
-        long = Overlap(None, given[:r], residual=given[r:] if n > r else None)
-    else:
-        largest = norm * (r**-0.5 + n**-0.5)  # of the noise's singular values, about
-        long = Overlap(inside.T, vectors, after, None, beyond, lambda: outside.T, largest)
-    sides = (long, short) if first.tall else (short, long)
-    changed = _value_change(values.cpu().numpy(), after.cpu().numpy())
-    return Null(*({k: side.angles(0, k) for k in ks} for side in sides), float(changed.mean()), scaling)
+def noise_null(both: Comparison, seed: int) -> Comparison:
+    """How the first matrix compares with itself plus Gaussian noise of the change's Frobenius norm, at the same k."""
+    noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(both.first.whole.shape))
+    noise *= float(np.linalg.norm(both.change)) / noise.norm()
+    return compare(both.first, both.first.whole + noise.to(both.first.values.device), both.k)
 
 
 def _value_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -1,97 +1,99 @@
 """Surgery on weight matrices: a recipient gets some of a donor's singular vectors or singular values.
 
 The paper puts the singular vectors (or values) of the checkpoint with the best OOD accuracy back into a later
-one, to see which of the two carries the lost accuracy. `random_rotation`, `random_signs` and `random_change`
-add the null controls that the paper lacks. All arithmetic is in float64; results have the recipient's shape, dtype
-and device.
+one, to see which of the two carries the lost accuracy. `random_vectors` and `random_change` add the null controls that
+the paper lacks. An `Edit` says what is done to a whole model. All arithmetic is in float64; results have the
+recipient's shape, dtype and device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from oodlib.spectral.svd import Spectrum, as_matrix, check_count, check_same_shape, spectrum
+from oodlib.io import write_json, write_whole
+from oodlib.models.checkpoints import Safetensors, device, open_weights
+from oodlib.models.names import MODULES, matrices
+from oodlib.models.pairs import pair_up
+from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_count, check_same_shape, count_of
+from oodlib.tasks import check_choice
 
 PARTS = ("vectors", "values")
-Spectra = tuple[Spectrum, Spectrum]
+NULLS = ("random", "signs", "noise")
+State = Mapping[str, Tensor]
+
+
+# ---- one matrix ----------------------------------------------------------------------------------------
 
 
 def restore(
-    recipient: Tensor,
-    donor: Tensor,
+    recipient: Tensor | Spectrum,
+    donor: Tensor | Spectrum,
     part: str = "vectors",
     k_top: int | None = None,
     k_tail: int = 0,
-    *,
-    spectra: Spectra | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Tensor:
     """The recipient [m, n] with the donor's part of its spectrum at the first k_top and last k_tail indices.
 
     With recipient = sum_i s_i u_i v_i^T and donor = sum_i t_i a_i b_i^T, part "vectors" replaces u_i, v_i by
     a_i, b_i and keeps s_i; part "values" replaces s_i by t_i and keeps u_i, v_i. The other terms stay. New
     vectors are not made orthogonal to those that stay, so that a partial edit may shift singular values.
-    k_top=None means all r = min(m, n) indices when k_tail is 0, and none otherwise.
-    `spectra` (recipient's, donor's) saves the decompositions when a pair is edited many times.
+    k_top=None means all r = min(m, n) indices when k_tail is 0, and none otherwise. `indices` are edited instead, if
+    given. Either matrix may be given as its Spectrum, which saves a decomposition; the result is then in float64.
     ValueError: unknown part; k_top or k_tail not in 0..r, or k_top + k_tail > r; shapes that differ; an unfit
-    matrix (see `spectra.as_matrix`); a spectrum that is not its matrix's.
+    matrix (see `svd.as_matrix`).
     """
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}, allowed are {', '.join(map(repr, PARTS))}")
-    weight, own, other = _prepare(recipient, donor, spectra)
-    chosen = _chosen(len(own.values), k_top, k_tail).to(weight.device)
+    check_choice("part", part, PARTS)
+    own, other = _spectra(recipient, donor)
+    rank = len(own.values)
+    k_tail = check_count("k_tail", k_tail, 0, rank)
+    k_top = check_count("k_top", (0 if k_tail else rank) if k_top is None else k_top, 0, rank)
+    if k_top + k_tail > rank:
+        raise ValueError(f"k_top + k_tail must be at most {rank}, got {k_top} + {k_tail}")
+    indices = [*range(k_top), *range(rank - k_tail, rank)] if indices is None else indices
+    chosen = torch.tensor(indices, dtype=torch.long, device=own.values.device)
     u, s, v = own.left[:, chosen], own.values[chosen], own.right[:, chosen]
     if part == "vectors":
         new = (other.left[:, chosen] * s) @ other.right[:, chosen].T
     else:
         new = (u * other.values[chosen]) @ v.T
-    return (weight + new - (u * s) @ v.T).to(recipient.dtype)
+    return _like(recipient, own.whole + new - (u * s) @ v.T)
 
 
-def random_rotation(
-    recipient: Tensor,
-    donor: Tensor,
+def random_vectors(
+    recipient: Tensor | Spectrum,
+    donor: Tensor | Spectrum,
     k_top: int | None = None,
     seed: int = 0,
-    spectra: Spectra | None = None,
+    signs: bool = False,
 ) -> Tensor:
-    """The null control of restore(part="vectors"): the same angles, in random directions.
+    """The null controls of restore(part="vectors"): the same principal angles, in random directions.
 
     The recipient's leading k_top (default min(m, n)) left and right singular vectors are each turned by
     `random_turn`, with independent draws, and keep their singular values. The donor's vectors, with signs
     chosen jointly for u_i and v_i so that they are closest to the recipient's, only set the angles.
     Equal angles are not an equal change of the matrix: a donor's rotation among nearly equal singular values,
-    common to left and right, changes little, while the random one does not respect it. Compare the distances
-    ||edited - recipient|| of the two edits before reading anything into their accuracies; `random_signs` has both.
-    The same seed gives the same draws on every device. ValueErrors as for `restore`.
-    """
-    return _turned(recipient, donor, k_top, seed, spectra, signs=False)
+    common to left and right, changes little, while the random one does not respect it. So compare the distances
+    ||edited - recipient|| of the two edits before reading anything into their accuracies.
 
-
-def random_signs(
-    recipient: Tensor,
-    donor: Tensor,
-    k_top: int | None = None,
-    seed: int = 0,
-    spectra: Spectra | None = None,
-) -> Tensor:
-    """The closest null of restore(part="vectors"): the same angles AND the same distance, each mixing with random sign.
-
-    In the recipient's singular bases the donor's vectors are M = U^T A on the left and N = V^T B on the right. With a
-    random diagonal D of +1 and -1, the same on both sides, D M D and D N D have the same principal angles, and since
+    signs: the closest null, with the same angles AND the same distance, where each mixing has a random sign. In the
+    recipient's singular bases the donor's vectors are M = U^T A on the left and N = V^T B on the right. With a random
+    diagonal D of +1 and -1, the same on both sides, D M D and D N D have the same principal angles, and since
     D S D = S the change D (M S N^T - S) D has the same norm: every direction mixes with the same others, as strongly,
     only one way or the other at random. Outside the spans the directions are random, as in `random_turn`.
-    Arguments and errors as for `random_rotation`.
+
+    The same seed gives the same draws on every device. ValueErrors as for `restore`.
     """
-    return _turned(recipient, donor, k_top, seed, spectra, signs=True)
-
-
-def _turned(
-    recipient: Tensor, donor: Tensor, k_top: int | None, seed: int, spectra: Spectra | None, signs: bool
-) -> Tensor:
-    weight, own, other = _prepare(recipient, donor, spectra)
+    own, other = _spectra(recipient, donor)
     rank = len(own.values)
     k = check_count("k_top", rank if k_top is None else k_top, 0, rank)
     u, s, v = own.left[:, :k], own.values[:k], own.right[:, :k]
@@ -100,14 +102,14 @@ def _turned(
     generator = torch.Generator().manual_seed(seed)
     H = torch.diag(2.0 * torch.randint(2, (k,), generator=generator).to(s) - 1) if signs else None
     left, right = (random_turn(*pair, generator, H) for pair in ((u, a * nearest), (v, b * nearest)))
-    return (weight + (left * s) @ right.T - (u * s) @ v.T).to(recipient.dtype)
+    return _like(recipient, own.whole + (left * s) @ right.T - (u * s) @ v.T)
 
 
 def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
     """The other null control: the recipient [m, n] moved as far as `edited` is, in a random direction.
 
     The change is a Gaussian matrix scaled to the Frobenius norm of edited - recipient. It matches the distance,
-    as `random_rotation` matches the angles. ValueError: shapes that differ, an unfit matrix.
+    as `random_vectors` matches the angles. ValueError: shapes that differ, an unfit matrix.
     """
     weight, other = as_matrix(recipient, "recipient"), as_matrix(edited, "edited")
     check_same_shape(weight.shape, other.shape, "recipient and edited")
@@ -135,57 +137,12 @@ def random_turn(U: Tensor, A: Tensor, generator: torch.Generator, H: Tensor | No
     M = U.T @ A
     _, sines, Z_t = torch.linalg.svd(A - U @ M, full_matrices=False)
     R = sines[:outside, None] * Z_t[:outside]
-    H = _random_frame(U.new_zeros(k, 0), k, generator) if H is None else H
-    X = _random_frame(U, outside, generator)
+    H = random_frame(U.new_zeros(k, 0), k, generator) if H is None else H
+    X = random_frame(U, outside, generator)
     return (U @ H @ M + X @ R) @ H.T
 
 
-def restore_model(
-    recipient_state: Mapping[str, Tensor],
-    donor_state: Mapping[str, Tensor],
-    matrices: Iterable[str],
-    edit: Callable[[str, Tensor, Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """A copy of recipient_state in which each of `matrices` is edit(name, recipient's, donor's).
-
-    The other tensors are the recipient's own, not copies; neither state dict is changed.
-    ValueError naming the matrix that is missing in either state dict or has another shape in the donor.
-    """
-    edited = dict(recipient_state)
-    for name in matrices:
-        for role, state in (("recipient", recipient_state), ("donor", donor_state)):
-            if name not in state:
-                raise ValueError(f"{name}: missing in the {role}")
-        check_same_shape(recipient_state[name].shape, donor_state[name].shape, name)
-        edited[name] = edit(name, recipient_state[name], donor_state[name])
-    return edited
-
-
-def _prepare(recipient: Tensor, donor: Tensor, spectra: Spectra | None) -> tuple[Tensor, Spectrum, Spectrum]:
-    """The recipient in float64 and both spectra on its device, all checked to belong together."""
-    weight, other = as_matrix(recipient, "recipient"), as_matrix(donor, "donor")
-    check_same_shape(weight.shape, other.shape, "recipient and donor")
-    own_spectrum, other_spectrum = spectra or (spectrum(weight), spectrum(other))
-    pairs = (("recipient", weight, own_spectrum), ("donor", other, other_spectrum))
-    for role, matrix, s in pairs if spectra else ():
-        check_same_shape(matrix.shape, s.shape, f"{role} and its spectrum")
-        norm, expected = float(s.values.norm()), float(matrix.norm())
-        if abs(norm - expected) > 1e-9 * expected:
-            raise ValueError(f"the spectrum given for the {role} is of another matrix: {norm} is not {expected}")
-    return weight, *(s.to(weight.device) for s in (own_spectrum, other_spectrum))
-
-
-def _chosen(rank: int, k_top: int | None, k_tail: int) -> Tensor:
-    """The first k_top and last k_tail of `rank` indices; ValueError where there are not so many."""
-    k_tail = check_count("k_tail", k_tail, 0, rank)
-    k_top = check_count("k_top", (0 if k_tail else rank) if k_top is None else k_top, 0, rank)
-    if k_top + k_tail > rank:
-        raise ValueError(f"k_top + k_tail must be at most {rank}, got {k_top} + {k_tail}")
-    indices = torch.arange(rank)
-    return torch.cat([indices[:k_top], indices[rank - k_tail :]])
-
-
-def _random_frame(U: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def random_frame(U: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` orthonormal columns, Haar-random in the complement of the orthonormal columns of U [m, k].
 
     QR of a Gaussian matrix with R's diagonal made positive (Mezzadri 2007). The second pass removes what
@@ -196,3 +153,150 @@ def _random_frame(U: Tensor, count: int, generator: torch.Generator) -> Tensor:
         frame, r = torch.linalg.qr(frame - U @ (U.T @ frame))
         frame = frame * torch.where(r.diagonal() < 0, -1.0, 1.0).to(frame.dtype)
     return frame
+
+
+def _spectra(recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> tuple[Spectrum, Spectrum]:
+    """Both spectra; the donor is moved to the recipient's device."""
+    weights = [W.whole if isinstance(W, Spectrum) else W for W in (recipient, donor)]
+    check_same_shape(*(W.shape for W in weights), "recipient and donor")
+    own = as_spectrum(recipient, "recipient")
+    return own, as_spectrum(donor if isinstance(donor, Spectrum) else donor.to(own.values.device), "donor")
+
+
+def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:
+    return edited if isinstance(recipient, Spectrum) else edited.to(recipient.dtype)
+
+
+# ---- a model -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is done to a recipient's matrices with a donor's.
+
+    part: "vectors" or "values" of the donor replace the recipient's (see `restore`); or a null control: "random"
+    (`random_vectors`), "signs" (the same with random signs) or "noise" (`random_change`, as far as the vectors would
+    move it). top and tail: how many leading and trailing directions, as `svd.count_of` takes them; top None: all, or
+    with a tail none. layers: their numbers, None for all. embeddings: the embedding and the head too. seed: of the
+    nulls' draws. ValueError: an unknown part, a null with a tail.
+    """
+
+    part: str = "vectors"
+    top: Count | None = None
+    tail: Count = 0
+    layers: Collection[int] | None = None
+    embeddings: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("part", self.part, PARTS + NULLS)
+        if self.part in NULLS and self.tail:
+            raise ValueError(f"part {self.part!r} edits leading directions only, not a tail")
+
+    def counts(self, rank: int) -> tuple[int, int]:
+        """How many leading and trailing directions of a matrix of this rank; ValueError where there are not so many."""
+        tail = count_of(self.tail, rank) if self.tail else 0
+        top = (0 if tail else rank) if self.top is None else count_of(self.top, rank) if self.top else 0
+        if top + tail == rank + 1 and isinstance(self.top, float):
+            tail -= 1  # two shares of the whole, both rounded up
+        if top + tail > rank:
+            raise ValueError(f"k_top + k_tail must be at most {rank}, got {top} + {tail}")
+        return top, tail
+
+    def matrix(self, name: str, recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> Tensor:
+        """The edited matrix; nulls draw anew for each name, the same on every run."""
+        weight = recipient.whole if isinstance(recipient, Spectrum) else recipient
+        top, tail = self.counts(min(weight.shape))
+        seed = self.seed + crc32(name.encode())
+        if self.part in ("random", "signs"):
+            return random_vectors(recipient, donor, top, seed, signs=self.part == "signs")
+        if self.part == "noise":
+            return random_change(weight, restore(recipient, donor, "vectors", top), seed)
+        return restore(recipient, donor, self.part, top, tail)
+
+    def chosen(self, state: State) -> list[str]:
+        """The names of the matrices that are edited."""
+        layers, places = self.layers, matrices(state, self.embeddings)
+        return [n for n, place in places.items() if layers is None or place.layer is None or place.layer in layers]
+
+    def state(self, recipient: State, donor: State, spectra: Mapping[str, tuple] | None = None) -> dict[str, Tensor]:
+        """A copy of the recipient's state dict with the chosen matrices edited; the other tensors are the recipient's.
+
+        spectra: by name the recipient's and the donor's Spectrum, where they are known.
+        ValueError naming the matrix that the donor lacks or has in another shape.
+        """
+        edited = dict(recipient)
+        for name in self.chosen(recipient):
+            if name not in donor:
+                raise ValueError(f"{name}: missing in the donor")
+            check_same_shape(recipient[name].shape, donor[name].shape, name)
+            pair = spectra[name] if spectra else (recipient[name], donor[name])
+            edited[name] = self.matrix(name, *pair).to(recipient[name].dtype)
+        return edited
+
+
+class ModelEdit:
+    """`oodlib restore`: an Edit of a whole model folder, by default of every projection of the recipient.
+
+    ValueError: what `open_weights` and `pair_up` refuse, a chosen matrix that the donor lacks, a recipient that is no
+    folder of safetensors.
+    """
+
+    COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".py", "")  # beside the weights; nothing is run
+
+    def __init__(self, recipient: str, donor: str, edit: Edit, modules: Sequence[str] = MODULES):
+        self.names = {"recipient": recipient, "donor": donor}
+        self.edit, self.recipient = edit, open_weights(recipient)
+        if not isinstance(self.recipient, Safetensors):
+            raise ValueError(f"the recipient must be a folder of safetensors, {recipient} is not")
+        self.donor = open_weights(donor, self.recipient)
+        pairs, remarks = pair_up(self.recipient, self.donor, modules, edit.layers)
+        self.pairs = {pair.name: pair for pair in pairs}
+        self.remarks = {name: why for name, why in remarks.items() if name in self.pairs}
+        missing = [name for name in remarks if name in self.recipient.shapes and name not in self.pairs]
+        if missing:
+            raise ValueError("cannot be edited: " + "; ".join(f"{name}: {remarks[name]}" for name in missing))
+        for pair in pairs:
+            edit.counts(min(pair.shape))
+
+    def write(self, out: Path, done: Callable[[], None] = lambda: None) -> list[float]:
+        """Write the edited model: a transformers folder like the recipient's, which appears when it is whole.
+
+        Returns each edited matrix's change, relative in the Frobenius norm; `done` is called after each.
+        ValueError: `out` holds something already.
+        """
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out} holds something already: choose another folder")
+        about = {**self.names, "part": self.edit.part, "k_top": self.edit.top, "k_tail": self.edit.tail or None}
+        moved = []
+
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            for shard in self.recipient.shards:
+                for change in self._shard(shard, folder / shard.relative_to(self.recipient.path)):
+                    moved.append(change)
+                    done()
+            for file in self.recipient.path.iterdir():
+                if file.is_file() and file.suffix in self.COPIED:
+                    shutil.copy(file, folder)
+            write_json(folder / "oodlib_restore.json", {**about, "matrices": list(self.pairs)})
+
+        write_whole(out.resolve(), write)
+        return moved
+
+    def equal(self, name: str) -> bool:
+        """Whether a matrix is the same in both, so that nothing can be restored."""
+        return torch.equal(self.recipient.tensor(name).double(), self.donor.tensor(self.pairs[name].other).double())
+
+    def _shard(self, source: Path, target: Path) -> Iterator[float]:
+        with safe_open(source, framework="pt") as tensors:
+            metadata = tensors.metadata()
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        for name in state:
+            if pair := self.pairs.get(name):
+                recipient, donor = (W.to(device()) for W in (state[name], self.donor.tensor(pair.other)))
+                edited = self.edit.matrix(name, recipient, donor)
+                yield float((edited.double() - recipient.double()).norm() / recipient.double().norm())
+                state[name] = edited.cpu().contiguous()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, target, metadata or {"format": "pt"})

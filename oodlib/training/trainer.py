@@ -135,7 +135,7 @@ def watch(trainer: Trainer, folder: Path, start: Path, steps: Collection[int]) -
 def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> tuple[list[tuple], pd.DataFrame]:
     """What was measured so: rows of the table `measurements`, means over all matrices; and rows of `rotation`.
 
-    rotation (radians, left and right together), value_change and change_ratio, as `rotation_callback` defines them; of
+    rotation (radians, left and right together), value_change and change_ratio, as `spectral.callback` defines them; of
     single matrices rotation alone.
     """
     if not (folder / ROTATION).exists():

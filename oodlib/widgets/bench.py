@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import Tensor
 
 from oodlib.analysis.evidence import NOTHING
 from oodlib.config import Config
 from oodlib.inference.evaluation import evaluate, right_answer_loss
 from oodlib.io import peak_step
-from oodlib.models.loading import load_model, load_weights, matrices, quiet
+from oodlib.models.loading import load_model, load_weights, quiet
+from oodlib.models.names import matrices
 from oodlib.run import Run
-from oodlib.spectral.surgery import restore, restore_model
+from oodlib.spectral.surgery import Edit, restore
 from oodlib.spectral.svd import spectrum
 from oodlib.stages import at_hand, ensure
 from oodlib.tasks import SPLITS, get_task
@@ -92,25 +92,19 @@ class Bench:
         self.own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.other, self.config = load_weights(donor), config
         self.task = get_task(config.task.name, config.task.options)
-        self.places = matrices(list(self.own), embeddings)
-        self.layers = sorted({layer for layer, _ in self.places.values() if layer is not None})
+        places = matrices(self.own, embeddings)
+        self.layers = sorted({place.layer for place in places.values() if place.layer is not None})
         self.spectra = {
-            name: (spectrum(self.own[name], name), spectrum(self.other[name], name)) for name in self.places
+            name: tuple(spectrum(W.to(self.own[name].device), name) for W in (self.own[name], self.other[name]))
+            for name in places
         }
 
     def measure(
         self, part: str, top: float, tail: float, layers: Sequence[int | None], all_hands: bool = False
     ) -> tuple[dict[str, tuple[float, float, float]], str]:
         """Accuracy of the edited model by split, with its interval; and on how many hands. Layer None: embeddings."""
-        chosen = [name for name, (layer, _) in self.places.items() if layer in layers]
-
-        def edit(name: str, own: Tensor, other: Tensor) -> Tensor:
-            rank = min(own.shape)
-            k_top, k_tail = round(top * rank), round(tail * rank)
-            k_tail = min(k_tail, rank - k_top)
-            return restore(own, other, part, k_top, k_tail, spectra=self.spectra[name])
-
-        self.model.load_state_dict(restore_model(self.own, self.other, chosen, edit))
+        edit = Edit(part, top, tail, [layer for layer in layers if layer is not None], embeddings=None in layers)
+        self.model.load_state_dict(edit.state(self.own, self.other, self.spectra))
         found, count, p = {}, 0, self.config
         for split in SPLITS:
             size = len(self.task.split(split))
@@ -164,11 +158,8 @@ class Operation(Bench):
         state, indices = dict(self.own), {}
         for name, i in chosen:
             indices.setdefault(name, set()).add(int(i))
-        for name, mine in indices.items():
-            own, other = self.spectra[name]
-            i = torch.tensor(sorted(mine), device=own.values.device)
-            new, old = ((s.left[:, i] * own.values[i]) @ s.right[:, i].T for s in (other, own))
-            state[name] = (state[name].double() + (new - old).cpu()).to(state[name].dtype)
+        for name, directions in indices.items():
+            state[name] = restore(*self.spectra[name], indices=sorted(directions)).to(state[name])
         lost, had = self.ends
         return (self._score(state) - lost) / (had - lost)
 

@@ -4,9 +4,9 @@
 
 Published, after the paper's description: full thin SVD in float32 of base, checkpoint and their difference; principal
 angles of the leading 768 (or all) directions as arccos of the singular values of the cross product; projector distance
-by forming the projectors. The engine: `spectra.compare`, the same quantities in float64. The two take turns. Errors are
-against SVDs in float64 (angles by sines and cosines). The floor is what the engine's operations would take at the speed
-of this machine's float64 matrix product, and its bytes at that of a copy.
+by forming the projectors. The engine: `spectral.compare`, the same quantities in float64. The two take turns. Errors
+are against SVDs in float64 (angles by sines and cosines). The floor is what the engine's operations would take at the
+speed of this machine's float64 matrix product, and its bytes at that of a copy.
 
 --modeldelta (pip install modeldelta) also times that program as a whole process against `oodlib compare`, on one pair
 of checkpoints of SmolLM2-135M's shapes; it measures norms and the spectrum of the difference, and no rotation.
@@ -30,7 +30,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from oodlib.spectral.svd import compare, principal_angles
+from oodlib.spectral import compare, principal_angles
 
 SHAPES = {
     "SmolLM2-135M": [(576, 576), (192, 576), (1536, 576), (576, 1536)],
@@ -203,9 +203,9 @@ def callback(steps: int = 100, turns: int = 3) -> None:
     from transformers import PrinterCallback
 
     from oodlib.config import load_config
+    from oodlib.models.loading import quiet
     from oodlib.run import Run
-    from oodlib.spectral.callback import RotationCallback
-    from oodlib.stages import quiet
+    from oodlib.spectral import RotationCallback
     from oodlib.training.sft import sft_trainer
 
     class Timed(RotationCallback):
@@ -231,7 +231,7 @@ def callback(steps: int = 100, turns: int = 3) -> None:
     shares = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):
-            trainer = sft_trainer(Run(config, Path(folder) / str(turn)), 0, None)
+            trainer = sft_trainer(Run(config, Path(folder) / str(turn)), 0)
             trainer.remove_callback(PrinterCallback)
             watcher = Timed(Path(folder) / f"{turn}.parquet")
             watcher.attach(trainer)

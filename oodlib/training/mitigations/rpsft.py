@@ -13,8 +13,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from oodlib.config import Config
-from oodlib.models.loading import matrices
-from oodlib.spectral.svd import spectrum
+from oodlib.models.names import matrices
+from oodlib.spectral.svd import count_of, spectrum
 from oodlib.training.mitigations import Mitigation
 
 
@@ -28,10 +28,10 @@ class LeadingBlocks:
     def __init__(self, model: nn.Module, share: float, weight: float):
         named = dict(model.named_parameters())
         self.weight, self.blocks = weight, []
-        for name in matrices(list(named)):
+        for name in matrices(named):
             matrix = named[name]
             s = spectrum(matrix.detach(), name)
-            k = max(1, round(share * len(s.values)))
+            k = count_of(share, len(s.values))
             left, right = (x[:, :k].to(matrix) for x in (s.left, s.right))
             self.blocks.append((matrix, left, right, (left.T @ matrix.detach() @ right)))
 

@@ -1,0 +1,104 @@
+"""Which matrices of two checkpoints belong together, and what cannot be compared, by name and with the reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from oodlib.models.checkpoints import Weights
+from oodlib.models.names import HEADS, MODULES, Place, place_of
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A matrix that two checkpoints share, under its name in each; layer None: in no layer."""
+
+    name: str
+    other: str
+    layer: int | None
+    module: str
+    shape: tuple[int, int]
+
+
+def pair_up(
+    base: Weights, other: Weights, modules: Iterable[str] = MODULES, layers: Iterable[int] | None = None
+) -> tuple[list[Pair], dict[str, str]]:
+    """The chosen matrices of `base` with their partners; and remarks by name, on those left out or renamed.
+
+    modules: glob patterns over the module's name, "q_proj", or over its path in the layer, "self_attn.*"; embedding and
+    head by name. layers: their numbers, all by default. Partners have the same name, or else the same path from the
+    layer on, if there is just one such on either side. ValueError where nothing is chosen.
+    """
+    modules, layers = list(modules), None if layers is None else set(layers)
+    ours, theirs = _chosen(base, modules, layers), _chosen(other, modules, layers)
+    our_tails, their_tails = _by_tail(ours), _by_tail(theirs)
+    pairs, remarks, taken = [], {}, set()
+    for name, place in ours.items():
+        partners = [name] if name in other.shapes else their_tails[place.tail]
+        taken.update(partners)
+        rivals = len(our_tails[place.tail]) if partners and partners != [name] else 1
+        if len(partners) > 1:
+            remarks[name] = f"could be any of {', '.join(partners)} in {other.path.name}"
+        elif rivals > 1:
+            remarks[name] = f"one of {rivals} that {partners[0]} in {other.path.name} could belong to"
+        elif reason := _unfit(name, place, partners, base, other):
+            remarks[name] = reason
+        else:
+            partner = partners[0]
+            pairs.append(Pair(name, partner, place.layer, place.module, base.shapes[name]))
+            notes = [f"taken for {partner} there (renamed)"] if partner != name else []
+            notes += [note for note in (base.rounded.get(name), other.rounded.get(partner)) if note]
+            remarks |= {name: "; ".join(notes)} if notes else {}
+    remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
+    if pairs:
+        remarks |= _asked_in_vain([*ours.values(), *theirs.values()], modules, layers)
+    elif not remarks:
+        raise _nothing(base, modules, layers)
+    return pairs, remarks
+
+
+def _chosen(weights: Weights, modules: list[str], layers: set[int] | None) -> dict[str, Place]:
+    """The matrices of a checkpoint that are asked for, by layer and then by name."""
+    places = {name: place for name in weights.shapes if len(weights.shapes[name]) > 1 and (place := place_of(name))}
+    wanted = {n: p for n, p in places.items() if (layers is None or p.layer in layers) and p.fits(modules)}
+    return dict(sorted(wanted.items(), key=lambda item: (item[1].layer is None, item[1].layer or 0, item[0])))
+
+
+def _by_tail(places: dict[str, Place]) -> dict[str, list[str]]:
+    tails = defaultdict(list)
+    for name, place in places.items():
+        tails[place.tail].append(name)
+    return tails
+
+
+def _unfit(name: str, place: Place, partners: list[str], base: Weights, other: Weights) -> str | None:
+    """Why a matrix cannot be compared, if it cannot."""
+    if not partners:
+        return f"missing in {other.path.name}{' (tied to the embedding)' if place.module in HEADS else ''}"
+    for weights, own_name in ((base, name), (other, partners[0])):
+        if own_name in weights.quantised:
+            return f"quantised in {weights.path.name} ({weights.quantised[own_name]})"
+    if len(base.shapes[name]) != 2:
+        return f"has {len(base.shapes[name])} dimensions"
+    if base.shapes[name] != other.shapes[partners[0]]:
+        return f"shapes differ: {base.shapes[name]} and {other.shapes[partners[0]]}"
+    return None
+
+
+def _asked_in_vain(places: list[Place], modules: list[str], layers: set[int] | None) -> dict[str, str]:
+    """Remarks on layers, and on patterns of the caller's own, that fit nothing."""
+    lacking = sorted((layers or set()) - {place.layer for place in places})
+    unused = [m for m in modules if modules != list(MODULES) and not any(place.fits([m]) for place in places)]
+    return {f"layer {n}": "in neither checkpoint" for n in lacking} | {
+        f"modules {pattern}": "fits no matrix" for pattern in unused
+    }
+
+
+def _nothing(base: Weights, modules: list[str], layers: set[int] | None) -> ValueError:
+    asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
+    places = [place for name, shape in base.shapes.items() if len(shape) == 2 and (place := place_of(name))]
+    numbers = sorted({place.layer for place in places} - {None})
+    there = f"layers here: {numbers[0]} to {numbers[-1]}; " if numbers else ""
+    known = [module for _, module in sorted({(place.layer is None, place.module) for place in places})]
+    return ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; {there}modules here: {', '.join(known)}")

@@ -1,4 +1,7 @@
-"""Which options of TRL's and PEFT's own configurations may be given, checked with their values before any work."""
+"""Which options of TRL's and PEFT's own configurations may be given, and of which type.
+
+What these libraries refuse only when they train is found by a rehearsal (training/rehearsal.py) before the work.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 DECIDED = {  # by the settings of a run, and by how it keeps checkpoints
     "output_dir", "seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type",
@@ -45,6 +51,13 @@ def _check(setting: str, given: Mapping[str, Any], kind: type, decided: set[str]
             near = get_close_matches(str(option), allowed, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"unknown option {setting}.{option} = {value!r}: {hint}see {kind.__name__}")
+        try:
+            TypeAdapter(get_type_hints(kind)[option]).validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise ValueError(f"{setting}.{option} = {value!r}: {why[0].lower()}{why[1:]} ({kind.__name__})") from None
+        except (NameError, TypeError, PydanticSchemaGenerationError):  # a type that cannot be checked by itself
+            continue
     fixed = {} if setting == "model.lora" else {"output_dir": ".", "use_cpu": True, "bf16": False}
     try:
         kind(**fixed, **given)

@@ -46,8 +46,8 @@ class Registry:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(
-                f"the {self.sort} {name!r} cannot be imported ({type(error).__name__}: {error}): install its package, or "
-                "name its folder in PYTHONPATH"
+                f"the {self.sort} {name!r} cannot be imported ({type(error).__name__}: {error}): install its package, "
+                "or name its folder in PYTHONPATH"
             ) from error
 
 
@@ -58,3 +58,4 @@ def _text(path: Path) -> str:
 TASKS = Registry("task", "oodlib.tasks", "TASK")
 BASELINES = Registry("baseline", "oodlib.training.baselines", "BASELINE")
 MITIGATIONS = Registry("mitigation", "oodlib.training.mitigations", "MITIGATION")
+CLAIMS = Registry("claim", "oodlib.analysis.claims", "CLAIM")

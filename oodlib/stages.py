@@ -85,9 +85,11 @@ def edits(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def check(config: Config) -> None:
-    """ValueError where a baseline that the configuration names does not fit it, before any work."""
+    """ValueError for a baseline that does not fit the configuration, or options that TRL or PEFT refuse."""
     for name in config.rl.baselines:
         BASELINES.get(name).check(config)
+    if config.sft.options or config.rl.options or config.model.lora:
+        import_module("oodlib.training.rehearsal").rehearse(config)
 
 
 def at_hand(run: Run, stage: str) -> bool:

@@ -30,17 +30,19 @@ def own_threads():
 def tiny_run(tmp_path):
     """A run with the least of everything: one SFT checkpoint, one start of RL."""
 
-    def make(**changes):
+    def make(changes=None):
         small = {
+            "out": str(tmp_path / "run"),
             "eval.every": 60,
             "sft.steps": 4,
             "sft.checkpoints": [0, 2, 4],
             "sft.batch_size": 4,
             "rl.starts": [4],
             "rl.steps": 2,
+            "machine.reference": False,
+            "machine.jobs": 1,
         }
-        values = {"out": str(tmp_path / "run"), "reference": False, "jobs": 1, **small, **changes}
-        return Run(load_config("smoke", {**values}))
+        return Run(load_config("smoke", {**small, **(changes or {})}))
 
     return make
 

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib.analysis.claims import RULES, VERDICTS, as_json, in_unit, judge, scorecard
-from oodlib.analysis.evidence import Evidence
+from oodlib.analysis import Evidence, claims
+from oodlib.analysis.claims import VERDICTS, as_json, in_unit, judge, scorecard
 from oodlib.stages import NULLS
 
 HANDS = 400
 STEPS = (0, 10, 20, 100, 200)  # peak at 20 of 200 unless said otherwise
 GOOD = {
-    # OOD accuracy by SFT step, and what RL and the controls make of the starts
+    # OOD accuracy by SFT step, and what RL and the baselines make of the starts
     "ood": {0: 0.0, 10: 0.5, 20: 0.6, 100: 0.3, 200: 0.1},
     "id": {0: 0.0, 10: 0.5, 20: 0.5, 100: 0.7, 200: 0.9},
     "malformed": {0: 1.0, 10: 0.1, 20: 0.0, 100: 0.0, 200: 0.0},
@@ -93,7 +93,7 @@ def verdict(name, **changes):
 
 def test_all_hold_where_all_is_as_the_paper_says():
     card = scorecard(made_up())
-    assert {c.claim: c.verdict for c in card} == dict.fromkeys(RULES, "supported")
+    assert {c.claim: c.verdict for c in card} == dict.fromkeys(claims.names(), "supported")
     for claim in card:
         assert claim.ci_low <= claim.estimate <= claim.ci_high
         assert claim.sentence and claim.title and claim.n > 0
@@ -185,7 +185,7 @@ def test_c1_is_not_fooled_by_picking_the_best_of_many_noisy_checkpoints():
     none = pd.DataFrame({"seed": [], "from_step": []})
     evidence = Evidence(pd.concat(frames), none, none, none)
     naive = max(f["outcome"].eq("correct").mean() for f in frames) - frames[-1]["outcome"].eq("correct").mean()
-    claim = RULES["C1"](evidence)
+    claim = judge("C1", evidence)
     assert naive > 0.04 and abs(claim.estimate) < naive and claim.verdict != "supported"
 
 
@@ -202,6 +202,36 @@ def test_the_scorecard_as_json_has_the_agreed_fields():
     for row in rows:
         assert {"claim", "verdict", "estimate", "ci_low", "ci_high", "n", "paper"} <= set(row)
         assert row["verdict"] in VERDICTS
+
+
+def test_a_claim_from_elsewhere_stands_below_the_others(tmp_path, monkeypatch):
+    """One new file, that assigns a rule to a name; here in a folder of one's own."""
+    (tmp_path / "my_claims.py").write_text(
+        "from oodlib.analysis.claims import Finding, Rule, decide\n\n\n"
+        "def rule(e):\n"
+        '    """Supported: ID accuracy rises."""\n'
+        "    rise = e.measure(lambda s, fall: s[e.sft(e.end)] - s[e.sft(0)], split='id')\n"
+        "    verdict = decide(rise.low > 0, rise.high <= 0)\n"
+        "    return Finding(verdict, rise, None, 'ID(end) - ID(0)', 'It rises.')\n\n\n"
+        "CLAIM = Rule('C12', 'SFT learns', 'points', rule)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    *others, last = scorecard(made_up(), extra=["my_claims:CLAIM"])
+    assert [c.claim for c in others] == [f"C{i}" for i in range(1, 10)]
+    assert (last.claim, last.title, last.verdict) == ("C12", "SFT learns", "supported")
+    assert last.estimate == pytest.approx(0.9) and claims.get("my_claims:CLAIM").text == "Supported: ID accuracy rises."
+
+
+def test_an_unknown_claim_is_named_with_what_is_allowed():
+    with pytest.raises(ValueError, match=r"'c77'.*c1, c2.*module:object"):
+        judge("C77", made_up())
+
+
+def test_every_claim_has_a_title_a_unit_and_its_rule_in_words():
+    for rule in map(claims.get, claims.names()):
+        assert rule.title and not rule.title.endswith(".") and rule.unit in claims.FORMS
+        assert "Estimate:" in rule.text and "Supported:" in rule.text and "Not supported:" in rule.text
 
 
 @pytest.mark.parametrize("gone", ["rl", "sft_continued", "surgery", "null"])

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.config import ROOT
+from oodlib.config import CHECKOUT
 
 
 def call(*words):
@@ -28,8 +28,8 @@ def test_presets_are_listed():
     ("words", "said"),
     [
         (("reproduce", "--preset", "huge"), "unknown preset 'huge'"),
-        (("reproduce", "--preset", "smoke", "--set", "sft_step=3"), "--set 'sft_step=3'"),
-        (("reproduce", "--preset", "smoke", "--set", "sft_steps=no"), "sft_steps"),
+        (("reproduce", "--preset", "smoke", "--set", "sft.step=3"), "sft.steps"),
+        (("reproduce", "--preset", "smoke", "--set", "sft.steps=no"), "sft.steps"),
         (("reproduce", "--preset", "smoke", "--seed", "-4"), "seed = -4"),
         (("scorecard", "nowhere"), "nowhere holds no finished run"),
     ],
@@ -42,10 +42,10 @@ def test_a_wrong_call_is_one_line_and_status_2(words, said):
 
 
 def test_the_committed_reference_run_gives_its_scorecard():
-    result = call("scorecard", str(ROOT / "outputs" / "tiny"))
+    result = call("scorecard", str(CHECKOUT / "outputs" / "tiny"))
     assert result.exit_code == 0 and "C4" in result.output
 
 
-def test_a_campaign_s_unknown_phase_is_one_line(tmp_path):
-    done = CliRunner().invoke(app, ["campaign", "later", "--out", str(tmp_path)])
+def test_a_sweep_s_unknown_phase_is_one_line(tmp_path):
+    done = CliRunner().invoke(app, ["sweep", "later", "--out", str(tmp_path)])
     assert done.exit_code == 2 and "explore" in done.output and "later" in done.output

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from oodlib.plots import comparison as figures
 from oodlib.cli import app
+from oodlib.models.loading import load_model, load_tokenizer, load_weights, model_folder
+from oodlib.plots import comparison as figures
 from oodlib.spectral.comparison import Comparing, Settings, count_of, read_arrays
 from oodlib.spectral.model_surgery import Restoration
-from oodlib.models.loading import load_model, load_tokenizer, load_weights, model_folder
-from oodlib.spectral.svd import compare
 from oodlib.spectral.surgery import restore
+from oodlib.spectral.svd import compare
 
 BASE = model_folder("tiny")
 DOWN = "model.layers.2.mlp.down_proj.weight"

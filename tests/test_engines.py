@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from oodlib.inference import generation as engines
-from oodlib.inference.generation import ENGINES, choose
-from oodlib.inference.episodes import play
-from oodlib.models.loading import load_model, model_folder
 from oodlib.config import load_config
+from oodlib.inference import generation as engines
+from oodlib.inference.episodes import play
+from oodlib.inference.generation import ENGINES, choose
+from oodlib.models.loading import load_model, model_folder
 from oodlib.tasks.base import get_task
 
 TASK = get_task("general_points")

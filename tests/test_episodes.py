@@ -1,16 +1,16 @@
-"""Episodes: several tries, the checker's message between them, and which tokens are the player's own."""
+"""Episodes: several attempts, the checker's message between them, and which tokens are the player's own."""
 
 import numpy as np
 import pytest
 import torch
 
-from oodlib.inference import episodes
-from oodlib.models.base import build_tokenizer
-from oodlib.inference.generation import Speaker
 from oodlib.inference.episodes import as_text, discounted, play
 from oodlib.inference.evaluation import evaluate, summarise
-from oodlib.models.loading import load_model, model_folder
-from oodlib.tasks.base import get_task
+from oodlib.inference.generation import GENERATORS, Generator
+from oodlib.models.base import build_tokenizer
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.tasks import get_task
 
 TASK = get_task("general_points")
 RULE = {"J": 11, "Q": 12, "K": 13}
@@ -37,8 +37,8 @@ def scripted(monkeypatch, tokenizer):
             def __init__(self, _model, _tokenizer, contexts, *_):
                 self.heard = list(contexts)
 
-            def hear(self, kept, said):
-                self.heard = [self.heard[i] + new for i, new in zip(kept, said, strict=True)]
+            def extend(self, kept, new):
+                self.heard = [self.heard[i] + tokens for i, tokens in zip(kept, new, strict=True)]
 
             def answer(self):
                 seen.append([words.decode(c) for c in self.heard])
@@ -46,16 +46,15 @@ def scripted(monkeypatch, tokenizer):
                 self.heard = [c + a for c, a in zip(self.heard, answers, strict=True)]
                 return answers
 
-        monkeypatch.setattr(episodes, "choose", lambda *_: "dynamic")
-        monkeypatch.setitem(episodes.ENGINES, "dynamic", Actor)
+        monkeypatch.setitem(GENERATORS, "auto", Actor)
         return seen
 
     return script
 
 
-def test_a_wrong_try_gets_the_message_and_another_try(scripted, tokenizer):
+def test_a_wrong_attempt_gets_the_message_and_another_one(scripted, tokenizer):
     seen = scripted([WRONG_RULE, RIGHT], [WRONG_VALUE], [RIGHT])
-    one, two = play(None, tokenizer, TASK, [HAND, HAND], "compact", 32, tries=5)
+    one, two = play(None, tokenizer, TASK, [HAND, HAND], "compact", 32, attempts=5)
     assert [v.outcome for v in one.verdicts] == ["wrong_numbers", "wrong_value", "correct"]
     assert [v.outcome for v in two.verdicts] == ["correct"] and one.solved and two.solved
     assert [len(turn) for turn in seen] == [2, 1, 1], "episodes that are over are played no further"
@@ -66,7 +65,7 @@ def test_a_wrong_try_gets_the_message_and_another_try(scripted, tokenizer):
 
 def test_only_the_player_s_tokens_are_its_own(scripted, tokenizer):
     scripted([WRONG_RULE], [RIGHT])
-    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 32, tries=2)
+    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 32, attempts=2)
     own = [t for t, mine in zip(episode.tokens, episode.own, strict=True) if mine]
     said = [*tokenizer(WRONG_RULE)["input_ids"], 1, *tokenizer(RIGHT)["input_ids"], 1]
     assert tokenizer.eos_token_id == 1 and own == said
@@ -77,14 +76,14 @@ def test_only_the_player_s_tokens_are_its_own(scripted, tokenizer):
 
 def test_an_answer_cut_off_is_ended_for_the_player_and_that_end_is_not_its_own(scripted, tokenizer):
     scripted(["7 7 7"], [RIGHT], end=False)
-    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 3, tries=2)
+    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 3, attempts=2)
     assert episode.tokens[3] == tokenizer.eos_token_id and episode.own[:4] == [1, 1, 1, 0]
     assert episode.verdicts[0].outcome == "malformed"
 
 
 def test_the_return_of_an_episode_by_hand(scripted, tokenizer):
     scripted([WRONG_RULE], [WRONG_VALUE], [RIGHT])
-    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 32, tries=3)
+    (episode,) = play(None, tokenizer, TASK, [HAND], "compact", 32, attempts=3)
     rewards = [v.reward for v in episode.verdicts]
     assert rewards == [-4, -1, 5]
     assert discounted([rewards, [2.0]], 0.9) == pytest.approx([-4 - 0.9 + 0.81 * 5, 2.0])
@@ -106,7 +105,7 @@ class ChatTokenizer:
 
 
 def test_a_model_without_a_chat_template_is_said_so():
-    with pytest.raises(ValueError, match="prompt_style 'chat' needs a model whose tokenizer has a chat template"):
+    with pytest.raises(ValueError, match="task.prompt_style chat needs a model whose tokenizer has a chat template"):
         as_text([{"role": "user", "content": "hello"}], load_model(model_folder("tiny"))[1])
 
 
@@ -114,7 +113,7 @@ def test_a_model_without_a_chat_template_is_said_so():
 def test_chat_messages_go_through_the_model_s_template(scripted, ended):
     chat = ChatTokenizer()
     seen = scripted(["24"], ['{"formula": "2*11+1+1"}'], end=ended, words=chat)
-    (episode,) = play(None, chat, TASK, [HAND], "chat", 32, tries=3)
+    (episode,) = play(None, chat, TASK, [HAND], "chat", 32, attempts=3)
     assert episode.solved and len(episode.verdicts) == 2
     (first,), (second,) = seen
     assert second.startswith(first + "24|\n<user>No formula found.")
@@ -128,8 +127,8 @@ def test_a_template_that_rewrites_the_past_is_refused(scripted):
             return f"{len(messages)}<assistant>"
 
     scripted(["7"], words=ChatTokenizer())
-    with pytest.raises(ValueError, match="verify_turns = 1"):
-        play(None, Forgetful(), TASK, [HAND], "chat", 32, tries=2)
+    with pytest.raises(ValueError, match="eval.attempts 1"):
+        play(None, Forgetful(), TASK, [HAND], "chat", 32, attempts=2)
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +136,9 @@ def tiny():
     return load_model(model_folder("tiny"))
 
 
-def test_the_first_of_several_tries_is_what_a_single_try_would_be(tiny):
+def test_the_first_of_several_attempts_is_what_a_single_one_would_be(tiny):
     one = evaluate(*tiny, TASK, "ood", "compact", 32, every=40)
-    three = evaluate(*tiny, TASK, "ood", "compact", 32, every=40, tries=3)
+    three = evaluate(*tiny, TASK, "ood", "compact", 32, every=40, attempts=3)
     first_right = (three["outcome"] == "correct") & (three["tries"] == 1)
     np.testing.assert_array_equal(first_right, one["outcome"] == "correct")
     found = summarise(three, 3)
@@ -147,13 +146,13 @@ def test_the_first_of_several_tries_is_what_a_single_try_would_be(tiny):
     assert found["accuracy@1"] <= found["accuracy@2"] <= found["accuracy@3"] == found["accuracy"]
 
 
-def test_what_is_kept_between_tries_is_what_would_be_read_again(tiny):
-    """Keys and values kept from earlier tries give the same answers as reading the whole dialogue anew."""
+def test_what_is_kept_between_attempts_is_what_would_be_read_again(tiny):
+    """Keys and values kept from earlier attempts give the same answers as reading the whole dialogue anew."""
     model, tokenizer = tiny
     hands = TASK.split("ood")[::60]
-    for episode in play(model, tokenizer, TASK, hands, "compact", 32, tries=3, batch_size=5):
+    for episode in play(model, tokenizer, TASK, hands, "compact", 32, attempts=3, batch_size=5):
         for start, end in zip(episode.starts, [*episode.starts[1:], len(episode.tokens)], strict=True):
-            (anew,) = Speaker(model, tokenizer, [episode.prompt + episode.tokens[:start]], 32).answer()
+            (anew,) = Generator(model, tokenizer, [episode.prompt + episode.tokens[:start]], 32).answer()
             own = [t for t, mine in zip(episode.tokens[start:end], episode.own[start:end], strict=True) if mine]
             assert own == anew
             assert own[-1] == tokenizer.eos_token_id or len(own) == 32

@@ -13,14 +13,14 @@ from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load_file
 
 from oodlib import Run, ensure
-from oodlib.widgets.bench import Operation
+from oodlib.analysis.stats import over_seeds
+from oodlib.config import ROOT, load_config
 from oodlib.exercises import evidence, rl, rotation_and_surgery, task_and_sft
 from oodlib.exercises.checking import Wrong
 from oodlib.models.sources import model_folder
-from oodlib.config import ROOT, load_config
-from oodlib.training.sft import save_weights
-from oodlib.analysis.stats import over_seeds
 from oodlib.tasks.general_points import TASK
+from oodlib.training.sft import save_weights
+from oodlib.widgets.bench import Operation
 
 EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
 DAMAGED = ("model.layers.1.self_attn.k_proj.weight", "lm_head.weight")  # in the made-up patient

@@ -8,10 +8,10 @@ import torch
 from transformers import MllamaConfig, MllamaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
 from oodlib.models.loading import is_adapter, load_model, load_weights, matrices, model_folder
-from oodlib.training.arms import arm_folder, run_arm
 from oodlib.spectral.stage import measure_rotation, operate
-from oodlib.training.sft import measure, sft_folder, train
 from oodlib.spectral.svd import compare
+from oodlib.training.arms import arm_folder, run_arm
+from oodlib.training.sft import measure, sft_folder, train
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
 

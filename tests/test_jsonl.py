@@ -8,16 +8,17 @@ from itertools import count
 import numpy as np
 import pytest
 
-from oodlib import Run, ensure, tasks
-from oodlib.cli import STAGE_NOTEBOOKS
+from oodlib import Run, ensure
+from oodlib.cli.notebooks import NOTEBOOKS, STAGE_NOTEBOOKS
+from oodlib.config import PARAMS, load_config
 from oodlib.inference.episodes import play
-from oodlib.models.loading import load_model, model_folder
-from oodlib.config import PARAMS, ROOT, load_config
-from oodlib.tasks.base import Verdict, get_task
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.tasks import Verdict, base, get_task
 from oodlib.tasks.jsonl import exact, number
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 3?"}]
-EXAMPLE = load_config("custom").task_options
+EXAMPLE = load_config("custom").task.options
 NAMES = count()  # a module is imported once a process
 
 
@@ -27,7 +28,7 @@ def line(prompt="2 + 3 =\n", completion="5", answer=5, **others):
 
 @pytest.fixture
 def data(tmp_path):
-    """Writes a file of lines for each split; its options, as a preset has them."""
+    """Writes a file of lines for each split; its options, as a configuration has them."""
 
     def write(*lines, checker="number", **splits):
         options = {"checker": checker}
@@ -84,7 +85,7 @@ def test_prompts_and_answers_in_both_styles(data):
     assert task.prompt(text, "chat") == [{"role": "user", "content": "2 + 3 =\n"}]
     assert task.prompt(chat, "chat") == CHAT
     assert task.answer(chat, "chat", None) == [{"role": "assistant", "content": "5"}]
-    with pytest.raises(ValueError, match=r"'line 2'.*'chat'"):
+    with pytest.raises(ValueError, match=r"'line 2'.*prompt_style chat"):
         task.prompt(chat, "compact")
     wrong = task.verify(text, "4")
     assert task.feedback(text, wrong, "chat")[0]["content"] in task.feedback(text, wrong, "compact")
@@ -136,7 +137,7 @@ def test_wrong_options_are_named_with_what_is_allowed(data, changes, words):
 
 
 def test_the_card_game_takes_no_options(data):
-    with pytest.raises(ValueError, match=r"'general_points' takes no task_options, but has checker, id, ood"):
+    with pytest.raises(ValueError, match=r"task.options = .*'general_points' takes none"):
         load_config("smoke", {"task.options": data()})
     assert get_task("general_points") is get_task("general_points", {})
 
@@ -198,38 +199,37 @@ def test_a_checker_that_says_something_else_is_an_error(judge, body):
 
 def test_the_key_knows_data_and_checker_by_their_content(data, judge, tmp_path):
     def parameters(**splits):
-        tasks._get_task.cache_clear()  # as in a new process
-        return load_config("smoke", {"task.name": "jsonl", "task.options": data(**splits)}).parameters("sft")
+        base._get_task.cache_clear()  # as in a new process
+        return load_config("smoke", {"task.name": "jsonl", "task.options": data(**splits)}).results_of("task")["task"]
 
     first = parameters()
     assert first == parameters() != parameters(ood=[line(answer=6)])
-    assert first["task_options"]["id"].startswith("sha256:") and str(tmp_path) not in json.dumps(first)
-    assert "task_options" not in load_config("smoke").parameters()
+    assert first["options"]["id"].startswith("sha256:") and str(tmp_path) not in json.dumps(first)
     judge("return True")
     (code,) = tmp_path.glob("my_checker_*.py")
-    own = parameters(checker=f"{code.stem}:check")["task_options"]
+    own = parameters(checker=f"{code.stem}:check")["options"]
     assert own["checker"] == f"{code.stem}:check" and own["checker_code"].startswith("sha256:")
 
 
 def test_paths_in_a_file_are_relative_to_it_and_others_to_the_working_directory(data, tmp_path, monkeypatch):
     data()
     mine = tmp_path / "mine.yaml"
-    mine.write_text("like: smoke\ntask: jsonl\ntask_options: {id: id.jsonl, ood: ./ood.jsonl}\n")
+    mine.write_text("like: smoke\ntask: {name: jsonl, options: {id: id.jsonl, ood: ./ood.jsonl}}\n")
     raw = {"id": "id.jsonl", "ood": "ood.jsonl"}
     full = {k: str(tmp_path / v) for k, v in raw.items()}
-    assert load_config(mine).task_options == full
-    assert load_config(mine, {"task.options": raw}).task_options == full, "as papermill -f gives them"
+    assert load_config(mine).task.options == full
+    assert load_config(mine, {"task.options": raw}).task.options == full, "as papermill -f gives them"
     monkeypatch.chdir(tmp_path)
-    assert load_config("mine.yaml").task_options == full
-    assert load_config("smoke", {"task.name": "jsonl", "task.options": raw}).task_options == full
+    assert load_config("mine.yaml").task.options == full
+    assert load_config("smoke", {"task.name": "jsonl", "task.options": raw}).task.options == full
     (tmp_path / "models" / "mine").mkdir(parents=True)
-    mine.write_text("like: smoke\nmodel: models/mine\n")
+    mine.write_text("like: smoke\nmodel: {source: models/mine}\n")
     monkeypatch.chdir("/")
-    assert load_config(mine).model == str(tmp_path / "models" / "mine")
+    assert load_config(mine).model.source == str(tmp_path / "models" / "mine")
 
 
 def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
-    preset = load_config("custom")
+    config = load_config("custom")
     task = get_task(config.task.name, config.task.options)
     rows = {name: (PARAMS / "custom" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "id", "ood")}
     assert len({r for lines in rows.values() for r in lines}) == sum(map(len, rows.values()))
@@ -242,7 +242,7 @@ def test_the_example_s_completions_are_right_and_nothing_is_in_two_files():
 
 
 def test_every_stage_runs_on_one_s_own_data(tiny_run):
-    small = {"max_new_tokens": 4, "rl.baselines": ["rl"], "surgery.embeddings": False, "surgery.draws": 0}
+    small = {"task.max_new_tokens": 4, "rl.baselines": [], "surgery.embeddings": False, "surgery.draws": 0}
     run = tiny_run({"task.name": "jsonl", "task.options": EXAMPLE, "eval.every": 3, "sft.checkpoints": [0, 4], **small})
     for stage in ("sft", "rl", "surgery"):
         ensure(run, stage)
@@ -252,18 +252,18 @@ def test_every_stage_runs_on_one_s_own_data(tiny_run):
     assert set(run.table("rollouts")["outcome"]) <= {"correct", "wrong_value", "malformed"}
     assert run.table("hands")["problem"].astype(str).str.fullmatch(r"[JQK] [-+] \d").all()
     manifest = json.loads((run.folder / "manifest.json").read_text())
-    assert manifest["parameters"]["task_options"] == get_task("jsonl", EXAMPLE).parameters()
+    assert manifest["settings"]["task"]["options"] == get_task("jsonl", EXAMPLE).parameters()
     again = Run(run.config)
     ensure(again, "surgery")
     assert not again.borrowed
 
 
 @pytest.mark.parametrize("style", ["compact", "chat"])
-def test_after_a_wrong_try_the_checker_s_message_is_heard(data, style):
+def test_after_a_wrong_attempt_the_checker_s_message_is_heard(data, style):
     model, tokenizer = load_model(model_folder("tiny"))
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' : ' + m.content }} <eos> {% endfor %}"
     task = get_task("jsonl", data(line("J = 10 ; J + 1 =\n", answer=24)))
-    (episode,) = play(model, tokenizer, task, task.split("id"), style, 4, tries=3)
+    (episode,) = play(model, tokenizer, task, task.split("id"), style, 4, attempts=3)
     heard = tokenizer.decode([t for t, own in zip(episode.tokens, episode.own, strict=True) if not own])
     assert len(episode.verdicts) == 3 and not episode.solved and "<unk>" in heard
 
@@ -273,7 +273,7 @@ def test_the_five_notebooks_run_on_the_template(tmp_path):
     command = [sys.executable, "-m", "oodlib.cli", "reproduce", "--preset", "custom", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    names = {p.name for p in (ROOT / "notebooks").glob(STAGE_NOTEBOOKS)}
+    names = {p.name for p in NOTEBOOKS.glob(STAGE_NOTEBOOKS)}
     assert {p.name for p in (tmp_path / "run" / "notebooks").iterdir()} == names
     assert "C9" in done.stdout
     assert "The task here is `jsonl`" in (tmp_path / "run" / "notebooks" / "00_task_and_base.ipynb").read_text()

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from oodlib.training.baselines import NoData
-from oodlib.scale.launch import launch
-from oodlib.models.loading import load_weights
 from oodlib.config import load_config
-from oodlib.training.arms import run_arm
+from oodlib.models.loading import load_weights
 from oodlib.run import Run
+from oodlib.scale.launch import launch
+from oodlib.training.arms import run_arm
+from oodlib.training.baselines import NoData
 from oodlib.training.sft import sft_folder, train
 
 

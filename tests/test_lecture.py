@@ -10,9 +10,9 @@ import pytest
 import oodlib
 from oodlib.analysis import claims
 from oodlib.analysis.evidence import Evidence
-from oodlib.widgets.lecture import beside_the_paper
 from oodlib.config import ROOT, load_config
 from oodlib.run import Run
+from oodlib.widgets.lecture import beside_the_paper
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 

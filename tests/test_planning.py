@@ -11,10 +11,10 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from oodlib.scale import planning, sizes
 from oodlib.cli import app
-from oodlib.scale.planning import Device
 from oodlib.config import Machine, load_config
+from oodlib.scale import planning, sizes
+from oodlib.scale.planning import Device
 from oodlib.scale.sizes import Lengths, Shape
 from oodlib.training.trainer import recent
 
@@ -87,7 +87,7 @@ def test_lora_trains_rank_times_both_sides_of_every_projection():
 
 
 def test_the_remedy_lora_is_for_sft_alone():
-    preset = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
+    config = seven(sft_remedy="lora", sft_remedy_share=0.01, machine={"gradient_checkpointing": True})
     found = sizes.shape_of(config)
     needs = planning.memory(config, found, LENGTHS, Device(1, 80 * GB))
     assert needs["SFT"]["optimizer"] == 8 * found.trainable < needs["RL, an update"]["optimizer"] == 8 * found.total
@@ -150,19 +150,19 @@ def test_what_each_option_adds(shape):
 def test_disk_counts_what_averaging_keeps_and_two_an_arm(shape):
     plain, more = ["rl", "interpolation_base"], ["rl", "averaging"]
     for arms, kept in ((plain, lambda step: [step]), (more, recent)):
-        preset = seven(rl_arms=arms, rl_from=[8, 600], n_seeds=2)
+        config = seven(rl_arms=arms, rl_from=[8, 600], n_seeds=2)
         found, n = planning.disk(config, shape), len({t for step in config.sft.checkpoints[1:] for t in kept(step)})
         assert found["SFT"] == (2 * n, 8 * n * shape.total, 2 * 8 * shape.total)  # the last and the one before it
         assert found["RL"][0] == 2 * (2 * 2 + 2)
 
 
 def test_training_takes_six_operations_a_parameter_and_token(shape):
-    preset = seven()
+    config = seven()
     tokens = config.sft.steps * config.sft.batch_size * 190
     least = 6 * shape.computing * tokens
     attention = 12 * 28 * 3584 * 190 * tokens
     assert planning.work(config, shape, LENGTHS)["sft"][0] == pytest.approx(least + attention)
-    again = config.model_copy(update={"machine": Machine(gradient_checkpointing=True)})
+    again = config.changed({"machine": Machine(gradient_checkpointing=True)})
     assert planning.work(again, shape, LENGTHS)["sft"][0] == pytest.approx((least + attention) * 4 / 3)
 
 

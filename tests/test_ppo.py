@@ -8,11 +8,13 @@ import pytest
 import torch
 from transformers import set_seed
 
-from oodlib.training.baselines import Setup, load_arm
-from oodlib.training.rl import ROLLOUTS, Record, checker_rewards
-from oodlib.models.loading import load_model, model_folder
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.tasks import Verdict, get_task
 from oodlib.training.ppo import PPOTrainer, clipped_loss, gae
-from oodlib.tasks.base import Verdict, get_task
+from oodlib.training.record import ROLLOUTS, Record, checker_rewards
+from oodlib.training.rl import make_trainer
+from oodlib.training.setup import Setup
 from oodlib.training.trainer import fit
 
 TASK = get_task("general_points")
@@ -71,12 +73,12 @@ def setup_for(run, folder, task=TASK):
 
 
 def test_a_bandit_with_a_known_optimum(tiny_run, tmp_path):
-    changes = {"rl.learning_rate": 3e-4, "rl.steps": 80, "rl.epochs": 2, "rl.updates_per_batch": 1}
+    changes = {"rl.learning_rate": 1e-3, "rl.steps": 30, "rl.epochs": 2, "rl.updates_per_batch": 1}
     run = tiny_run({"rl.algorithm": "ppo", "task.max_new_tokens": 1, "rl.prompts": 8, "rl.samples": 8, **changes})
     setup = setup_for(run, tmp_path, Bandit())
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    fit(trainer, tmp_path, [80])
-    played = pd.read_parquet(tmp_path / "checkpoint-80" / ROLLOUTS)
+    fit(trainer, tmp_path, [30])
+    played = pd.read_parquet(tmp_path / "checkpoint-30" / ROLLOUTS)
     right = (played["outcome"] == "correct").groupby(played["update"]).mean()
     assert right.iloc[0] < 0.5 and right.iloc[-5:].mean() > 0.95
 
@@ -88,8 +90,8 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
             "rl.algorithm": "ppo",
             "task.max_new_tokens": 2,
             "rl.attempts": 2,
-            "rl.learning_rate": 5e-5,
-            "rl.steps": 120,
+            "rl.learning_rate": 2e-4,
+            "rl.steps": 40,
             "rl.gae_lambda": 1.0,
             "rl.entropy_coefficient": 0.0,
         }
@@ -98,8 +100,8 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     task.best = "no such word"
     setup = setup_for(run, tmp_path, task)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    fit(trainer, tmp_path, [120])
-    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer._play(118)])
+    fit(trainer, tmp_path, [40])
+    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer._play(38)])
     np.testing.assert_allclose(found.mean(0), [-1.9, -1.0], atol=0.2)
 
 
@@ -124,7 +126,7 @@ def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     trainer.played = trainer._play(0)
-    trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.model_copy(update={"rl.epochs": 2}))
+    trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.changed({"rl.epochs": 2}))
 
     def loss(column, where, value):
         trainer._step = -1  # each call is an update of its own
@@ -147,7 +149,7 @@ def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monk
     """TRL's loss over episodes of several tries: old log-probabilities of the checker's tokens do not matter."""
     run = tiny_run({"rl.attempts": 2, "rl.steps": 2})
     setup = setup_for(run, tmp_path)
-    trainer = load_arm("rl").make_trainer(setup)
+    trainer = make_trainer(setup)
     kept = {}
     plain = trainer._compute_loss
 
@@ -175,7 +177,7 @@ def test_every_algorithm_trains_with_several_tries(tiny_run, tmp_path):
     for algorithm in ("grpo", "ppo"):
         run = tiny_run({"rl.algorithm": algorithm, "rl.attempts": 2})
         setup = setup_for(run, tmp_path / algorithm)
-        trainer = load_arm("rl").make_trainer(setup)
+        trainer = make_trainer(setup)
         log = fit(trainer, setup.folder, [2])
         assert {row["step"] for row in log} == {1, 2}
         played = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)

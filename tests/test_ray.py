@@ -10,10 +10,10 @@ import pandas as pd
 import psutil
 import pytest
 
+from oodlib.io import read_table
+from oodlib.run import TABLES, Job
 from oodlib.scale import ray as cluster
 from oodlib.scale.ray import run_jobs
-from oodlib.run import TABLES, Job
-from oodlib.io import read_table
 from oodlib.stages import ensure
 
 ARMS = ["rl", "sft_continued", "rejection_sampling", "averaging"]

@@ -1,37 +1,86 @@
-"""The committed reference runs: figures and scorecard come again from their tables alone."""
+"""The committed runs and the sweep: made by code of this history, by today's methods, and what their tables say."""
 
 import json
+import subprocess
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib import Run, ensure
-from oodlib.analysis import claims
-from oodlib.plots import figures
-from oodlib.analysis.evidence import Evidence
-from oodlib.config import ROOT, load_config
-from oodlib.run import COLUMNS
-from oodlib.stages import STAGES
-from oodlib.analysis.stats import rotation_and_accuracy
+from oodlib import STAGES, Run, ensure
+from oodlib.analysis import Evidence, claims
+from oodlib.analysis.sweep import Sweep
+from oodlib.config import CHECKOUT, load_config
+from oodlib.io import COLUMNS, KEYS
+from oodlib.run import Results
 
-REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
+OUTPUTS = CHECKOUT / "outputs"
+REFERENCES = sorted(p.parent.name for p in OUTPUTS.glob("*/manifest.json") if p.parent.name != "sweep")
+WHOLE = [name for name in REFERENCES if name != "tiny-lora"]  # of which every stage is committed
 BIG = 5 * 2**20
 
 
-@pytest.fixture(scope="module", params=[r for r in REFERENCES if r in ("tiny", "tiny-seeds")])
+# ---- where they come from ------------------------------------------------------------------------------------
+
+
+def git(*words, text=None):
+    command = ["git", "-C", str(CHECKOUT), *words]
+    return subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """The hashes that the folder oodlib/ has had in the commits of this history."""
+    try:
+        if git("rev-parse", "--is-shallow-repository").strip() != "false":
+            pytest.skip("a shallow clone does not have the whole history")
+        commits = git("log", "--format=%H:oodlib")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not in a git checkout")
+    return set(git("cat-file", "--batch-check=%(objectname)", text=commits).splitlines())
+
+
+def stale(stages, trees):
+    """The stages of a manifest that code outside of this history measured, or an older method."""
+    methods = {name: stage.method for name, stage in STAGES.items()}
+    return [n for n, s in stages.items() if s["tree"] not in trees or s.get("method") != methods.get(n)]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_stage_was_measured_by_this_history_and_today_s_method(name, trees):
+    assert not stale(Results(OUTPUTS / name).manifest["stages"], trees)
+
+
+def test_another_history_an_edited_tree_and_an_older_method_are_noticed(trees):
+    tree = git("rev-parse", "HEAD:oodlib").strip()
+    for change in ({"tree": "0" * 40}, {"tree": f"{tree} with changes in oodlib"}, {"method": 0}):
+        assert stale({"sft": {"tree": tree, "method": STAGES["sft"].method, **change}}, trees) == ["sft"]
+    assert not stale({"sft": {"tree": tree, "method": STAGES["sft"].method}}, trees)
+
+
+def test_every_cell_of_the_sweep_was_measured_by_this_history_and_belongs_to_the_plan(trees):
+    sweep = Sweep()
+    cells, table = sweep.manifest["cells"], sweep.table()
+    measured = {f"{c}/{seed}" for c, seed in zip(table["condition"], table["seed"], strict=True)}
+    assert measured == set(cells) and {cell["tree"] for cell in cells.values()} <= trees
+    for phase in sweep.plan.phases:  # by the settings and methods that they would be measured with now
+        assert not sweep.left(phase), f"`oodlib sweep {phase}` does not say all done"
+
+
+# ---- what they say -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=WHOLE)
 def reference(request, tmp_path_factory):
     """The run as a reader's notebook gets it: nothing of its own, no checkpoints."""
     run = Run(load_config(request.param), tmp_path_factory.mktemp("reader") / "run")
-    for stage in STAGES:
-        ensure(run, stage)
+    ensure(run, *STAGES)
     assert run.borrowed == set(STAGES)
     return run
 
 
 def test_the_default_preset_has_a_committed_reference():
-    assert "tiny" in REFERENCES
+    assert "tiny" in WHOLE
 
 
 def test_it_is_small_and_holds_no_weights(reference):
@@ -45,69 +94,21 @@ def test_it_is_small_and_holds_no_weights(reference):
 def test_its_table_is_tidy(reference):
     table = reference.table("measurements")
     assert list(table.columns) == COLUMNS
-    keys = COLUMNS[:7]
-    assert not table.duplicated(keys).any() and table["value"].notna().all()
+    assert not table.duplicated([*KEYS, "metric"]).any() and table["value"].notna().all()
     assert set(table["seed"]) == set(reference.config.seeds)
 
 
 def test_its_accuracies_are_the_shares_of_right_hands(reference):
-    hands = reference.table("hands")
-    keys = ["stage", "arm", "from_step", "step", "seed", "split"]
-    hands = hands.astype(dict.fromkeys(("stage", "arm", "split", "outcome"), str))
-    shares = (hands["outcome"] == "correct").groupby([hands[k] for k in keys]).mean().rename("share").reset_index()
-    table = reference.table("measurements").query("metric == 'accuracy'")
-    both = table.merge(shares, on=keys, how="outer")
+    hands = reference.table("hands").astype(dict.fromkeys(("stage", "arm", "split", "outcome"), str))
+    shares = (hands["outcome"] == "correct").groupby([hands[k] for k in KEYS]).mean().rename("share").reset_index()
+    both = reference.table("measurements").query("metric == 'accuracy'").merge(shares, on=KEYS, how="outer")
     np.testing.assert_allclose(both["value"], both["share"], atol=1e-5)
 
 
 def test_its_scorecard_is_what_its_tables_say(reference):
-    committed = json.loads((reference.sources["sft"] / "scorecard.json").read_text())
+    committed = json.loads((reference.sources["sft"] / "scorecard.json").read_text(encoding="utf-8"))
     again = json.loads(claims.as_json(claims.scorecard(Evidence.of(reference))))
     for old, new in zip(committed, again, strict=True):
         assert old["verdict"] == new["verdict"] and old["claim"] == new["claim"]
         for name in ("estimate", "ci_low", "ci_high", "paper"):
             assert (pd.isna(old[name]) and pd.isna(new[name])) or old[name] == pytest.approx(new[name], abs=1e-6)
-
-
-@pytest.fixture(scope="module")
-def drawn(reference):
-    """Every figure of the run by its file's name."""
-    figures.style()
-    table, rollouts, rotation = (reference.table(name) for name in ("measurements", "rollouts", "rotation"))
-    made = {
-        "01_accuracy": figures.accuracy_curve(table),
-        "01_losses": figures.losses(table, reference.table("hands")),
-        "01_outcomes": figures.outcomes(table),
-        "02_recovery": figures.recovery(table),
-        "02_advantages": figures.advantages(rollouts),
-        "02_reward": figures.rewards(rollouts),
-        "03_spectrum": figures.value_change(rotation),
-        "03_rotation_map": figures.rotation_map(rotation),
-        "03_turning": figures.turning(rotation),
-        "03_surgery": figures.surgery(table),
-        "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
-    }
-    made["01_rotation"] = figures.rotation_and_accuracy(rotation_and_accuracy(table, "sft"))
-    made["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
-    yield made
-    for figure in made.values():
-        plt.close(figure)
-
-
-def test_every_committed_figure_can_be_drawn_again(reference, drawn):
-    assert {p.stem for p in (reference.sources["sft"] / "figures").glob("*.png")} == set(drawn)
-    for name, figure in drawn.items():
-        for axis in figure.axes:
-            assert axis.get_xlabel() or axis.get_ylabel() or not axis.axison or name in ("02_advantages",), name
-
-
-def test_every_figure_can_be_read_in_a_notebook(drawn, smallest_text, texts_on_texts):
-    for name, figure in drawn.items():
-        assert smallest_text(figure) >= 9, name
-        assert texts_on_texts(figure) == [], name
-
-
-def test_the_readme_shows_the_scorecard_of_the_committed_run():
-    run = Run(load_config("tiny-seeds"), ROOT / "outputs" / "tiny-seeds")
-    card = claims.scorecard(Evidence.of(run))
-    assert claims.as_markdown(card) in (ROOT / "README.md").read_text()

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from oodlib.analysis.claims import in_unit
 from oodlib.cli import app
 from oodlib.config import ROOT
-from oodlib.report.report import TEMPLATES, as_html, write_report
 from oodlib.report.html import clean, mathml, prose
+from oodlib.report.report import TEMPLATES, as_html, write_report
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 VOID = {"meta", "link", "img", "br", "hr"}

@@ -50,7 +50,7 @@ def test_halves_never_share_a_problem_even_when_resampled():
     table = scores(np.arange(20).reshape(10, 2))
     picks = np.array([0, 0, 1, 5, 5, 8])
     even, odd = table.resampled(picks).halves()
-    assert even._rows.tolist() == [0, 0, 8] and odd._rows.tolist() == [1, 5, 5]
+    assert even.rows.tolist() == [0, 0, 8] and odd.rows.tolist() == [1, 5, 5]
 
 
 def test_an_estimate_that_does_not_exist_is_nan_not_an_error():

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodlib.spectral.svd import spectrum
 from oodlib.spectral.surgery import (
     _random_frame,
     random_change,
@@ -19,6 +18,7 @@ from oodlib.spectral.surgery import (
     restore,
     restore_model,
 )
+from oodlib.spectral.svd import spectrum
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)

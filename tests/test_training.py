@@ -9,14 +9,17 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from oodlib import ensure
-from oodlib.training.baselines import Setup, load_arm
+from oodlib.models.loading import MARK, load_model, load_weights
+from oodlib.models.sources import model_folder
+from oodlib.registry import BASELINES
+from oodlib.tasks import get_task
+from oodlib.training.arms import run_arm
 from oodlib.training.baselines.rejection_sampling import correct_answers
-from oodlib.training.rl import ROLLOUTS, advantages
-from oodlib.models.loading import load_model, load_weights, model_folder
-from oodlib.training.arms import arm_folder, run_arm
-from oodlib.training.sft import sft_folder, train
-from oodlib.tasks.base import get_task
-from oodlib.training.trainer import MARK, demonstrations, fit
+from oodlib.training.record import ROLLOUTS
+from oodlib.training.rl import advantages, make_trainer
+from oodlib.training.setup import Setup
+from oodlib.training.sft import train
+from oodlib.training.trainer import demonstrations, fit
 
 TASK = get_task("general_points")
 
@@ -45,7 +48,7 @@ def same_weights(a, b):
 
 
 def test_demonstrations_are_right_answers_under_the_id_rule(tiny_run):
-    preset = tiny_run().config
+    config = tiny_run().config
     data = demonstrations(TASK, config, 1, 40)
     assert data[:] == demonstrations(TASK, config, 1, 40)[:] != demonstrations(TASK, config, 2, 40)[:]
     for row in data:
@@ -69,32 +72,33 @@ def test_sft_keeps_the_checkpoints_that_were_asked_for(tiny_run):
     whole = weights[(weights["step"] == 4) & (weights["metric"] == "rotation")]["value"].item()
     assert one["value"].mean() == pytest.approx(whole, rel=1e-5)
     for step in (2, 4):
-        names = {p.name for p in sft_folder(run, 10, step).iterdir()}
+        names = {p.name for p in run.sft_weights(10, step).iterdir()}
         assert {"model.safetensors", "tokenizer.json", MARK} <= names
         assert not names & {"optimizer.pt", "training_args.bin"}
-    assert not same_weights(sft_folder(run, 10, 2), sft_folder(run, 10, 4))
+    assert not same_weights(run.sft_weights(10, 2), run.sft_weights(10, 4))
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
     a, b, c = (tiny_run({"out": str(tmp_path / name)}) for name in "abc")
     for run, seed in ((a, 10), (b, 10), (c, 11)):
         train(run, seed)
-    assert same_weights(sft_folder(a, 10, 4), sft_folder(b, 10, 4))
-    assert not same_weights(sft_folder(a, 10, 4), sft_folder(c, 11, 4))
+    assert same_weights(a.sft_weights(10, 4), b.sft_weights(10, 4))
+    assert not same_weights(a.sft_weights(10, 4), c.sft_weights(11, 4))
 
 
-@pytest.mark.parametrize("arm", ["rl", "rl with ppo", "sft_continued", "rejection_sampling"])
+@pytest.mark.parametrize("arm", ["rl", "rl with ppo", "rejection_sampling"])
 def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
     arm, _, algorithm = arm.partition(" with ")
     run = tiny_run(
         {"rl.steps": 4, "rl.starts": [4], "sft.steps": 4, "rl.algorithm": algorithm or "grpo", "rl.attempts": 2}
     )
     train(run, 10)
-    start = sft_folder(run, 10, 4)
+    start = run.sft_weights(10, 4)
 
     def trainer(folder):
         set_seed(10)
-        return load_arm(arm).make_trainer(Setup(*load_model(start), TASK, run.config, 10, folder))
+        make = make_trainer if arm == "rl" else BASELINES.get(arm).make_trainer
+        return make(Setup(*load_model(start), TASK, run.config, 10, folder))
 
     log = fit(trainer(tmp_path / "whole"), tmp_path / "whole", [2, 4])
     broken = trainer(tmp_path / "cut")
@@ -117,29 +121,29 @@ def test_advantages_are_the_trainer_s(tiny_run, tmp_path):
     for algorithm in ("grpo", "rloo"):
         run = tiny_run({"rl.algorithm": algorithm, "rl.steps": 2})
         setup = setup_for(run, tmp_path / algorithm)
-        trainer = load_arm("rl").make_trainer(setup)
+        trainer = make_trainer(setup)
         fit(trainer, setup.folder, [2])
         mine = pd.read_parquet(setup.folder / "checkpoint-2" / ROLLOUTS)
         theirs = np.array(list(trainer._logs["advantages"]))
-        assert len(mine) == 2 * setup.batch == len(theirs)
+        assert len(mine) == 2 * run.config.rl.samples_per_update == len(theirs)
         np.testing.assert_allclose(mine["advantage"], theirs, atol=1e-4)
         assert np.isfinite(mine["reward"]).all() and mine["group"].nunique() == run.config.rl.prompts
 
 
 def test_advantages_of_a_group_by_hand(tiny_run):
-    preset = tiny_run({"rl.samples": 4}).config
+    config = tiny_run({"rl.samples": 4}).config
     found = advantages(np.array([5.0, -1, -1, -3, 2, 2, 2, 2]), config)
     group = np.array([5.0, -1, -1, -3])
     np.testing.assert_allclose(found[:4], (group - 0) / (np.sqrt(np.sum(group**2) / 3) + 1e-4))
     np.testing.assert_allclose(found[4:], 0)
-    rloo = advantages(np.array([5.0, -1, -1, -3]), config.model_copy(update={"rl.algorithm": "rloo"}))
+    rloo = advantages(np.array([5.0, -1, -1, -3]), config.changed({"rl.algorithm": "rloo"}))
     np.testing.assert_allclose(rloo, [5 + 5 / 3, -1 - 1 / 3, -1 - 1 / 3, -3 - 1])
 
 
 def test_rejection_sampling_learns_from_right_answers_alone(tiny_run, tmp_path):
     run = tiny_run()
     train(run, 10)
-    model, tokenizer = load_model(sft_folder(run, 10, 4))
+    model, tokenizer = load_model(run.sft_weights(10, 4))
     setup = Setup(model, tokenizer, TASK, run.config, 10, tmp_path)
     try:
         data = correct_answers(setup)
@@ -155,18 +159,13 @@ def test_rejection_sampling_learns_from_right_answers_alone(tiny_run, tmp_path):
     assert len(data) == setup.samples
 
 
-def test_an_unknown_arm_is_named():
-    with pytest.raises(ValueError, match=r"'dpo'.*sft_continued"):
-        load_arm("dpo")
-
-
 def test_stages_run_once_and_are_then_loaded(tiny_run, capsys):
-    run = tiny_run({"rl.baselines": ["rl"]})
+    run = tiny_run({"rl.baselines": [], "surgery.embeddings": False, "surgery.draws": 0})
     ensure(run, "surgery")  # needs sft, which is run first
     assert "surgery: run in" in capsys.readouterr().out
     table = run.table("measurements", "surgery")
     assert set(table["metric"]) >= {"accuracy", "relative_distance"} and set(table["split"]) >= {"id", "ood"}
-    again = tiny_run({"rl.baselines": ["rl"]})
+    again = tiny_run({"rl.baselines": [], "surgery.embeddings": False, "surgery.draws": 0})
     shutil.rmtree(run.folder / "checkpoints")
     ensure(again, "sft")
     ensure(again, "surgery")
@@ -184,7 +183,7 @@ def test_run_arm_measures_both_splits(tiny_run):
     assert set(played["from_step"]) == {4}
     for row in played.itertuples():
         assert task.verify(task.problem(row.problem.split(), dict.fromkeys("JQK", 10)), row.answer).reward == row.reward
-    assert (arm_folder(run, 10, "rl", 4) / MARK).exists()
+    assert (run.arm_weights(10, "rl", 4) / MARK).exists()
 
 
 def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
@@ -192,7 +191,7 @@ def test_other_parameters_in_the_same_folder_are_trained_anew(tiny_run):
     assert one.folder == other.folder
     train(one, 10)
     train(other, 10)
-    assert not same_weights(sft_folder(one, 10, 4), sft_folder(other, 10, 4))
+    assert not same_weights(one.sft_weights(10, 4), other.sft_weights(10, 4))
 
 
 def test_rejection_sampling_without_a_right_answer_leaves_the_checkpoint_as_it_is(tiny_run):
@@ -200,7 +199,7 @@ def test_rejection_sampling_without_a_right_answer_leaves_the_checkpoint_as_it_i
         {"rl.starts": [0], "rl.steps": 2, "rl.samples": 2, "rl.prompts": 2, "task.max_new_tokens": 3}
     )  # too short to be right
     tables = run_arm(run, 10, "rejection_sampling", 0)
-    assert same_weights(model_folder("tiny"), arm_folder(run, 10, "rejection_sampling", 0))
+    assert same_weights(model_folder("tiny"), run.arm_weights(10, "rejection_sampling", 0))
     assert "loss" not in set(tables["measurements"]["metric"])
 
 

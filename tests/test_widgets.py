@@ -10,15 +10,16 @@ import torch
 from IPython.display import Javascript
 
 from oodlib import ensure
-from oodlib.widgets import lecture, parts as widget_parts, widgets
-from oodlib.widgets.bench import Bench, Models
-from oodlib.inference.evaluation import evaluate
-from oodlib.models.loading import load_model, model_folder
 from oodlib.config import load_config
-from oodlib.run import Run
+from oodlib.inference.evaluation import evaluate
 from oodlib.inference.token_probabilities import likeliest, parting, say
-from oodlib.training.sft import sft_folder
+from oodlib.models.loading import load_model, model_folder
+from oodlib.run import Run
 from oodlib.tasks.base import get_task
+from oodlib.training.sft import sft_folder
+from oodlib.widgets import lecture, widgets
+from oodlib.widgets import parts as widget_parts
+from oodlib.widgets.bench import Bench, Models
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 TASK = get_task("general_points")
@@ -153,7 +154,7 @@ def test_rollouts_show_a_group_s_answers_with_reward_and_advantage(operated, run
 
 
 def test_missing_checkpoints_are_named_and_trained_at_a_button_s_press(run, tmp_path, shown):
-    fresh = Run(run.config.model_copy(update={"out": str(tmp_path / "other")}))
+    fresh = Run(run.config.changed({"out": str(tmp_path / "other")}))
     fresh.sources = dict.fromkeys(("sft", "rl"), run.folder)  # its tables, as of a committed reference run
     models = Models(fresh, None)
     names = [name for name in models.keys if models.missing(name)]

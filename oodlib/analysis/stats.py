@@ -1,8 +1,8 @@
 """Intervals: over seeds where there are several (Student's t), over problems where there is one (bootstrap).
 
-The problems of a split are all there are, so an accuracy has no sampling error as a description of that
-split. The interval over problems says how far it would carry to other problems of the kind; only several
-seeds show the noise of training.
+The problems of a split are all there are, so an accuracy has no sampling error as a description of that split. The
+interval over problems says how far it would carry to other problems like these; only several seeds show the noise of
+training.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ class Estimate:
     n: int
     unit: str  # what n counts
 
+    def text(self, form: str = "+.2f", factor: float = 1.0) -> str:
+        """The value times `factor`, with its interval where there is one."""
+        value, low, high = (f"{factor * x:{form}}" for x in (self.value, self.low, self.high))
+        return value if np.isnan(self.low) else f"{value} [{low}, {high}]"
+
     def __str__(self) -> str:
-        if self.low != self.low:
-            return f"{self.value:+.2f} (one seed, no interval)"
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return self.text() + (" (one seed, no interval)" if np.isnan(self.low) else "")
 
 
 class Scores:
     """A number for every problem in every evaluation of one seed and split.
 
-    `scores[stage, arm, from_step, step]` is the mean over the problems. `table` has a row a problem and a
-    column an evaluation.
+    `scores[stage, arm, from_step, step]` is the mean over the problems. `table` has a row a problem and a column an
+    evaluation; `rows` are those that a bootstrap drew.
     """
 
     def __init__(self, table: pd.DataFrame, rows: np.ndarray | None = None):
         self.table = table
-        self._values = table.to_numpy() if rows is None else table.to_numpy()[rows]
-        self._rows = np.arange(len(table)) if rows is None else rows
-        self._means = dict(zip(table.columns, self._values.mean(0), strict=True)) if len(self._values) else {}
+        self.rows = np.arange(len(table)) if rows is None else rows
+        values = table.to_numpy()[self.rows]
+        self._means = dict(zip(table.columns, values.mean(0), strict=True)) if len(values) else {}
 
     def __getitem__(self, key: tuple[str, str, int, int]) -> float:
         return self._means[key]
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._means
-
     def resampled(self, picks: np.ndarray) -> Scores:
-        return Scores(self.table, self._rows[picks])
+        return Scores(self.table, self.rows[picks])
 
     def halves(self) -> tuple[Scores, Scores]:
         """The problems of even and of odd number, whatever was resampled: two sets without a common one."""
-        odd = self._rows % 2 == 1
-        return Scores(self.table, self._rows[~odd]), Scores(self.table, self._rows[odd])
+        odd = self.rows % 2 == 1
+        return Scores(self.table, self.rows[~odd]), Scores(self.table, self.rows[odd])
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -83,8 +83,7 @@ def estimate(by_seed: Sequence[Scores], statistic: Callable[[Scores], float]) ->
     if len(by_seed) > 1:
         return over_seeds([statistic(scores) for scores in by_seed])
     (scores,) = by_seed
-    n = len(scores.table)
-    return bootstrap(n, lambda picks: statistic(scores.resampled(picks)), "problems")
+    return bootstrap(len(scores.table), lambda picks: statistic(scores.resampled(picks)), "problems")
 
 
 def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Estimate:
@@ -93,7 +92,7 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
     value = float(statistic(everything))
     if not np.isfinite(value):
         return Estimate(value, np.nan, np.nan, n, unit)
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (everything,),
         statistic,
         n_resamples=RESAMPLES,
@@ -102,29 +101,28 @@ def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Es
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high), n, unit)
+    return Estimate(value, float(interval.low), float(interval.high), n, unit)
 
 
 def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
     """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, id, ood, rotation.
 
-    SFT: every checkpoint that has both, and n_id, n_ood, the hands; rotation is from the base. RL: the last update of
-    every arm that trains; rotation is from the arm's start, accuracies are changes from it.
+    SFT: every checkpoint that has both, and n_id, n_ood, the problems; rotation is from the base. RL: the last update
+    of every arm that trains; rotation is from the arm's start, accuracies are changes from it.
     """
     keys = ["seed", "arm", "from_step", "step"]
-    mine = measurements[measurements["stage"] == stage]
-    rotation = mine[(mine["metric"] == "rotation") & (mine["split"] == "weights")].set_index(keys)["value"]
-    accuracy = mine[mine["metric"] == "accuracy"].pivot_table(
-        index=keys, columns="split", values="value", observed=True
+    rows = measurements[measurements["stage"] == stage]
+    rotation = rows[(rows["metric"] == "rotation") & (rows["split"] == "weights")].set_index(keys)["value"]
+    accuracy = rows[rows["metric"] == "accuracy"].pivot_table(
+        index=keys, columns="split", values=["value", "n"], observed=True
     )
-    found = accuracy[["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
+    both = accuracy["value"][["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
     if stage == "sft":
-        hands = mine[mine["metric"] == "accuracy"].pivot_table(index=keys, columns="split", values="n", observed=True)
-        return found.join(hands[["id", "ood"]].add_prefix("n_"), on=keys)
+        return both.join(accuracy["n"][["id", "ood"]].add_prefix("n_"), on=keys)
     sft = measurements[(measurements["stage"] == "sft") & (measurements["metric"] == "accuracy")]
     start = sft.pivot_table(index=["seed", "step"], columns="split", values="value", observed=True)
-    before = start.reindex(pd.MultiIndex.from_frame(found[["seed", "from_step"]]))[["id", "ood"]]
-    return found.assign(id=found["id"] - before["id"].to_numpy(), ood=found["ood"] - before["ood"].to_numpy())
+    before = start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))[["id", "ood"]]
+    return both.assign(id=both["id"] - before["id"].to_numpy(), ood=both["ood"] - before["ood"].to_numpy())
 
 
 def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:
@@ -141,16 +139,9 @@ def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:
     return after.assign(value=before.reindex(after.index) - after["value"]).dropna().reset_index()
 
 
-def largest_rise(curve: pd.Series) -> tuple[int, int, float]:
-    """Between which steps a curve (above 0, indexed by step) rises most, relative to the earlier: from, to, rise."""
-    rises = [(b, a, curve[b] / curve[a] - 1) for a in curve.index for b in curve.index if a < b]
-    high, low, rise = max(rises, key=lambda x: x[2])
-    return int(low), int(high), float(rise)
-
-
-def rank_correlation(found: pd.DataFrame, x: str, y: str) -> Estimate:
+def rank_correlation(table: pd.DataFrame, x: str, y: str) -> Estimate:
     """Spearman's rank correlation of two columns within each seed: mean over seeds, t interval cut at -1 and 1."""
-    mean = over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in found.groupby("seed")])
+    mean = over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in table.groupby("seed")])
     return replace(mean, low=max(mean.low, -1.0), high=min(mean.high, 1.0))
 
 
@@ -162,10 +153,10 @@ def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:
     keys = [c for c in measurements.columns if c not in ("seed", "value", "n")]
     rows = []
     for key, group in measurements.groupby(keys, sort=False, observed=True):
-        found = over_seeds(group["value"])
-        low, high = found.low, found.high
+        mean = over_seeds(group["value"])
+        low, high = mean.low, mean.high
         if shares and len(group) == 1:
             n = int(group["n"].iloc[0])
-            low, high = stats.binomtest(round(found.value * n), n).proportion_ci(LEVEL, "wilson")
-        rows.append((*key, found.value, low, high))
+            low, high = stats.binomtest(round(mean.value * n), n).proportion_ci(LEVEL, "wilson")
+        rows.append((*key, mean.value, low, high))
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high"])

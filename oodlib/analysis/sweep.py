@@ -55,7 +55,7 @@ class Plan:
     def __init__(self, path: Path = PLAN):
         values = read_yaml(Path(path))
         if not isinstance(values, dict) or {"like", "phases", "conditions"} - set(values):
-            raise ValueError(f"{path} is no plan of a sweep: like, phases and conditions are asked for")
+            raise ValueError(f"{path} is no plan of a sweep, which has like, phases and conditions")
         self.like, self.common = values["like"], values.get("common", {})
         self.phases: dict[str, dict[str, Any]] = values["phases"]
         self.conditions: dict[str, dict[str, Any]] = values["conditions"]
@@ -80,20 +80,12 @@ class Plan:
 
     def table(self, *phases: str) -> pd.DataFrame:
         """The conditions of some phases, to read: why each is there, and what it changes."""
-        names = dict.fromkeys(condition for phase in phases for condition in self.phases[phase]["conditions"])
-        rows = {
-            name: (
-                about["why"],
-                "; ".join(_said(section, change) for section, change in about.get("changes", {}).items()),
-            )
-            for name in names
-            if (about := self.conditions[name])
-        }
+        rows = {}
+        for name in dict.fromkeys(condition for phase in phases for condition in self.phases[phase]["conditions"]):
+            changes = self.conditions[name].get("changes", {})
+            texts = (f"{part}: " + ", ".join(f"{k} {v}" for k, v in change.items()) for part, change in changes.items())
+            rows[name] = (self.conditions[name]["why"], "; ".join(texts))
         return pd.DataFrame.from_dict(rows, orient="index", columns=["why", "changes"])
-
-
-def _said(section: str, change: dict[str, Any]) -> str:
-    return f"{section}: " + ", ".join(f"{name} {value}" for name, value in change.items())
 
 
 class Sweep:
@@ -105,24 +97,22 @@ class Sweep:
     @classmethod
     def open(cls, plan: str | None = None, folder: str | None = None) -> Sweep:
         """A sweep by the names of its plan's file and its folder; None: the project's own. Says what is there."""
-        mine = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else None)
-        table = mine.table()
+        sweep = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else None)
+        table = sweep.table()
         if table.empty:
-            raise RuntimeError(f"{mine.folder} holds no measurements yet: run `oodlib sweep explore` first")
-        there = set(zip(table["condition"], table["seed"], strict=True))
-        for phase, about in mine.plan.phases.items():
-            asked = [(condition, seed) for seed in about["seeds"] for condition in about["conditions"]]
-            print(f"{phase}: {len(there & set(asked))} of {len(asked)} cells (a condition and a seed) are there")
-        return mine
+            raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `oodlib sweep explore` first")
+        measured = set(zip(table["condition"], table["seed"], strict=True))
+        for phase, about in sweep.plan.phases.items():
+            cells = {(condition, seed) for seed in about["seeds"] for condition in about["conditions"]}
+            print(f"{phase}: {len(measured & cells)} of {len(cells)} cells (a condition and a seed) are measured")
+        return sweep
 
     def rows(self, phase: str) -> pd.DataFrame:
         """The rows of a phase's conditions and seeds, the conditions in the plan's order."""
         seeds, conditions = self.plan.seeds(phase), self.plan.phases[phase]["conditions"]
         table = self.table()
-        table = table[table["seed"].isin(seeds) & table["condition"].isin(conditions)]
-        return table.sort_values(
-            "condition", key=lambda names: names.map(conditions.index), kind="stable", ignore_index=True
-        )
+        rows = table[table["seed"].isin(seeds) & table["condition"].isin(conditions)]
+        return rows.sort_values("condition", key=lambda c: c.map(conditions.index), kind="stable", ignore_index=True)
 
     def figure(self, figure: Any, name: str, save: bool) -> Any:
         """The figure, kept as PNG and SVG in the sweep's folder if asked for."""
@@ -163,11 +153,11 @@ class Sweep:
             ensure(run, *RUN)
         self._keep(cells, summary(run).assign(condition=cells[0].condition), meter)
 
-    def _keep(self, cells: list[Cell], found: pd.DataFrame, meter: Meter) -> None:
+    def _keep(self, cells: list[Cell], rows: pd.DataFrame, meter: Meter) -> None:
         old, manifest, machine = self.table(), self.manifest, describe_machine()
         seeds = [cell.config.seed for cell in cells]
         again = (old["condition"] == cells[0].condition) & old["seed"].isin(seeds)
-        table = pd.concat([f for f in (old[~again], found) if len(f)])[["condition", *COLUMNS]]
+        table = pd.concat([frame for frame in (old[~again], rows) if len(frame)])[["condition", *COLUMNS]]
         keys = ["condition", *COLUMNS[:-2]]
         write_table(self.folder / "measurements.csv", table.sort_values(keys, kind="stable"))
         hardware = machine["hardware"]
@@ -175,8 +165,7 @@ class Sweep:
             manifest["cells"][cell.name] = {
                 "mark": cell.mark,
                 "wall_s": round(meter.wall_s / len(cells), 1),
-                "git": machine["git"],
-                "tree": machine["tree"],
+                **{name: machine[name] for name in ("git", "tree")},
                 "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
             }
         about = {"packages": machine["packages"], "python": machine["python"]}

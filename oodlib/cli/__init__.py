@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oodlib.cli import weights
-from oodlib.config import PARAMS, config_names, load_config, outputs_folder, read_value
+from oodlib.config import PARAMS, config_names, load_config, read_value
 
 app = typer.Typer(
     no_args_is_help=True,

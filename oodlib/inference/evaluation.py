@@ -86,8 +86,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
 
-    `outcome` is that of the last attempt made, `tries` how many that took, `reward` the last attempt's. `loss` (nats a token;
-    NaN if not asked for) is that of `right_answer_loss`.
+    `outcome` is that of the last attempt, `tries` how many that took, `reward` the last attempt's. `loss` (nats a
+    token; NaN if not asked for) is that of `right_answer_loss`.
     """
     problems = task.split(split)[::every]
     episodes = play(

@@ -16,6 +16,7 @@ from oodlib.models.loading import load_model, load_weights, save_weights
 from oodlib.registry import BASELINES
 from oodlib.run import Run
 from oodlib.training import rl
+from oodlib.training.record import ROLLOUTS
 from oodlib.training.setup import NoData, Setup
 from oodlib.training.trainer import adapted, fit, history, in_processes, watch, watched
 
@@ -31,7 +32,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     with FileLock(folder.with_suffix(".lock")):
         try:
             if make_weights:
-                save_weights(make_weights(_setup(run, seed, arm, from_step)), start, end)
+                save_weights(make_weights(make_setup(run, seed, arm, from_step)), start, end)
             else:
                 in_processes(run, "oodlib.training.arms:learn", seed, arm=arm, from_step=from_step)
                 log = history(folder, config.rl.steps)
@@ -46,7 +47,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     ]
     means, tables["rotation"] = watched(folder, "rl", arm, from_step, seed)
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows + means)], ignore_index=True)
-    rollouts = end / rl.ROLLOUTS
+    rollouts = end / ROLLOUTS
     if rollouts.exists():
         tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
     return tables
@@ -54,14 +55,15 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
 
 def learn(run: Run, seed: int, arm: str, from_step: int) -> None:
     """Train one arm and leave its checkpoints; called in every process of a training."""
-    setup, steps = _setup(run, seed, arm, from_step), run.config.rl.steps
+    setup, steps = make_setup(run, seed, arm, from_step), run.config.rl.steps
     half_way = steps // 2 // run.config.rl.cycle * run.config.rl.cycle
     make_trainer = rl.make_trainer if arm == "rl" else BASELINES.get(arm).make_trainer
     trainer = watch(make_trainer(setup), setup.folder, run.sft_weights(seed, from_step), LOOKS)
     fit(trainer, setup.folder, sorted({half_way or steps, steps}))
 
 
-def _setup(run: Run, seed: int, arm: str, from_step: int) -> Setup:
+def make_setup(run: Run, seed: int, arm: str, from_step: int) -> Setup:
+    """What an arm starts from, at an SFT step."""
     config = run.config
     set_seed(seed)
     model, tokenizer = load_model(run.sft_weights(seed, from_step), to_train=True, adapter=bool(config.model.lora))

@@ -8,7 +8,6 @@ code, and all tokens of a try share its advantage. The clipped ratio is a token'
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +16,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from oodlib.inference.episodes import Episode, discounted
+from oodlib.training.record import Record
+from oodlib.training.setup import Setup
 from oodlib.training.trainer import arm_settings, rank, world
-
-if TYPE_CHECKING:
-    from oodlib.training.rl import Record
-    from oodlib.training.setup import Setup
-
 
 VALUE_HEAD_RATE = 100  # the value head is new, and learns so many times as fast as the model
 

@@ -7,47 +7,53 @@ loss; GRPO's reward of an episode is the discounted sum of its attempts' rewards
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.config import Config
 from oodlib.inference.episodes import discounted
 from oodlib.models.loading import sharded
-from oodlib.tasks import Verdict
 from oodlib.training.ppo import PPOTrainer
+from oodlib.training.record import Record, Score, checker_rewards
 from oodlib.training.setup import Setup
-from oodlib.training.trainer import MARK, arm_settings, rank, world
+from oodlib.training.trainer import arm_settings, rank, world
 
-ROLLOUTS = "rollouts.parquet"  # in a checkpoint's folder: all samples up to it
-Score = Callable[[list[list[Verdict]], np.random.Generator], list[list[float]]]  # verdicts -> rewards, one an attempt
-
-
-def checker_rewards(verdicts: list[list[Verdict]], _: np.random.Generator) -> list[list[float]]:
-    """The checker's own rewards."""
-    return [[v.reward for v in attempts] for attempts in verdicts]
+TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
 
 def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
     """The trainer of `rl.algorithm`; `score` pays for the attempts of a batch of episodes."""
-    config = setup.config
     record = Record(setup, score)
-    if config.rl.algorithm == "ppo":
-        return PPOTrainer(setup, record)
+    return PPOTrainer(setup, record) if setup.config.rl.algorithm == "ppo" else group_trainer(setup, record)
+
+
+def group_trainer(setup: Setup, record: Record) -> Trainer:
+    """TRL's GRPO or RLOO: several answers to each ID problem, each paid by the checker, compared within their group."""
     problems = setup.problems()
-    prompts = [setup.task.prompt(p, config.task.prompt_style) for p in problems]
-    data = Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))})
-    grpo = config.rl.algorithm == "grpo"
-    trainer, arguments = (GRPOTrainer, GRPOConfig) if grpo else (RLOOTrainer, RLOOConfig)
-    options = arm_settings(setup)
+    prompts = [setup.task.prompt(p, setup.config.task.prompt_style) for p in problems]
+    options, rollouts = group_options(setup), _Rollouts(setup, prompts, problems)
+    trainer, arguments = TRAINERS[setup.config.rl.algorithm]
+    return trainer(
+        model=setup.model,
+        reward_funcs=_Reward(record, problems),
+        args=arguments(**options),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))}),
+        processing_class=setup.tokenizer,
+        callbacks=[record.keeper],
+        **({"rollout_func": rollouts} if _plays_here(setup, options) else {}),
+    )
+
+
+def group_options(setup: Setup) -> dict[str, Any]:
+    """What a run's settings mean in TRL's configuration of GRPO and RLOO."""
+    config, options = setup.config, arm_settings(setup)
     options |= {
         "steps_per_generation": config.rl.updates_per_batch * options["gradient_accumulation_steps"],
         "num_iterations": config.rl.epochs,
@@ -59,24 +65,22 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
         "shuffle_dataset": False,
         **config.rl.options,
     }
-    several, vllm = config.rl.attempts > 1, config.rl.attempts == 1 and by_vllm(config)
-    if vllm:
+    if config.rl.attempts == 1 and by_vllm(config):
         options |= {"use_vllm": True, "vllm_mode": "colocate"}
-    # Where the model is sharded only TRL gathers the weights to generate.
-    ours = several or (grpo and setup.model.device.type != "cpu" and not vllm and not sharded())
-    return trainer(
-        model=setup.model,
-        reward_funcs=_Reward(record, problems),
-        args=arguments(**options),
-        train_dataset=data,
-        processing_class=setup.tokenizer,
-        callbacks=[record.keeper],
-        **({"rollout_func": _Rollouts(setup, prompts, problems)} if ours else {}),
-    )
+    return options
+
+
+def _plays_here(setup: Setup, options: dict[str, Any]) -> bool:
+    """Whether episodes are played by this project: with several attempts, and by GRPO on a GPU without vLLM.
+
+    Not where the model is sharded, for there only TRL gathers the weights to generate.
+    """
+    on_gpu = setup.config.rl.algorithm == "grpo" and setup.model.device.type != "cpu"
+    return setup.config.rl.attempts > 1 or (on_gpu and not options.get("use_vllm") and not sharded())
 
 
 def by_vllm(config: Config) -> bool:
-    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU, if it is installed."""
+    """Whether vLLM generates in RL with one attempt: as `machine.generator` says; auto: on a GPU that has it."""
     installed, wanted = find_spec("vllm") is not None, config.machine.generator
     if wanted == "vllm" and not (installed and torch.cuda.is_available()):
         raise ValueError("machine.generator 'vllm' needs a GPU and the package vllm: pip install vllm; or take 'auto'")
@@ -87,7 +91,7 @@ def by_vllm(config: Config) -> bool:
 
 
 class _Rollouts:
-    """TRL's rollout function: an episode for each prompt that it is given, answered by oodlib/inference/generation.py."""
+    """TRL's rollout function: an episode for each prompt that it is given."""
 
     def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any]):
         self.setup = setup
@@ -129,32 +133,6 @@ class _Reward:
         return returns[rank() * mine : (rank() + 1) * mine].tolist()
 
 
-class Record:
-    """What was sampled, paid and learnt from in RL, by all processes; `keeper` lays it down beside the checkpoints."""
-
-    def __init__(self, setup: Setup, score: Score):
-        self.setup, self.score, self.frames = setup, score, []
-        self.keeper = _Keeper(self)
-
-    def rewards(self, verdicts: list[list[Verdict]], step: int) -> list[list[float]]:
-        """What the attempts of a batch of episodes are paid; the same again for the same step."""
-        return self.score(verdicts, np.random.default_rng([self.setup.seed, 3, step]))
-
-    def add(self, step, problems, groups, verdicts, answers, returns, advantages) -> None:
-        """A row an episode: its last answer and outcome, how many attempts it took, its return and (first) advantage."""
-        frame = {
-            "update": step,
-            "problem": [self.setup.task.label(p) for p in problems],
-            "group": groups,
-            "answer": [attempts[-1] for attempts in answers],
-            "outcome": [attempts[-1].outcome for attempts in verdicts],
-            "tries": np.int8([len(attempts) for attempts in verdicts]),
-            "reward": np.float32(returns),
-            "advantage": np.float32(advantages),
-        }
-        self.frames.append(pd.DataFrame(frame))
-
-
 def advantages(returns: np.ndarray, config) -> np.ndarray:
     """GRPO's or RLOO's advantages of returns [groups * rl_samples], a group's side by side; same shape.
 
@@ -167,22 +145,3 @@ def advantages(returns: np.ndarray, config) -> np.ndarray:
         return (groups - others).ravel()
     centred = groups - groups.mean(1, keepdims=True)
     return (centred / (groups.std(1, ddof=1, keepdims=True) + 1e-4)).ravel()
-
-
-class _Keeper(TrainerCallback):
-    """Lays the samples seen so far beside each checkpoint, and takes them up again after an interruption."""
-
-    def __init__(self, record: Record):
-        self.record = record
-
-    def on_train_begin(self, args, state, control, **_):
-        earlier = self.record.setup.folder / f"checkpoint-{state.global_step}" / ROLLOUTS
-        if earlier.exists():
-            self.record.frames = [pd.read_parquet(earlier)]
-
-    def on_save(self, args, state, control, **_):
-        if not state.is_world_process_zero:
-            return
-        folder = self.record.setup.folder / f"checkpoint-{state.global_step}"
-        assert not (folder / MARK).exists(), "samples must be laid down before the checkpoint counts as whole"
-        pd.concat(self.record.frames, ignore_index=True).to_parquet(folder / ROLLOUTS, index=False)

@@ -32,7 +32,7 @@ PLAIN = {"sft.mitigation": "none", "sft.mitigation_weight": 0.0, "sft.mitigation
 
 
 def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
-    """SFT on ID demonstrations, with or without a mitigation; leaves checkpoints, returns training loss and rotation."""
+    """SFT on ID demonstrations, with the mitigation if any; leaves checkpoints, returns training loss and rotation."""
     config, folder = run.config, run.checkpoints(seed)
     if edit := mitigation_of(run).edit:
         plain = Run(config.changed(PLAIN), run.folder, run.store)
@@ -65,7 +65,7 @@ def learn(run: Run, seed: int) -> None:
 
 
 def sft_trainer(run: Run, seed: int) -> SFTTrainer:
-    """The trainer of a seed's SFT: all parameters of the base model (or an adapter), on right answers to ID problems."""
+    """The trainer of a seed's SFT: all parameters of the base model, or an adapter, on right answers to ID problems."""
     config, mitigation = run.config, mitigation_of(run)
     model, tokenizer = load_model(model_folder(config.model.source), to_train=True)
     set_seed(seed)

@@ -8,8 +8,8 @@ Both give the same answers; the two take turns, so that a machine that slows dow
 import sys
 import time
 
-from oodlib.inference.generation import ENGINES
 from oodlib.inference.episodes import generate, play
+from oodlib.inference.generation import ENGINES
 from oodlib.models.loading import load_model, model_folder
 from oodlib.stages import quiet
 from oodlib.tasks.base import get_task

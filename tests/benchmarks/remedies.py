@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 
 from oodlib.analysis.sweep import FOLDER, Plan
-from oodlib.training.mitigations import load_remedy
 from oodlib.run import Run
-from oodlib.training.sft import sft_trainer
 from oodlib.stages import quiet
+from oodlib.training.mitigations import load_remedy
+from oodlib.training.sft import sft_trainer
 
 TRAINED = ("none", "rpsft", "kl", "lora")
 
@@ -33,7 +33,7 @@ def main(steps: int = 12, turns: int = 4) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns + 1):
             for name, config in presets.items():
-                few = config.model_copy(update={"sft.steps": steps, "sft.checkpoints": [0, steps]})
+                few = config.changed({"sft.steps": steps, "sft.checkpoints": [0, steps]})
                 trainer = sft_trainer(Run(few, Path(folder) / f"{name}-{turn}"), 0, load_remedy(name))
                 start = time.perf_counter()
                 trainer.train()

@@ -203,10 +203,10 @@ def callback(steps: int = 100, turns: int = 3) -> None:
     from transformers import PrinterCallback
 
     from oodlib.config import load_config
-    from oodlib.spectral.callback import RotationCallback
     from oodlib.run import Run
-    from oodlib.training.sft import sft_trainer
+    from oodlib.spectral.callback import RotationCallback
     from oodlib.stages import quiet
+    from oodlib.training.sft import sft_trainer
 
     class Timed(RotationCallback):
         seconds = 0.0
@@ -227,7 +227,7 @@ def callback(steps: int = 100, turns: int = 3) -> None:
 
     quiet()
     torch.set_num_threads(1)
-    preset = load_config("tiny", {"sft.steps": steps, "sft.checkpoints": [0, steps], "rl.starts": [steps]})
+    config = load_config("tiny", {"sft.steps": steps, "sft.checkpoints": [0, steps], "rl.starts": [steps]})
     shares = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):

@@ -3,14 +3,16 @@
 import errno
 import multiprocessing
 import os
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from oodlib.config import load_config
-from oodlib.run import COLUMNS, Job, Run
-from oodlib.io import write_whole
-from oodlib.stages import STAGES, ensure, waves
+from oodlib.io import COLUMNS, write_whole
+from oodlib.run import STAGES, Job, Results, Run
+from oodlib.stages import ensure, waves
 
 JOB = Job("sft/seed-10/step-0", "sft", "oodlib.training.sft:measure", 10, {"step": 0})
 
@@ -27,6 +29,46 @@ def test_a_job_is_done_only_with_its_own_parameters(tiny_run):
     assert not tiny_run({"sft.learning_rate": 2e-3}).done(JOB)
     assert tiny_run({"rl.learning_rate": 2e-3}).done(JOB), "SFT does not depend on RL's parameters"
     assert tiny_run({"machine.jobs": 2, "machine.eval_batch_size": 3}).done(JOB)
+
+
+def test_a_raised_method_makes_a_stage_and_those_after_it_stale_and_nothing_else(tiny_run, monkeypatch):
+    run, rl = tiny_run(), Job("rl/seed-10/x", "rl", "x:y", 10)
+    for job in (JOB, rl):
+        run.finish(job, {"measurements": rows(job.stage)})
+    monkeypatch.setitem(STAGES, "rl", replace(STAGES["rl"], method=99))
+    assert run.done(JOB) and not run.done(rl)
+    monkeypatch.setitem(STAGES, "sft", replace(STAGES["sft"], method=99))
+    assert not run.done(JOB)
+
+
+def test_a_baseline_s_result_is_shared_by_runs_that_differ_in_what_it_ignores(tiny_run):
+    def key(arm, **changes):
+        run = tiny_run(changes)
+        return run.key(Job("x", "rl", "x:y", 10, {"arm": arm, "from_step": 4})), run.checkpoints(10, arm, 4).name
+
+    assert key("sft_continued") == key("sft_continued", **{"rl.kl": 0.1, "rl.temperature": 0.7})
+    assert key("rejection_sampling") != key("rejection_sampling", **{"rl.temperature": 0.7})
+    assert key("averaging") == key("averaging", **{"rl.learning_rate": 1e-4})
+    assert key("rl") != key("rl", **{"rl.kl": 0.1})
+    assert key("rl") == key("rl", **{"rl.baselines": ["averaging"], "surgery.shares": [0.5]})
+    weights, oracle = (
+        key(arm, **{"eval.attempts": 2, "rl.attempts": 1}) for arm in ("averaging", "interpolation_peak")
+    )
+    assert weights[1] == key("averaging")[1] and oracle[1] != key("interpolation_peak")[1]
+
+
+def test_results_are_read_without_the_settings_that_made_them(tiny_run):
+    run = tiny_run()
+    run.finish(JOB, {"measurements": rows()})
+    run.collect([JOB])
+    run.note("sft", 1.0, 1.0)
+    results = Results(run.folder)
+    assert results.table("measurements", "sft")["value"].tolist() == [1.0] and results.table("hands").empty
+    assert {"tree", "method", "wall_s"} <= set(results.manifest["stages"]["sft"])
+    assert results.manifest["settings"]["sft"]["learning_rate"] == run.config.sft.learning_rate
+    (run.folder / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+        _ = results.manifest
 
 
 def test_tables_are_collected_from_finished_jobs_only(tiny_run):
@@ -121,7 +163,7 @@ def test_a_folder_under_a_file_is_a_clear_error(tmp_path):
 
 
 def test_every_stage_lists_jobs_of_its_own_names():
-    preset = load_config("tiny-seeds")
+    config = load_config("tiny-seeds")
     names = [job.name for stage in STAGES for wave in waves(config, stage) for job in wave]
     assert len(names) == len(set(names))
     assert {job.seed for job in waves(config, "sft")[0]} == set(config.seeds)
@@ -130,14 +172,12 @@ def test_every_stage_lists_jobs_of_its_own_names():
 
 
 def test_a_reference_is_used_only_for_the_same_parameters_and_only_if_wanted(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("oodlib.run.ROOT", tmp_path)
+    monkeypatch.setattr("oodlib.run.outputs_folder", lambda: tmp_path / "outputs")
     committed = Run(load_config("smoke"), tmp_path / "outputs" / "smoke")
     job = waves(committed.config, "sft")[0][0]
     committed.finish(job, {"measurements": rows()})
     committed.note("sft", 1.0, 1.0)
     committed.collect([job])
-    import shutil
-
     shutil.rmtree(committed.folder / "parts")
     run = Run(load_config("smoke"), tmp_path / "elsewhere")
     ensure(run, "sft")

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from oodlib.models.base import build_model, build_tokenizer
 from oodlib.inference.episodes import generate
 from oodlib.inference.evaluation import answer_loss, evaluate, summarise
-from oodlib.models.loading import load_model, load_weights, matrices, model_folder
-from oodlib.tasks.base import OUTCOMES, get_task
+from oodlib.models.base import build_model, build_tokenizer
+from oodlib.models.loading import load_model, load_weights, matrices
+from oodlib.models.sources import model_folder
+from oodlib.tasks import OUTCOMES, get_task
 
 TASK = get_task("general_points")
 

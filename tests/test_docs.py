@@ -1,0 +1,296 @@
+"""README and docs/: what they name exists, what they link to is there, what they show as an example runs."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer
+import yaml
+
+from oodlib.cli import app
+from oodlib.config import CHECKOUT, Config, config_from, config_names, load_config, read_value, read_yaml
+from oodlib.registry import BASELINES, MITIGATIONS, TASKS
+from oodlib.run import Results
+from oodlib.tasks import OUTCOMES, SPLITS, get_task
+
+PAGES = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += [*CHECKOUT.glob("docs/*.md"), CHECKOUT / "notebooks/README.md", CHECKOUT / "params/README.md"]
+NOTEBOOKS = sorted((CHECKOUT / "notebooks").rglob("*.ipynb"))
+COMMANDS = typer.main.get_command(app).commands
+CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ENDINGS = ("parquet", "csv", "py", "md", "yaml")  # rotation.parquet is a file
+OLD = r"campaign|remed(?:y|ies)|regimes?|rivals?"  # words of version 0.1; CHANGELOG and file names have them
+
+
+def text_of(path):
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(path, language):
+    return [body for name, body in BLOCK.findall(text_of(path)) if name == language]
+
+
+def commands(text, program):
+    """The words of every call of a program in a text's code, up to a comment, a pipe or the line's end."""
+    for code in CODE.findall(text):
+        for line in code.replace("\\\n", " ").strip("`").splitlines():
+            for call in re.findall(rf"(?:^|\s){program} ([^#|]+)", line):
+                yield shlex.split(call.replace("…", " "))
+
+
+def every_command(program):
+    pages = [path for path in PAGES if path.name != "CHANGELOG.md"]  # which names old commands too
+    return [(path, words) for path in pages for words in commands(text_of(path), program) if words]
+
+
+def anchors(path):
+    """What a link may name behind #: the headings of a page, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text_of(path)), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_every_relative_link_resolves(path):
+    for link in LINK.findall(CODE.sub("", text_of(path))):
+        if re.match(r"https?:|attachment:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or target.suffix != ".md" or anchor in anchors(target), link
+
+
+def test_every_command_and_option_exists():
+    calls = [(path, words) for path, words in every_command("oodlib") if re.fullmatch("[a-z]+", words[0])]
+    assert {words[0] for _, words in calls} == set(COMMANDS)  # none is missing from the pages either
+    for path, (name, *words) in calls:
+        known = {option for p in COMMANDS[name].params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+        options = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert options <= known, (path.name, name, words)
+
+
+def test_every_setting_exists():
+    sections = {name: f.annotation for name, f in Config.model_fields.items() if hasattr(f.annotation, "model_fields")}
+    for path in PAGES:
+        prose = re.sub(r"```python.*?```", "", text_of(path), flags=re.S)
+        for section, name in re.findall(rf"\b({'|'.join(sections)})\.([a-z_]+)\b", prose):
+            assert name in sections[section].model_fields or name in ENDINGS, (path.name, section, name)
+
+
+def test_every_change_on_the_command_line_is_a_valid_one():
+    changes = [words[i + 1] for _, words in every_command("oodlib") for i, word in enumerate(words) if word == "--set"]
+    assert len(changes) > 4
+    for name, _, value in (change.partition("=") for change in changes):
+        load_config("tiny", {name: read_value(value)})
+
+
+def test_every_papermill_call_gives_a_valid_configuration():
+    calls = [words for _, words in every_command("papermill")]
+    assert len(calls) > 3
+    for source, _, *words in calls:
+        assert (CHECKOUT / source).exists()
+        values, i = {}, 0
+        while i < len(words):
+            if words[i] == "-f":
+                values.update(yaml.safe_load((CHECKOUT / words[i + 1]).read_text(encoding="utf-8")))
+            elif words[i] == "-y":
+                values.update(yaml.safe_load(words[i + 1]))
+            else:
+                assert words[i] == "-p"
+                values[words[i + 1]] = read_value(words[i + 2])
+                i += 1
+            i += 2
+        config_from(values)
+
+
+def test_every_example_of_a_configuration_loads(tmp_path, examples):
+    shutil.copytree(CHECKOUT / "params/custom", tmp_path / "custom")
+    shown = [block for path in PAGES for block in blocks(path, "yaml")]
+    assert len(shown) > 4
+    for block in shown:
+        file = tmp_path / "mine.yaml"
+        file.write_text(block, encoding="utf-8")
+        assert load_config(file).preset == "mine"
+
+
+def test_every_configuration_is_described():
+    table = text_of(CHECKOUT / "docs/configuration.md").split("## Change one setting")[0]
+    described = re.findall(r"`([\w.-]+)`", "".join(re.findall(r"^\|([^|]+)\|", table, re.M)))
+    assert sorted(described) == config_names()
+
+
+def test_every_import_in_an_example_works(examples):
+    for path in PAGES:
+        for module, names in re.findall(
+            r"^\s*from (oodlib[\w.]*) import (.+)$", "\n".join(blocks(path, "python")), re.M
+        ):
+            for name in names.split(", "):
+                assert hasattr(import_module(module), name) or import_module(f"{module}.{name}"), (path.name, name)
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_the_words_are_those_of_the_code(path):
+    prose = re.sub(r"\S*[/_]\S*", "", text_of(path))
+    assert not re.findall(rf"\b(?:{OLD})\b", prose, re.I)
+
+
+def test_the_examples_on_checkpoints_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    for block in blocks(CHECKOUT / "docs/checkpoints.md", "python"):
+        name = re.match(r"# (\w+)\.py\n", block)[1]
+        (tmp_path / f"{name}.py").write_text(block, encoding="utf-8")
+        import_module(name)
+        del sys.modules[name]
+    assert capsys.readouterr().out  # the angles
+
+
+# ---- docs/extending.md: the examples as a package ----------------------------------------------------
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """The package `my_study`, from the page's code blocks, each of which begins with its file's name."""
+    for block in blocks(CHECKOUT / "docs/extending.md", "python"):
+        file = tmp_path / re.match(r"# (my_study/\w+\.py)\n", block)[1]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(block, encoding="utf-8")
+    (tmp_path / "my_study/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_study"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("style", ["compact", "chat"])
+def test_the_example_of_a_task_deals_and_judges(examples, style):
+    task, rng = get_task("my_study.sums:TASK"), np.random.default_rng(0)
+    for split in SPLITS:
+        problems = task.split(split)
+        assert len({task.label(p) for p in problems}) == len(problems)
+        for problem in task.sample(rng, split, 5):
+            assert problem in problems and task.prompt(problem, style)
+            answer = task.answer(problem, style, rng)
+            assert task.verify(problem, answer if style == "compact" else answer[0]["content"]).outcome == "correct"
+    verdicts = [task.verify((1, 2), text) for text in ("3", "4", "three", "")]
+    assert [v.outcome for v in verdicts] == ["correct", "wrong_value", "malformed", "malformed"]
+    assert {v.outcome for v in verdicts} <= set(OUTCOMES) and task.feedback((1, 2), verdicts[1], style)
+
+
+def test_the_example_of_a_baseline_pays_for_correct_answers_alone(examples):
+    baseline = BASELINES.get("my_study.binary_reward:BASELINE")
+    assert baseline.label and re.fullmatch("#[0-9A-F]{6}", baseline.colour) and baseline.make_trainer
+    task, binary = get_task("my_study.sums:TASK"), import_module("my_study.binary_reward").binary
+    verdicts = [[task.verify((1, 2), text) for text in texts] for texts in (["x", "3"], ["4"])]
+    assert binary(verdicts, np.random.default_rng(0)) == [[0.0, 1.0], [0.0]]
+
+
+def test_the_example_of_a_mitigation_is_the_weighted_squared_distance(examples):
+    model = torch.nn.Linear(2, 2)
+    config = SimpleNamespace(sft=SimpleNamespace(mitigation_weight=0.5))
+    penalty = MITIGATIONS.get("my_study.l2_to_base:MITIGATION").penalty(model, config)
+    assert penalty({}).item() == 0
+    with torch.no_grad():
+        model.bias += 3
+    assert penalty({}).item() == pytest.approx(0.5 * 2 * 9)
+
+
+def test_the_example_of_a_claim_is_judged_on_the_reference_run(examples):
+    claim = import_module("my_study.judge").judge(CHECKOUT / "outputs/tiny-seeds")
+    hands = Results(CHECKOUT / "outputs/tiny-seeds").table("hands", "sft").query("split == 'ood'")
+    wrong = (hands["outcome"] == "wrong_numbers").groupby([hands["seed"], hands["step"]]).mean()
+    right = (hands["outcome"] == "correct").groupby([hands["seed"], hands["step"]]).mean()
+    growth = [wrong[s].iloc[-1] - wrong[s][right[s].idxmax()] for s in hands["seed"].unique()]
+    assert claim.claim == "W1" and claim.estimate == pytest.approx(np.mean(growth))
+    assert (claim.verdict == "supported") == (claim.ci_low > 0)
+
+
+def test_the_example_s_configuration_names_all_three(examples):
+    (examples / "my_study.yaml").write_text(blocks(CHECKOUT / "docs/extending.md", "yaml")[0], encoding="utf-8")
+    config = load_config(examples / "my_study.yaml")
+    assert TASKS.get(config.task.name).name == "sums"
+    assert BASELINES.get(config.rl.baselines[0]).label == "RL, binary reward"
+    assert MITIGATIONS.get(config.sft.mitigation).label == "L2 to the base"
+
+
+# ---- numbers in prose, held against what they come from ----------------------------------------------
+
+
+def test_the_readme_shows_the_scorecard_of_the_reference_run():
+    from oodlib.analysis import Evidence, claims
+
+    evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"))
+    shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
+    assert shown == claims.as_markdown(claims.scorecard(evidence))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (41, 38, "-1.3 [-8.1, +5.5] points"),
+        (46, 40, "-2.6 [-9.6, +4.4] points"),
+        (40, 46, "+2.6 [-4.4, +9.6]"),
+        (41, 16.2, "10.6 [4.7, 16.5] points"),
+        (16.2, 38, "9.3 [3.6, 15.1]"),
+    ],
+)
+def test_the_guide_s_intervals_are_those_of_the_paper_s_hands(before, after, shown):
+    """Hands right of 234, before and after; 6.92 % of the paper's level are 16.2."""
+    p, q = before / 234, after / 234
+    half = 1.96 * np.sqrt(p * (1 - p) / 234 + q * (1 - q) / 234)
+    value, low, high = 100 * (q - p), 100 * (q - p - half), 100 * (q - p + half)
+    if "+" not in shown and value < 0:  # told as a fall
+        value, low, high = -value, -high, -low
+    numbers = [float(n) for n in re.findall(r"[+-]?\d+\.\d", shown)]
+    assert shown in text_of(CHECKOUT / "docs/guide.md")
+    assert numbers == pytest.approx([value, low, high], abs=0.06)
+
+
+def test_the_sweep_s_report_has_the_numbers_of_its_table():
+    from oodlib.analysis import healing
+
+    effects = healing.effects(pd.read_csv(CHECKOUT / "outputs/sweep/measurements.csv"), seeds=list(range(10, 20)))
+    rows = re.findall(r"^\| ([a-z-]+), (\d+)[^|]*\|([^|]+)\|([^|]+)\|", text_of(CHECKOUT / "docs/sweep.md"), re.M)
+    shown = {(name, int(start)): (gain, against) for name, start, gain, against in rows if "[" in gain}
+    assert len(shown) == 6
+    for (name, start), texts in shown.items():
+        (effect,) = (e for e in effects if (e.condition, e.start) == (name, start))
+        for text, estimate in zip(texts, (effect.gain, effect.against["sft_continued"]), strict=True):
+            numbers = [float(n) / 100 for n in re.findall(r"[+-]?\d+\.\d", text)]
+            assert numbers == pytest.approx([estimate.value, estimate.low, estimate.high], abs=6e-4), (name, text)
+
+
+# ---- files about the software ------------------------------------------------------------------------
+
+
+def test_the_citation_has_what_the_format_asks_for_and_the_version_of_the_package():
+    citation = read_yaml(CHECKOUT / "CITATION.cff")
+    assert {"cff-version", "message", "title", "authors", "abstract", "license", "version"} <= set(citation)
+    assert citation["references"][0]["url"].endswith("2509.12235")
+    version = re.search(r'^version = "(.+)"', (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    assert citation["version"] == version and f"## [{version}]" in text_of(CHECKOUT / "CHANGELOG.md")
+
+
+def test_the_workflow_runs_what_ci_runs_on_every_python_that_is_named():
+    job = read_yaml(CHECKOUT / ".github/workflows/ci.yml")["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert {"run": ".ci/run"} in job["steps"] and Path(CHECKOUT / ".ci/run").exists()
+
+
+def test_the_readme_is_short():
+    readme = text_of(PAGES[0])
+    prose = re.sub(r"<!-- scorecard.*<!-- end of scorecard -->", "", readme, flags=re.S)
+    assert len(readme.splitlines()) <= 90 and len(prose.split()) <= 800

@@ -25,7 +25,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 STAGES = sorted(FOLDER.glob(STAGE_NOTEBOOKS))
 TRAINERS = {  # what a stage's notebook shows of the code that it runs
     "01_sft_curve": {"demonstrations", "supervised", "sft_trainer"},
-    "02_rl_recovery": {"checker_rewards", "advantages", "make_trainer"},
+    "02_rl_recovery": {"checker_rewards", "advantages", "group_trainer"},
     "03_svd_rotation": {"restore"},
 }
 

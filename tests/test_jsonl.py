@@ -276,4 +276,4 @@ def test_the_five_notebooks_run_on_the_template(tmp_path):
     names = {p.name for p in NOTEBOOKS.glob(STAGE_NOTEBOOKS)}
     assert {p.name for p in (tmp_path / "run" / "notebooks").iterdir()} == names
     assert "C9" in done.stdout
-    assert "The task here is `jsonl`" in (tmp_path / "run" / "notebooks" / "00_task_and_base.ipynb").read_text()
+    assert "jsonl" in (tmp_path / "run" / "notebooks" / "00_task_and_base.ipynb").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from scipy import stats
 
 from oodlib.analysis.claims import PAPER
 from oodlib.analysis.stats import Estimate, nearer_to_peak, over_seeds
-from oodlib.plots.style import NAMES
+from oodlib.registry import BASELINES
 
 TRAINED = ("sft_continued", "rejection_sampling")
 CONTROLS = (*TRAINED, "averaging", "interpolation_base", "random_reward", "format_reward")
@@ -291,7 +291,7 @@ def _place(f: Effect) -> str:
 
 
 def _control(arm: str) -> str:
-    return NAMES[arm].split(": ")[-1]
+    return BASELINES.get(arm).label.split(": ")[-1]
 
 
 def numbers(e: Estimate, digits: int = 2) -> str:
@@ -359,7 +359,7 @@ def turned_back(table: pd.DataFrame, condition: str) -> pd.DataFrame:
     mine = turned(table).query("condition == @condition").dropna(subset="towards_peak")
     mine = mine.assign(nearer=np.degrees(mine["towards_peak"]), start=mine["from_step"].map("from step {} (°)".format))
     found = mine.groupby(["arm", "start"], sort=False)["nearer"].agg(lambda x: numbers(over_seeds(x))).unstack("start")
-    return found.reindex([arm for arm in ("rl", *CONTROLS) if arm in found.index]).rename(index=NAMES).rename_axis(None)
+    return found.reindex([arm for arm in ("rl", *CONTROLS) if arm in found.index]).rename(index=lambda arm: "after RL" if arm == "rl" else _control(arm)).rename_axis(None)
 
 
 def skewness_and_gain(table: pd.DataFrame, found: list[Effect]) -> str:

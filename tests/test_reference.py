@@ -9,10 +9,10 @@ import pytest
 
 from oodlib import Run, ensure
 from oodlib.analysis import claims
-from oodlib.plots import figures
+from oodlib import plots
 from oodlib.analysis.evidence import Evidence
-from oodlib.config import ROOT, load_config
-from oodlib.run import COLUMNS
+from oodlib.config import SHARE as ROOT, load_config
+from oodlib.io import COLUMNS
 from oodlib.stages import STAGES
 from oodlib.analysis.stats import rotation_and_accuracy
 
@@ -72,23 +72,23 @@ def test_its_scorecard_is_what_its_tables_say(reference):
 @pytest.fixture(scope="module")
 def drawn(reference):
     """Every figure of the run by its file's name."""
-    figures.style()
+    plots.style()
     table, rollouts, rotation = (reference.table(name) for name in ("measurements", "rollouts", "rotation"))
     made = {
-        "01_accuracy": figures.accuracy_curve(table),
-        "01_losses": figures.losses(table, reference.table("hands")),
-        "01_outcomes": figures.outcomes(table),
-        "02_recovery": figures.recovery(table),
-        "02_advantages": figures.advantages(rollouts),
-        "02_reward": figures.rewards(rollouts),
-        "03_spectrum": figures.value_change(rotation),
-        "03_rotation_map": figures.rotation_map(rotation),
-        "03_turning": figures.turning(rotation),
-        "03_surgery": figures.surgery(table),
-        "04_scorecard": figures.scorecard(claims.scorecard(Evidence.of(reference))),
+        "01_accuracy": plots.accuracy_curve(table),
+        "01_losses": plots.losses(table, reference.table("hands")),
+        "01_outcomes": plots.outcomes(table),
+        "02_recovery": plots.recovery(table),
+        "02_advantages": plots.advantages(rollouts),
+        "02_reward": plots.rewards(rollouts),
+        "03_spectrum": plots.value_change(rotation),
+        "03_rotation_map": plots.rotation_map(rotation),
+        "03_turning": plots.turning(rotation),
+        "03_surgery": plots.surgery(table),
+        "04_scorecard": plots.scorecard(claims.scorecard(Evidence.of(reference))),
     }
-    made["01_rotation"] = figures.rotation_and_accuracy(rotation_and_accuracy(table, "sft"))
-    made["02_rotation"] = figures.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
+    made["01_rotation"] = plots.rotation_and_accuracy(rotation_and_accuracy(table, "sft"))
+    made["02_rotation"] = plots.rotation_and_recovery(rotation_and_accuracy(table, "rl"))
     yield made
     for figure in made.values():
         plt.close(figure)

@@ -359,7 +359,11 @@ def turned_back(table: pd.DataFrame, condition: str) -> pd.DataFrame:
     mine = turned(table).query("condition == @condition").dropna(subset="towards_peak")
     mine = mine.assign(nearer=np.degrees(mine["towards_peak"]), start=mine["from_step"].map("from step {} (°)".format))
     found = mine.groupby(["arm", "start"], sort=False)["nearer"].agg(lambda x: numbers(over_seeds(x))).unstack("start")
-    return found.reindex([arm for arm in ("rl", *CONTROLS) if arm in found.index]).rename(index=lambda arm: "after RL" if arm == "rl" else _control(arm)).rename_axis(None)
+    return (
+        found.reindex([arm for arm in ("rl", *CONTROLS) if arm in found.index])
+        .rename(index=lambda arm: "after RL" if arm == "rl" else _control(arm))
+        .rename_axis(None)
+    )
 
 
 def skewness_and_gain(table: pd.DataFrame, found: list[Effect]) -> str:

@@ -57,8 +57,11 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
 
 def turning(rotation: pd.DataFrame) -> Figure:
     """How far RL and the baselines turn the leading directions from each start, and whether nearer to the peak's."""
-    panels = [(mean_angles(rotation), "Turned since the start", "mean principal angle (°)")]
-    if len(back := turned_back(rotation)):  # else every start is the peak itself
+    data = rotation[rotation["metric"].isin(ANGLES)]
+    data = data.assign(arm=data["arm"].astype(str), value=np.degrees(data["value"]))
+    means = data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
+    panels = [(means, "Turned since the start", "mean principal angle (°)")]
+    if len(back := nearer_to_peak(means)):  # else every start is the peak itself
         panels.append((back, "Nearer (+) to the OOD peak", "mean principal angle, start - end (°)"))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained")
     for axis, (rows, title, unit) in zip(axes[0], panels, strict=True):
@@ -73,18 +76,6 @@ def turning(rotation: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(0, None)
     draw.legend_below(figure, axes[0, 0], 3)
     return figure
-
-
-def mean_angles(rotation: pd.DataFrame) -> pd.DataFrame:
-    """seed, arm, from_step, value: the mean principal angle (degrees) over matrices and sides."""
-    data = rotation[rotation["metric"].isin(ANGLES)]
-    data = data.assign(arm=data["arm"].astype(str), value=np.degrees(data["value"]))
-    return data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
-
-
-def turned_back(rotation: pd.DataFrame) -> pd.DataFrame:
-    """seed, arm, from_step, value: by how many degrees an arm ends nearer to the OOD peak than its start is."""
-    return nearer_to_peak(mean_angles(rotation))
 
 
 def surgery(measurements: pd.DataFrame) -> Figure:

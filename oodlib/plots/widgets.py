@@ -1,67 +1,23 @@
-"""The pictures inside the widgets, and what stands in their place where nobody can operate them."""
+"""The pictures of the widgets `timeline` and `surgery`; they stand alone where nobody can operate a widget."""
 
 from __future__ import annotations
-
-import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodlib.analysis.stats import bands
 from oodlib.plots import draw
-from oodlib.plots.style import COLOURS, GREY, LABELS, OUTCOME_COLOURS, WIDTH
-from oodlib.tasks import OUTCOMES
-
-MEANING = {outcome: outcome.replace("_", " ") for outcome in OUTCOMES}
-SIGNS = dict(zip(OUTCOMES, ("correct", "value", "numbers", "illegal", "—"), strict=True))
-
-
-def _headline(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=12)
-
-
-def _outcome_legend(figure: Figure, names: dict[str, str]) -> None:
-    """What the colour of each outcome (a key of `names`) means."""
-    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in names]
-    figure.legend(patches, list(names.values()), loc="outside lower center", ncols=len(names))
-
-
-def played(hands: pd.DataFrame, models: dict[str, tuple[str, str, int, int]], title: str, count: int = 12) -> Figure:
-    """What each of `models` (its name -> stage, arm, from_step, step) answers to some hands, under both rules."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.34 * count + 1.8), layout="constrained")
-    for axis, split in zip(axes, ("id", "ood"), strict=True):
-        rows = hands[hands["split"] == split].astype({"problem": str, "outcome": str})
-        keyed = rows.set_index(["stage", "arm", "from_step", "step"]).sort_index()
-        table = pd.DataFrame({name: keyed.loc[key].set_index("problem")["outcome"] for name, key in models.items()})
-        faces = table[table.index.str.contains("[JQK]")]
-        shown = faces.iloc[np.linspace(0, len(faces) - 1, min(count, len(faces))).round().astype(int)]
-        for y, (hand, outcomes) in enumerate(shown.iterrows()):
-            for x, outcome in enumerate(outcomes):
-                axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, color=OUTCOME_COLOURS[outcome]))
-                ink = "white" if outcome in ("correct", "illegal") else "#222222"
-                axis.text(x + 0.48, y + 0.45, SIGNS[outcome], ha="center", va="center", fontsize=9, color=ink)
-            axis.text(-0.06, y + 0.45, hand, ha="right", va="center", fontsize=9)
-        axis.set(xlim=(0, len(models)), ylim=(len(shown), 0), title=f"{LABELS[split]} rule", yticks=[])
-        named = [re.sub(r" (?:\(|from )(.*?)\)?$", r"\n(\1)", name) for name in models]
-        axis.set_xticks(np.arange(len(models)) + 0.48, named, fontsize=9)
-        axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        axis.grid(False)
-        sns.despine(ax=axis, left=True, bottom=True)
-    _outcome_legend(figure, MEANING | {"malformed": "malformed (—)"})
-    _headline(figure, title)
-    return figure
+from oodlib.plots.style import COLOURS, OUTCOME_COLOURS, WIDTH
 
 
 def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> Figure:
     """One SFT checkpoint: its place on the accuracy and loss curves, its answers, and how far each matrix turned."""
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.6), layout="constrained", width_ratios=(1.25, 1))
     (curve, answers), (loss, turned) = axes
-    sft = measurements[(measurements["stage"] == "sft")]
+    sft = measurements[measurements["stage"] == "sft"]
     rows = {metric: sft[sft["metric"] == metric] for metric in ("accuracy", "loss")}
     accuracy = bands(rows["accuracy"])
     tested = bands(rows["loss"][rows["loss"]["split"] != "train"], shares=False)
@@ -89,7 +45,7 @@ def _outcome_bars(axis: Axes, rows: pd.DataFrame) -> None:
     for outcome, hue in OUTCOME_COLOURS.items():
         metric = "accuracy" if outcome == "correct" else outcome
         shares = np.array([means.get((split, metric), 0.0) for split in ("ood", "id")])
-        axis.barh([0, 1], shares, left=left, color=hue, label=MEANING[outcome])
+        axis.barh([0, 1], shares, left=left, color=hue, label=outcome.replace("_", " "))
         left += shares
     axis.set(xlim=(0, 1), title="Its answers", yticks=[0, 1], yticklabels=["OOD", "ID"], xlabel="share of all hands")
     draw.percent(axis.xaxis)
@@ -125,22 +81,4 @@ def edited(measured: dict[str, tuple[float, float, float]], known: dict[str, dic
     axis.set_xlabel("accuracy (diamond: the edited model, 95 % interval)")
     draw.percent(axis.xaxis)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.38), ncols=2)
-    return figure
-
-
-def group(rows: pd.DataFrame, title: str) -> Figure:
-    """The samples of one hand: what each was paid, and its advantage."""
-    rows = rows.sort_values("reward", ascending=False).reset_index(drop=True)
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * len(rows) + 1.8), sharey=True, layout="constrained")
-    hues = [OUTCOME_COLOURS[o] for o in rows["outcome"].astype(str)]
-    for axis, column in zip(axes, ("reward", "advantage"), strict=True):
-        axis.barh(rows.index, rows[column], color=hues, edgecolor=GREY, linewidth=0.5)
-        axis.axvline(0, color=GREY, linewidth=0.8)
-        axis.set_xlabel(column)
-    said = ["…" + str(answer)[-44:] for answer in rows["answer"]]
-    axes[0].set_yticks(rows.index, said, fontsize=9)
-    axes[0].invert_yaxis()
-    _headline(figure, title)
-    seen = set(rows["outcome"].astype(str))
-    _outcome_legend(figure, {o: name for o, name in MEANING.items() if o in seen})
     return figure

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oodlib import Run, ensure
+from oodlib import Run, ensure, plots
 from oodlib.analysis import claims
-from oodlib import plots
 from oodlib.analysis.evidence import Evidence
-from oodlib.config import SHARE as ROOT, load_config
+from oodlib.analysis.stats import rotation_and_accuracy
+from oodlib.config import SHARE as ROOT
+from oodlib.config import load_config
 from oodlib.io import COLUMNS
 from oodlib.stages import STAGES
-from oodlib.analysis.stats import rotation_and_accuracy
 
 REFERENCES = [p.parent.name for p in (ROOT / "outputs").glob("*/manifest.json")]
 BIG = 5 * 2**20

@@ -1,8 +1,12 @@
 """The exercises: solutions pass, untouched ones fail, a check refuses what is wrong and takes any right answer."""
 
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "notebooks" / "exercises"))
+import checks
 import nbformat
 import numpy as np
 import pytest
@@ -14,15 +18,13 @@ from safetensors.torch import load_file
 
 from oodlib import Run, ensure
 from oodlib.analysis.stats import over_seeds
-from oodlib.config import ROOT, load_config
-from oodlib.exercises import evidence, rl, rotation_and_surgery, task_and_sft
-from oodlib.exercises.checking import Wrong
+from oodlib.config import SHARE, load_config
+from oodlib.models.loading import save_weights
 from oodlib.models.sources import model_folder
 from oodlib.tasks.general_points import TASK
-from oodlib.training.sft import save_weights
-from oodlib.widgets.bench import Operation
 
-EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
+NOTEBOOKS = SHARE / "notebooks"
+EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
 DAMAGED = ("model.layers.1.self_attn.k_proj.weight", "lm_head.weight")  # in the made-up patient
 BASE = model_folder("tiny")
 
@@ -50,7 +52,7 @@ def patient(tmp_path_factory):
 @pytest.fixture(scope="module")
 def operation(patient, tmp_path_factory):
     run = Run(load_config("smoke", {"out": str(tmp_path_factory.mktemp("run"))}))
-    return Operation(run, str(BASE), str(patient))
+    return checks.Operation(run, str(BASE), str(patient))
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +67,18 @@ def execute(path, patient, tmp_path):
     """The code cells of a notebook that was run; only notebook 03 is given other parameters."""
     book = load_notebook_node(str(path))
     if path.stem.startswith("03"):
-        preset = tmp_path / "few-hands.yaml"
-        config.write_text("like: smoke\neval_every: 60\n")
+        config = tmp_path / "few-hands.yaml"
+        config.write_text("like: smoke\neval: {every: 60}\n", encoding="utf-8")
         parameters = {"preset": str(config), "out": str(tmp_path), "donor": str(BASE), "recipient": str(patient)}
         book = parameterize_notebook(book, parameters)
-    where = {"metadata": {"path": str(tmp_path)}}
+    where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True, resources=where).execute()
     return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
 @pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
 def test_solutions_pass_and_untouched_exercises_fail_their_own_checks(path, patient, tmp_path):
-    both = (ROOT / "notebooks" / "solutions" / path.name, path)
+    both = (NOTEBOOKS / "solutions" / path.name, path)
     with ThreadPoolExecutor(2) as pool:
         solved, untouched = pool.map(lambda p: execute(p, patient, tmp_path), both)
     for cell in solved:
@@ -91,9 +93,9 @@ def test_solutions_pass_and_untouched_exercises_fail_their_own_checks(path, pati
 
 
 def test_solutions_have_the_exercises_cells_but_for_the_answers():
-    assert {p.name for p in (ROOT / "notebooks" / "solutions").glob("*.ipynb")} == {p.name for p in EXERCISES}
+    assert {p.name for p in (NOTEBOOKS / "solutions").glob("*.ipynb")} == {p.name for p in EXERCISES}
     for path in EXERCISES:
-        ours, solved = cells(path), cells(ROOT / "notebooks" / "solutions" / path.name)
+        ours, solved = cells(path), cells(NOTEBOOKS / "solutions" / path.name)
         reasons = [c for c in solved if tagged(c, "why")]
         kept = [c for c in solved if not tagged(c, "why")]
         answers = [c for c in ours if tagged(c, "answer")]
@@ -104,7 +106,7 @@ def test_solutions_have_the_exercises_cells_but_for_the_answers():
 
 
 def test_there_are_enough_exercises_and_the_notebooks_are_clean():
-    books = [*EXERCISES, *(ROOT / "notebooks" / "solutions").glob("*.ipynb")]
+    books = [*EXERCISES, *(NOTEBOOKS / "solutions").glob("*.ipynb")]
     every = [c for path in books for c in cells(path)]
     assert sum(tagged(c, "check") for c in every) >= 2 * 12
     for cell in every:
@@ -121,7 +123,7 @@ def judged(function, right, wrong, *besides):
     for answer in right:
         function(answer, *besides)
     for answer, word in wrong:
-        with pytest.raises(Wrong, match=word):
+        with pytest.raises(checks.Wrong, match=word):
             function(answer, *besides)
 
 
@@ -135,7 +137,7 @@ def test_one_way():
         (["2", "3", "4"], "four|4"),
         (["2", "3", "4", "X"], "card"),
     ]
-    judged(task_and_sft.one_way, [right[0], list(right[-1])], wrong)
+    judged(checks.one_way, [right[0], list(right[-1])], wrong)
 
 
 ID = {"J": 10, "Q": 10, "K": 10}
@@ -156,12 +158,12 @@ def reward(formula, numbers, value, twice=2, foreign=-3):
 
 def test_reward():
     wrong = [
-        (lambda f, n, v: reward(f, n, v, twice=0), "numbers are used"),
-        (lambda f, n, v: reward(f, n, v, foreign=-5), "characters"),
-        (lambda f, n, v: 5 if v == 24 else reward(f, n, v), "numbers are used"),
-        (lambda f, n, v: {-1: 0}.get(reward(f, n, v), reward(f, n, v)), "another value"),
+        (lambda f, n, v: reward(f, n, v, twice=0), "wrong numbers"),
+        (lambda f, n, v: reward(f, n, v, foreign=-5), "illegal"),
+        (lambda f, n, v: 5 if v == 24 else reward(f, n, v), "wrong numbers"),
+        (lambda f, n, v: {-1: 0}.get(reward(f, n, v), reward(f, n, v)), "wrong value"),
     ]
-    judged(task_and_sft.reward, [reward], wrong)
+    judged(checks.reward, [reward], wrong)
 
 
 def bootstrap(a, b, level=95):
@@ -181,11 +183,11 @@ def test_paired_interval():
         (lambda a, b: bootstrap(b, a), "middle"),
         (lambda a, b: bootstrap(a, b)[::-1], "order"),
     ]
-    judged(task_and_sft.paired_interval, [bootstrap], wrong)
+    judged(checks.paired_interval, [bootstrap], wrong)
 
 
 def test_could_be_peak(tiny):
-    right = task_and_sft._right_hands(tiny)
+    right = checks.right_hands(tiny)
     best = right.mean().idxmax()
     paired, apart = (
         {int(t) for t in right if t == best or how(right[best].to_numpy(), right[t].to_numpy())[0] <= 0}
@@ -193,7 +195,7 @@ def test_could_be_peak(tiny):
     )
     assert apart > paired
     wrong = [({best}, "more"), (apart, "lie below"), (paired - {best}, "missing"), ([*paired, 7], "no checkpoint")]
-    judged(task_and_sft.could_be_peak, [paired, np.array(sorted(paired))], wrong, tiny)
+    judged(checks.could_be_peak, [paired, np.array(sorted(paired))], wrong, tiny)
 
 
 def test_grpo_advantages(tiny):
@@ -210,7 +212,7 @@ def test_grpo_advantages(tiny):
         (lambda r: -by_hand(r), "sign"),
         (lambda r: by_hand(r)[:, :4], "Shape"),
     ]
-    judged(rl.grpo_advantages, [by_hand], wrong, tiny)
+    judged(checks.grpo_advantages, [by_hand], wrong, tiny)
 
 
 def test_rloo_advantages():
@@ -218,11 +220,11 @@ def test_rloo_advantages():
         return (r - r.mean(1, keepdims=True)) * r.shape[1] / (r.shape[1] - 1)
 
     wrong = [(lambda r: r - r.mean(1, keepdims=True), "own reward"), (lambda r: scaled(r) / r.std(), "by hand")]
-    judged(rl.rloo_advantages, [scaled], wrong)
+    judged(checks.rloo_advantages, [scaled], wrong)
 
 
 def test_silent_groups(tiny):
-    right = {t: (np.ptp(rl._groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.config.rl.starts}
+    right = {t: (np.ptp(checks.in_groups(tiny, "reward", t), axis=1) == 0).mean() for t in tiny.config.rl.starts}
     failed = tiny.table("rollouts", "rl").groupby("from_step")["outcome"].agg(lambda o: (o != "correct").mean())
     wrong = [
         (dict(failed), "Not so"),
@@ -230,13 +232,13 @@ def test_silent_groups(tiny):
         ({8: right[8]}, "started from"),
         (0.3, "dictionary"),
     ]
-    judged(rl.silent_groups, [right], wrong, tiny)
+    judged(checks.silent_groups, [right], wrong, tiny)
 
 
 def test_numbers():
-    judged(rl.group_size, [14, np.int64(14), 14.0], [(13, "hold both"), (20, "fewer"), (13.5, "whole")])
-    judged(evidence.hands_needed, [1388, 1389.2, 1400], [(234, "reaches"), (694, "reaches"), (2401, "more than")])
-    judged(evidence.best_of_many, [5.2, 5.4], [(0.052, "More"), (3.0, "ONE"), (9, "ONE")])
+    judged(checks.group_size, [14, np.int64(14), 14.0], [(13, "hold both"), (20, "fewer"), (13.5, "whole")])
+    judged(checks.hands_needed, [1388, 1389.2, 1400], [(234, "reaches"), (694, "reaches"), (2401, "more than")])
+    judged(checks.best_of_many, [5.2, 5.4], [(0.052, "More"), (3.0, "ONE"), (9, "ONE")])
 
 
 def test_principal_angles():
@@ -251,7 +253,7 @@ def test_principal_angles():
         (lambda A, B: np.degrees(by_sines_and_cosines(A, B)), "degrees"),
         (lambda A, B: np.arccos(np.abs((A * B).sum(0)).clip(0, 1)), "come out"),
     ]
-    judged(rotation_and_surgery.principal_angles, [by_sines_and_cosines], wrong)
+    judged(checks.principal_angles, [by_sines_and_cosines], wrong)
 
 
 def arcsin(norm, gap):
@@ -270,7 +272,7 @@ def test_wedin():
         (lambda s, t, norm, k: math.pi / 2, "weak"),
         (lambda s, t, norm, k: math.degrees(arcsin(norm, s[k - 1] - t[k])), "90°"),
     ]
-    judged(rotation_and_surgery.wedin, right, wrong)
+    judged(checks.wedin, right, wrong)
 
 
 def edited(recipient, donor, k, left=True, values=False):
@@ -287,7 +289,7 @@ def test_restored():
         (lambda r, d, k: edited(r, d, min(r.shape)), "k = 1"),
         (lambda r, d, k: d, "k = 1"),
     ]
-    judged(rotation_and_surgery.restored, [edited], wrong)
+    judged(checks.restored, [edited], wrong)
 
 
 def test_an_operation_measures_what_restored_directions_bring_back(operation):
@@ -311,7 +313,7 @@ def test_fewest_directions(operation):
         (every[sound] * 2, "give"),
         ([(first, 10_000)], "exist"),
     ]
-    judged(rotation_and_surgery.fewest_directions, [fewest, [list(d) for d in fewest]], wrong, operation)
+    judged(checks.fewest_directions, [fewest, [list(d) for d in fewest]], wrong, operation)
 
 
 def verdict(refuted, supported):
@@ -323,8 +325,8 @@ def paper_rule(start, rl, peak):
     return verdict(gain.high <= 0 or over.low > 0, gain.low > 0 and over.high < 0.05)
 
 
-def controlled_rule(start, rl, peak, controls):
-    gaps = [over_seeds(rl - c) for c in controls.values()]
+def compared_rule(start, rl, peak, baselines):
+    gaps = [over_seeds(rl - c) for c in baselines.values()]
     first = paper_rule(start, rl, peak)
     refuted = first == "not supported" or any(g.high <= 0 for g in gaps)
     return verdict(refuted, first == "supported" and all(g.low > 0 for g in gaps))
@@ -335,17 +337,17 @@ def test_c4_rules():
         half = 2 * math.sqrt((rl.var() + start.var()) / len(rl))
         return verdict(False, (rl - start).mean() > half)
 
-    evidence.c4_rules(paper_rule, controlled_rule)
+    checks.c4_rules(paper_rule, compared_rule)
     for paper, controlled, word in (
-        (paper_rule, lambda s, r, p, c: paper_rule(s, r, p), "your controlled"),
-        (unpaired_rule, controlled_rule, "your paper's"),
-        (lambda s, r, p: verdict((r - s).mean() < 0, (r - s).mean() > 0), controlled_rule, "nobody"),
-        (lambda s, r, p: verdict(over_seeds(r - s).high <= 0, over_seeds(r - s).low > 0), controlled_rule, "above the"),
-        (paper_rule, lambda s, r, p, c: controlled_rule(s, r, p, {"a": c["sft_continued"]}), "15"),
-        (lambda s, r, p: True, controlled_rule, "verdict is one of"),
+        (paper_rule, lambda s, r, p, c: paper_rule(s, r, p), "your second"),
+        (unpaired_rule, compared_rule, "your first"),
+        (lambda s, r, p: verdict((r - s).mean() < 0, (r - s).mean() > 0), compared_rule, "nothing"),
+        (lambda s, r, p: verdict(over_seeds(r - s).high <= 0, over_seeds(r - s).low > 0), compared_rule, "above the"),
+        (paper_rule, lambda s, r, p, c: compared_rule(s, r, p, {"a": c["sft_continued"]}), "15"),
+        (lambda s, r, p: True, compared_rule, "verdict is one of"),
     ):
-        with pytest.raises(Wrong, match=word):
-            evidence.c4_rules(paper, controlled)
+        with pytest.raises(checks.Wrong, match=word):
+            checks.c4_rules(paper, controlled)
 
 
 def design(**changes):
@@ -360,7 +362,7 @@ def design(**changes):
     return plain | changes
 
 
-def test_control_against_c4():
+def test_baseline_against_c4():
     right = [
         design(),
         design(condition="three-tries", arm="rejection_sampling", metric="accuracy@1", margin=0.015),
@@ -369,7 +371,7 @@ def test_control_against_c4():
     wrong = [
         (design(condition="six-tries"), "no RL there"),
         (design(arm="averaging"), "no updates"),
-        (design(arm="start"), "no control"),
+        (design(arm="start"), "no baseline"),
         (design(condition="empty-rewards", arm="interpolation_peak"), "OOD hands"),
         (design(condition="empty-rewards"), "seed 0"),
         (design(condition="ppo-three-tries"), "did not rise"),
@@ -380,4 +382,4 @@ def test_control_against_c4():
         (design(refutes=lambda low, high: low <= 0), "room for a healing"),
         (design(refutes=lambda low, high: high < -0.2), "wholly below 0"),
     ]
-    judged(evidence.control_against_c4, right, wrong)
+    judged(checks.baseline_against_c4, right, wrong)

@@ -3,23 +3,20 @@
 import base64
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from IPython.display import Javascript
 
-from oodlib import ensure
+from oodlib import Run, ensure, widgets
 from oodlib.config import load_config
 from oodlib.inference.evaluation import evaluate
 from oodlib.inference.token_probabilities import likeliest, parting, say
-from oodlib.models.loading import load_model, model_folder
-from oodlib.run import Run
-from oodlib.tasks.base import get_task
-from oodlib.training.sft import sft_folder
-from oodlib.widgets import lecture, widgets
-from oodlib.widgets import parts as widget_parts
-from oodlib.widgets.bench import Bench, Models
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.tasks import get_task
+from oodlib.widgets import lecture, parts
+from oodlib.widgets.models import Bench, Models
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 TASK = get_task("general_points")
@@ -33,7 +30,7 @@ def run(tmp_path_factory):
         "sft.steps": 4,
         "sft.checkpoints": [0, 2, 4],
         "sft.batch_size": 4,
-        "rl.baselines": ["rl"],
+        "rl.baselines": [],
     }
     changes |= {"rl.starts": [4], "rl.steps": 2, "surgery.draws": 0, "surgery.embeddings": False}
     out = str(tmp_path_factory.mktemp("runs") / "run")
@@ -47,7 +44,7 @@ def run(tmp_path_factory):
 def shown(monkeypatch):
     """What was displayed, one entry a call."""
     found = []
-    for module in (widget_parts, lecture):
+    for module in (parts, lecture):
         monkeypatch.setattr(module, "display", lambda what, **_: isinstance(what, Javascript) or found.append(what))
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.delenv("VSCODE_PID", raising=False)
@@ -57,16 +54,18 @@ def shown(monkeypatch):
 @pytest.fixture
 def operated(monkeypatch, run):
     """Open a widget of the run; its controls by their label, and a function that gives its result's HTML."""
+    return lambda name: opened(getattr(widgets, name), run, monkeypatch)[:2]
 
-    def open_(name):
-        found = {}
-        monkeypatch.setattr(widgets, "show_widget", lambda kind, controls, result, picture: found.update(locals()))
-        getattr(widgets, name)(run)
-        controls = {c.description: c for c in found["controls"]}
-        assert all(controls), "every control has a label"
-        return controls, lambda: "".join(w.value for w in leaves(found["result"]) if isinstance(w, ipywidgets.HTML))
 
-    return open_
+def opened(widget, run, monkeypatch):
+    """A widget's controls by their label, a function that gives its result's HTML, and what stands in its place."""
+    made = {}
+    monkeypatch.setattr(parts, "show_widget", lambda name, controls, result, still: made.update(locals()))
+    widget(run)
+    controls = {c.description: c for c in made["controls"]}
+    assert all(controls), "every control has a label"
+    html = lambda: "".join(w.value for w in leaves(made["result"]) if isinstance(w, ipywidgets.HTML))  # noqa: E731
+    return controls, html, made["still"]
 
 
 def leaves(widget):
@@ -75,12 +74,19 @@ def leaves(widget):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_picture_stands_where_nobody_operates_and_the_widget_where_somebody_does(name, run, shown, monkeypatch):
+def test_a_picture_or_a_table_stands_where_nobody_operates_and_the_widget_where_somebody_does(
+    name, run, shown, monkeypatch
+):
     getattr(widgets, name)(run)
-    assert VIEW not in shown[-1] and base64.b64decode(shown[-1]["image/png"]).startswith(b"\x89PNG")
+    still = shown[-1]
+    assert VIEW not in still
+    if name in ("timeline", "surgery"):
+        assert base64.b64decode(still["image/png"]).startswith(b"\x89PNG")
+    else:
+        assert "<table>" in still["text/html"] and "<th" in still["text/html"]
     monkeypatch.setenv("JPY_SESSION_NAME", "01.ipynb")
     getattr(widgets, name)(run)
-    assert {VIEW, "image/png"} <= set(shown[-1]), "GitHub takes the picture, Jupyter the widget"
+    assert {VIEW, *still} <= set(shown[-1]), "GitHub takes the picture or the table, Jupyter the widget"
 
 
 def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
@@ -89,7 +95,7 @@ def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
     for name in ("base", "OOD peak", "end of SFT (step 4)", "RL from step 4"):
         assert name in before
     assert "Solutions of (5, 5, 12, 1)" in before and "12*(1+5/5)" in before
-    controls["rule"].value = next(iter(widgets.RULES))
+    controls["rule"].value = "ID: J, Q, K count 10"
     assert "Solutions of (5, 5, 10, 1)" in result() and controls["J"].value == 10
     controls["hand"].value = "5 5 5 X"
     controls["play"].click()
@@ -98,16 +104,10 @@ def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
     assert "Solutions of" in result() and ": none" not in result(), "what is dealt can be solved by the rule in force"
 
 
-def test_before_anything_is_trained_the_picture_shows_the_base_s_answers(monkeypatch, tmp_path):
-    found = {}
-    monkeypatch.setattr(widgets, "show_widget", lambda kind, controls, result, picture: found.update(locals()))
-    widgets.play(Run(load_config("smoke", {"out": str(tmp_path), "machine.reference": False})))
-    place = plt.rcParams["axes.titlelocation"]
-    panels = {axis.get_title(place): [text.get_text() for text in axis.texts] for axis in found["picture"].axes}
-    assert list(panels) == ["ID rule", "OOD rule"] and all(
-        len(texts) == widgets.HANDS_SHOWN for texts in panels.values()
-    )
-    assert panels["OOD rule"][0].startswith("A A A J ; 1 1 1 11 ; "), "the hand, its numbers under the rule, a formula"
+def test_before_anything_is_trained_the_base_answers(monkeypatch, tmp_path):
+    run = Run(load_config("smoke", {"out": str(tmp_path), "machine.reference": False}))
+    _, result, still = opened(widgets.play, run, monkeypatch)
+    assert still == result() and "base" in still and "Solutions of (5, 5, 12, 1)" in still and "OOD peak" not in still
 
 
 def test_play_shows_what_two_models_might_have_said_where_they_part(operated):
@@ -160,7 +160,7 @@ def test_missing_checkpoints_are_named_and_trained_at_a_button_s_press(run, tmp_
     names = [name for name in models.keys if models.missing(name)]
     assert names and "base" not in names
     ready = []
-    box = widget_parts.checkpoints_needed(models, names, lambda: ready.append(True))
+    box = parts.checkpoints_needed(models, names, lambda: ready.append(True))
     note, row = box.children
     assert all(name in note.value for name in names) and not ready
     row.children[0].click()
@@ -187,14 +187,14 @@ def test_what_is_said_comes_with_its_probabilities(base):
 
 
 def test_an_edit_of_nothing_is_the_recipient_and_edits_do_not_add_up(run):
-    folders = sft_folder(run, 10, 4), sft_folder(run, 10, 2)
+    folders = run.sft_weights(10, 4), run.sft_weights(10, 2)
     bench = Bench(*folders, run.config)
     own = evaluate(*load_model(folders[0]), TASK, "id", "compact", 32, every=60)
     whole = bench.measure("vectors", 1, 0, bench.layers)
     assert bench.measure("vectors", 0, 0, bench.layers)[0]["id"][0] == (own["outcome"] == "correct").mean()
     assert bench.measure("vectors", 1, 0, bench.layers) == whole
     assert bench.measure("values", 1, 0, [])[0] == bench.measure("vectors", 0, 0, bench.layers)[0]
-    assert all(torch.equal(bench.own[n], t) for n, t in load_model(folders[0])[0].state_dict().items())
+    assert all(torch.equal(bench.recipient[n], t) for n, t in load_model(folders[0])[0].state_dict().items())
 
 
 def test_a_guess_stands_beside_the_measurement(shown, monkeypatch):

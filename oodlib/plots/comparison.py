@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from oodlib.plots.style import MODULE_ORDER, WIDTH
+from oodlib.plots import draw
+from oodlib.plots.style import GREY, MODULE_ORDER, WIDTH
 from oodlib.spectral.comparison import read_arrays, summary
 
 SHARE = 0.2  # the leading directions whose angle stands for a matrix: the k nearest to this share of its rank
-PLACES = 40
+POSITIONS = (np.arange(40) + 0.5) / 40  # along a spectrum, at which matrices of different rank are compared
+QUARTILES = [0.25, 0.5, 0.75]
 
 
 def read_tables(out: Path) -> dict[str, pd.DataFrame]:
@@ -40,32 +42,29 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
     A cell is faded where the gap at k is smaller than the change, so that Wedin's bound says nothing: there the angle
     may be an accident of nearly equal singular values. Its number is set in italics where noise turns as much.
     """
-    found = set().union(*(table["module"] for table in tables.values()))
-    modules = [m for m in MODULE_ORDER if m in found] + sorted(found - set(MODULE_ORDER))
-    maps = [(name, *_maps(table, modules)) for name, table in tables.items()]
-    layers = max(m[1].shape[1] for m in maps)
+    present = set().union(*(table["module"] for table in tables.values()))
+    modules = [m for m in MODULE_ORDER if m in present] + sorted(present - set(MODULE_ORDER))
+    maps = {name: _maps(table, modules) for name, table in tables.items()}
+    layers = max(angles.shape[1] for angles, *_ in maps.values())
     width = min(max(2.6, 0.42 * layers + 1.4), max(2.6, (WIDTH - 1.2) / len(maps)))
     figure, axes = plt.subplots(
         2, len(maps), figsize=(width * len(maps) + 1.2, 6.4), squeeze=False, sharey=True, layout="constrained"
     )
-    tops = [max(float(np.nanmax(m[i].to_numpy())) for m in maps) for i in (1, 2)]
-    labels = ("mean principal angle (°)", "mean relative change")
-    for column, (name, angles, values, faded, like_noise) in enumerate(maps):
-        for row, (table, top, label) in enumerate(zip((angles, values), tops, labels, strict=True)):
-            axis, last = axes[row][column], column == len(maps) - 1
-            decimals = int(np.clip(np.ceil(-np.log10(top or 1)), 0, 3)) + 1 - 2 * row
-            form = f".{max(decimals, row)}{'%' if row else 'f'}"
-            sns.heatmap(
-                table, ax=axis, cmap="viridis", vmin=0, vmax=top or 1, cbar=last, annot=width > 0.42 * layers, fmt=form,
-                annot_kws={"size": 9}, cbar_kws={"label": label, "format": PercentFormatter(1) if row else None},
+    rows = (("mean principal angle (°)", "f", None), ("mean relative change", "%", PercentFormatter(1)))
+    for row, (quantity, form, ticks) in enumerate(rows):
+        top = max(float(np.nanmax(both[row].to_numpy())) for both in maps.values()) or 1
+        digits = max(int(np.clip(np.ceil(-np.log10(top)), 0, 3)) + 1 - 2 * row, row)
+        for axis, (name, found) in zip(axes[row], maps.items(), strict=True):
+            draw.module_map(
+                axis, found[row], top, bar=axis is axes[row, -1], annot=width > 0.42 * layers, fmt=f".{digits}{form}",
+                annot_kws={"size": 9}, cbar_kws={"label": quantity, "format": ticks},
             )  # fmt: skip
-            axis.set(title=name if row == 0 else "", xlabel="layer" if row else "", ylabel="")
-            axis.tick_params(axis="y", rotation=0)
+            axis.set(title="" if row else name, xlabel="layer" if row else "")
             axis.grid(False)
             if row == 0:
-                _fade(axis, faded.to_numpy())
+                _fade(axis, found[2].to_numpy())
             for text in axis.texts:
-                text.set_style("italic" if like_noise[row].to_numpy()[_cell(text)] else "normal")
+                text.set_style("italic" if found[3 + row].to_numpy()[_cell(text)] else "normal")
     axes[0][0].set_ylabel(f"singular vectors, leading {_share(tables):.0%}")
     axes[1][0].set_ylabel("singular values, all")
     figure.supxlabel(
@@ -88,19 +87,17 @@ def _cell(text: Text) -> tuple[int, int]:
     return int(y), int(x)
 
 
-def _maps(
-    table: pd.DataFrame, modules: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Angle (degrees), relative value change, whether the bound says nothing, whether noise turns (changes) as much."""
+def _maps(table: pd.DataFrame, modules: list[str]) -> tuple[pd.DataFrame, ...]:
+    """Tables of modules by layer: the angle (degrees), the values' relative change; whether the bound says nothing of
+    the angle; whether noise turns as much; whether noise changes the values as much."""
     short = summary(table)
     at_k = short.loc[(short["share"] - SHARE).abs().groupby(short["matrix"]).idxmin()]
-    angles = _grid(at_k, "angle", modules)
-    values = _grid(at_k, "value_change", modules)
+    angles, values, supports = (_grid(at_k, name, modules) for name in ("angle", "value_change", "gap_supports"))
     alike = [
-        found <= _grid(at_k, noise, modules) + 1e-9 if at_k[noise].notna().any() else found < 0
-        for found, noise in ((angles, "noise_angle"), (values, "noise_value_change"))
+        measured <= _grid(at_k, noise, modules) + 1e-9 if at_k[noise].notna().any() else measured < 0
+        for measured, noise in ((angles, "noise_angle"), (values, "noise_value_change"))
     ]
-    return angles, values, _grid(at_k, "gap_supports", modules).fillna(1) < 0.5, tuple(alike)
+    return angles, values, supports.fillna(1) < 0.5, *alike
 
 
 def _grid(rows: pd.DataFrame, column: str, modules: list[str]) -> pd.DataFrame:
@@ -130,77 +127,61 @@ def angle_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
 
     Solid is what was measured at each k, dashed what noise of the same norm gives.
     """
-    columns = min(len(tables), 3)
-    rows = -(-len(tables) // columns)
-    size = (min(WIDTH, 5.4 * columns), 3.5 * rows + 0.8)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axis in axes.flat[len(tables) :]:
-        axis.set_axis_off()
-    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        found = _angles(Path(out) / name, _changed(table))
-        shares = sorted(found["share"].unique())
+    figure, axes = draw.panels(len(tables), 5.4, 3.5, 0.8)
+    for axis, (checkpoint, table) in zip(axes.flat, tables.items(), strict=False):
+        angles = _angles(Path(out) / checkpoint, _changed(table))
+        shares = sorted(angles["share"].unique())
         palette = dict(zip(shares, sns.color_palette("crest", len(shares)), strict=True))
-        for (share, null), mine in found.groupby(["share", "null"]):
-            curve = mine.groupby("place")["angle"].quantile([0.25, 0.5, 0.75]).unstack()
-            label = f"noise, leading {share:.0%}" if null else f"leading {share:.0%}"
-            axis.plot(curve.index, curve[0.5], "--" if null else "-", color=palette[share], label=label)
-            axis.fill_between(
-                curve.index, curve[0.25], curve[0.75], color=palette[share], alpha=0.06 if null else 0.15, linewidth=0
+        for (share, null), rows in angles.groupby(["share", "null"]):
+            curves = rows.groupby("position")["angle"].quantile(QUARTILES).unstack()
+            label, look, alpha = (
+                (f"leading {share:.0%}", "-", 0.15) if not null else (f"noise, leading {share:.0%}", "--", 0.06)
             )
-        axis.set(title=name, xlabel="principal angle, by rank", yscale="log")
+            draw.middle_half(axis, curves, look, palette[share], label, alpha)
+        axis.set(title=checkpoint, xlabel="principal angle, by rank", yscale="log")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.xaxis.set_major_locator(MultipleLocator(0.25))
     for axis in axes[:, 0]:
         axis.set_ylabel("principal angle (°), left and right")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 1 else 1)
+    draw.legend_below(figure, axes[0, 0], 3 if len(tables) > 1 else 1)
     return figure
 
 
 def _changed(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the matrices that differ at all; all of them, where none does."""
     ratio = table[table["metric"] == "change_ratio"].set_index("matrix")["value"]
-    mine = table[table["matrix"].map(ratio) > 0]
-    return mine if len(mine) else table
+    changed = table[table["matrix"].map(ratio) > 0]
+    return changed if len(changed) else table
 
 
 def _angles(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Columns place, angle (degrees, those above 0), share, null: each matrix's angles by rank, side and k."""
-    places = (np.arange(PLACES) + 0.5) / PLACES
-    curves, shares, nulls = [], [], []
+    """Columns position, angle (degrees, those above 0), share, null: each matrix's angles by rank, side and k."""
+    frames = []
     for matrix, rows, cols in table[["matrix", "rows", "cols"]].drop_duplicates().itertuples(index=False):
         for name, angles in read_arrays(folder, matrix).items():
             if "angle_" in name:
-                curves.append(np.interp(places * (len(angles) - 1), np.arange(len(angles)), angles))  # quantiles
-                shares.append(round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2))
-                nulls.append(name.startswith("null"))
-    found = pd.DataFrame(
-        {
-            "place": np.tile(places, len(curves)),
-            "angle": np.degrees(np.concatenate(curves)),
-            "share": np.repeat(shares, PLACES),
-            "null": np.repeat(nulls, PLACES),
-        }
-    )
-    return found[found["angle"] > 0]
+                quantiles = np.interp(POSITIONS * (len(angles) - 1), np.arange(len(angles)), angles)
+                frame = pd.DataFrame({"position": POSITIONS, "angle": np.degrees(quantiles)})
+                share = round(int(name.rsplit("_", 1)[1]) / min(rows, cols), 2)
+                frames.append(frame.assign(share=share, null=name.startswith("null")))
+    angles = pd.concat(frames)
+    return angles[angles["angle"] > 0]
 
 
 def value_spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
     """Relative change of the singular values by place in the spectrum; median and middle half of the matrices."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    styles = zip(cycle(("-", "--", ":", "-.")), sns.color_palette("crest", len(tables)), strict=False)
-    places = (np.arange(PLACES) + 0.5) / PLACES
-    for (name, table), (dash, colour) in zip(tables.items(), styles, strict=False):
+    looks = zip(cycle(("-", "--", ":", "-.")), sns.color_palette("crest", len(tables)), strict=False)
+    for (name, table), (dash, hue) in zip(tables.items(), looks, strict=False):
         curves = []
         for matrix in _changed(table)["matrix"].unique():
             arrays = read_arrays(Path(out) / name, matrix)
             before, after = arrays["values_before"], arrays["values_after"]
             change = np.divide(after - before, before, out=np.zeros_like(before), where=before > 0)
-            curves.append(np.interp(places, (np.arange(len(change)) + 0.5) / len(change), change))
-        low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
-        axis.plot(places, middle, dash, color=colour, label=name)
-        axis.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
-    axis.axhline(0, color="#555555", linewidth=0.8)
+            curves.append(np.interp(POSITIONS, (np.arange(len(change)) + 0.5) / len(change), change))
+        middle = pd.DataFrame(np.quantile(curves, QUARTILES, axis=0).T, POSITIONS, QUARTILES)
+        draw.middle_half(axis, middle, dash, hue, name)
+    axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set(
         xlabel="place in the spectrum (0 % = largest singular value)", ylabel="relative change of the singular value"
     )

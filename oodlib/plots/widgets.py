@@ -1,159 +1,71 @@
-"""The pictures inside the widgets, and what stands in their place where nobody can operate them."""
+"""The pictures of the widgets `timeline` and `surgery`; they stand alone where nobody can operate a widget."""
 
 from __future__ import annotations
-
-import re
-import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from oodlib.analysis.stats import bands
-from oodlib.plots.style import (
-    COLOURS,
-    MODULE_ORDER,
-    NAMES,
-    OUTCOME_COLOURS,
-    WIDTH,
-    draw_line,
-    percent,
-    sft_rows,
-    smoothed,
-    step_axis,
-)
-from oodlib.tasks import OUTCOMES
-
-MEANING = {outcome: outcome.replace("_", " ") for outcome in OUTCOMES}
-SIGNS = dict(zip(OUTCOMES, ("correct", "value", "numbers", "illegal", "—"), strict=True))
-
-
-def answers(found: dict[str, list[tuple[str, str]]], who: str) -> Figure:
-    """Answers in a model's own words, a panel a split: (text, the outcome that colours it)."""
-    count = max(map(len, found.values()))
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.3 * count + 1.5), layout="constrained")
-    for axis, (split, rows) in zip(axes, found.items(), strict=True):
-        for y, (text, outcome) in enumerate(rows):
-            axis.add_patch(plt.Rectangle((0, y + 0.15), 0.03, 0.7, color=OUTCOME_COLOURS[outcome]))
-            axis.text(
-                0.05, y + 0.5, textwrap.shorten(text, 46, placeholder="…"), va="center", fontsize=9, family="monospace"
-            )
-        axis.set(xlim=(0, 1), ylim=(count, 0), title=f"{NAMES[split]} rule")
-        axis.axis("off")
-    _outcome_legend(figure, MEANING | {"malformed": "malformed (—)"})
-    figure.suptitle(
-        f"What the {who} answers; colour: what its formula is worth", x=0.01, ha="left", weight="bold", fontsize=12
-    )
-    return figure
-
-
-def _outcome_legend(figure: Figure, names: dict[str, str]) -> None:
-    """What the colour of each outcome (a key of `names`) means."""
-    patches = [plt.Rectangle((0, 0), 1, 1, color=OUTCOME_COLOURS[o]) for o in names]
-    figure.legend(patches, list(names.values()), loc="outside lower center", ncols=len(names))
-
-
-def played(hands: pd.DataFrame, seed: int, models: dict[str, tuple[str, str, int, int]], count: int = 12) -> Figure:
-    """What each of `models` (its name -> stage, arm, from_step, step) answers to some hands, under both rules."""
-    hands = hands[hands["seed"] == seed]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.34 * count + 1.8), layout="constrained")
-    for axis, split in zip(axes, ("id", "ood"), strict=True):
-        mine = hands[hands["split"] == split].astype({"problem": str, "outcome": str})
-        keyed = mine.set_index(["stage", "arm", "from_step", "step"]).sort_index()
-        columns = {name: keyed.loc[key].set_index("problem")["outcome"] for name, key in models.items()}
-        table = pd.DataFrame(columns)
-        faces = table[table.index.str.contains("[JQK]")]
-        shown = faces.iloc[np.linspace(0, len(faces) - 1, min(count, len(faces))).round().astype(int)]
-        for y, (hand, outcomes) in enumerate(shown.iterrows()):
-            for x, outcome in enumerate(outcomes):
-                axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, color=OUTCOME_COLOURS[outcome]))
-                ink = "white" if outcome in ("correct", "illegal") else "#222222"
-                axis.text(x + 0.48, y + 0.45, SIGNS[outcome], ha="center", va="center", fontsize=9, color=ink)
-            axis.text(-0.06, y + 0.45, hand, ha="right", va="center", fontsize=9)
-        axis.set(xlim=(0, len(models)), ylim=(len(shown), 0), title=f"{NAMES[split]} rule", yticks=[])
-        named = [re.sub(r" (?:\(|from )(.*?)\)?$", r"\n(\1)", name) for name in models]
-        axis.set_xticks(np.arange(len(models)) + 0.48, named, fontsize=9)
-        axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        axis.grid(False)
-        sns.despine(ax=axis, left=True, bottom=True)
-    _outcome_legend(figure, MEANING | {"malformed": "malformed (—)"})
-    figure.suptitle(f"Some hands with a face card, seed {seed}", x=0.01, ha="left", weight="bold", fontsize=12)
-    return figure
+from oodlib.plots import draw
+from oodlib.plots.style import COLOURS, OUTCOME_COLOURS, WIDTH
 
 
 def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> Figure:
     """One SFT checkpoint: its place on the accuracy and loss curves, its answers, and how far each matrix turned."""
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.6), layout="constrained", width_ratios=(1.25, 1))
     (curve, answers), (loss, turned) = axes
-    for axis, metric, label in ((curve, "accuracy", "accuracy on all hands"), (loss, "loss", "loss (nats a token)")):
-        rows = sft_rows(measurements, metric)
-        tested = bands(rows[rows["split"] != "train"], shares=metric == "accuracy")
-        for split in ("id", "ood"):
-            mine = tested[tested["split"] == split]
-            draw_line(axis, mine, split, markersize=4)
-            here = mine[mine["step"] == step]["mean"]
-            axis.plot(
-                [step] * len(here), here, "o", color=COLOURS[split], markersize=11, markeredgecolor="k", clip_on=False
-            )
+    sft = measurements[measurements["stage"] == "sft"]
+    rows = {metric: sft[sft["metric"] == metric] for metric in ("accuracy", "loss")}
+    accuracy = bands(rows["accuracy"])
+    tested = bands(rows["loss"][rows["loss"]["split"] != "train"], shares=False)
+    draw.splits(curve, accuracy, size=4)
+    draw.step_axis(curve, accuracy["step"].unique())
+    draw.losses(loss, rows["loss"], tested, "", size=4)
+    for axis, data in ((curve, accuracy), (loss, tested)):
         axis.axvline(step, color="#333333", linewidth=1)
-        step_axis(axis, tested["step"].unique())
-        axis.set(ylabel=label)
+        for point in data[data["step"] == step].itertuples():
+            look = {"color": COLOURS[point.split], "markersize": 11, "markeredgecolor": "k", "clip_on": False}
+            axis.plot(step, point.mean, "o", **look)
     curve.legend(loc="upper left")
-    curve.set(title=f"Checkpoint after {step} steps", ylim=(0, 1))
-    percent(curve.yaxis)
-    rows = sft_rows(measurements, "loss")
-    train = smoothed(rows[rows["split"] == "train"].groupby("step")["value"].mean())
-    loss.plot(train.index, train, color=COLOURS["train"], linewidth=1.2, label="training, smoothed")
-    loss.legend(handles=loss.lines[-1:], loc="upper center")
-    loss.set(title="Losses (of a right answer)", yscale="log")
-    for formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-        formatter(ScalarFormatter())
-    loss.tick_params(axis="y", which="minor", labelsize=9)
-    _outcome_bars(answers, measurements, step)
+    curve.set(title=f"Checkpoint after {step} steps", ylabel="accuracy on all hands", ylim=(0, 1))
+    draw.percent(curve.yaxis)
+    loss.legend(handles=loss.lines[:1], loc="upper center")
+    loss.set(title="Losses (of a right answer)")
+    _outcome_bars(answers, sft[sft["step"] == step])
     _map(turned, rotation, step)
     return figure
 
 
-def _outcome_bars(axis: Axes, measurements: pd.DataFrame, step: int) -> None:
-    mine = measurements[(measurements["stage"] == "sft") & (measurements["step"] == step)]
-    means = mine.groupby(["split", "metric"])["value"].mean()
+def _outcome_bars(axis: Axes, rows: pd.DataFrame) -> None:
+    means = rows.groupby(["split", "metric"])["value"].mean()
     left = np.zeros(2)
-    for outcome, colour in OUTCOME_COLOURS.items():
+    for outcome, hue in OUTCOME_COLOURS.items():
         metric = "accuracy" if outcome == "correct" else outcome
         shares = np.array([means.get((split, metric), 0.0) for split in ("ood", "id")])
-        axis.barh([0, 1], shares, left=left, color=colour, label=outcome.replace("_", " "))
+        axis.barh([0, 1], shares, left=left, color=hue, label=outcome.replace("_", " "))
         left += shares
     axis.set(xlim=(0, 1), title="Its answers", yticks=[0, 1], yticklabels=["OOD", "ID"], xlabel="share of all hands")
-    percent(axis.xaxis)
+    draw.percent(axis.xaxis)
     axis.grid(False)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10)
 
 
 def _map(axis: Axes, rotation: pd.DataFrame, step: int) -> None:
-    mine = rotation[(rotation["metric"] == "rotation") & (rotation["stage"] == "sft")]
-    table = np.degrees(mine[mine["step"] == step].pivot_table(index="module", columns="layer", values="value"))
+    watched = rotation[(rotation["metric"] == "rotation") & (rotation["stage"] == "sft")]
+    table = draw.by_module(watched[watched["step"] == step])
     axis.set_title("Leading directions turned")
     if table.empty:
         why = "the base itself: nothing turned" if step == 0 else "rotation was not watched in this run"
         axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes)
         axis.axis("off")
         return
-    table.index = table.index.astype(str)
-    table = table.reindex([m for m in MODULE_ORDER if m in table.index])
-    top = float(np.degrees(mine["value"].max()))
-    bar = {"label": "mean principal angle (°)"}
-    few = table.shape[1] <= 8
-    sns.heatmap(table, ax=axis, cmap="viridis", vmin=0, vmax=top, annot=few, fmt=".1f", cbar_kws=bar)
-    axis.set(xlabel="layer", ylabel="")
-    axis.tick_params(axis="y", rotation=0)
+    draw.module_map(axis, table, float(np.degrees(watched["value"].max())), bar=True, annot=table.shape[1] <= 8)
 
 
-def edited(found: dict[str, tuple[float, float, float]], known: dict[str, dict[str, float]], title: str) -> Figure:
+def edited(measured: dict[str, tuple[float, float, float]], known: dict[str, dict[str, float]], title: str) -> Figure:
     """ID and OOD accuracy of an edited model (value, low, high) between those of the models it is made from."""
     figure, axis = plt.subplots(figsize=(8.5, 2.6), layout="constrained")
     for y, split in enumerate(("ood", "id")):
@@ -161,30 +73,12 @@ def edited(found: dict[str, tuple[float, float, float]], known: dict[str, dict[s
         axis.plot([end, peak], [y, y], color="#BBBBBB", linewidth=3, zorder=1)
         axis.plot(end, y, "s", color="k", markersize=9, label="end of SFT (recipient)" if y else None)
         axis.plot(peak, y, "^", color="#7F7F7F", markersize=10, label="OOD peak (donor)" if y else None)
-        value, low, high = found[split]
+        value, low, high = measured[split]
         ends = [[max(value - low, 0)], [max(high - value, 0)]]
         axis.errorbar([value], [y + 0.22], xerr=ends, fmt="D", color=COLOURS[split], markersize=8, capsize=4)
         axis.text(high + 0.015, y + 0.22, f"{value:.0%}", va="center", color=COLOURS[split], fontsize=11)
     axis.set(yticks=[0, 1], yticklabels=["OOD", "ID"], ylim=(-0.5, 1.7), xlim=(0, 1.02), title=title)
     axis.set_xlabel("accuracy (diamond: the edited model, 95 % interval)")
-    percent(axis.xaxis)
+    draw.percent(axis.xaxis)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.38), ncols=2)
-    return figure
-
-
-def group(rows: pd.DataFrame, title: str) -> Figure:
-    """The samples of one hand: what each was paid, and its advantage."""
-    rows = rows.sort_values("reward", ascending=False).reset_index(drop=True)
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * len(rows) + 1.8), sharey=True, layout="constrained")
-    colours = [OUTCOME_COLOURS[o] for o in rows["outcome"].astype(str)]
-    for axis, column in zip(axes, ("reward", "advantage"), strict=True):
-        axis.barh(rows.index, rows[column], color=colours, edgecolor="#555555", linewidth=0.5)
-        axis.axvline(0, color="#555555", linewidth=0.8)
-        axis.set_xlabel(column)
-    said = ["…" + str(answer)[-44:] for answer in rows["answer"]]
-    axes[0].set_yticks(rows.index, said, fontsize=9)
-    axes[0].invert_yaxis()
-    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12)
-    seen = set(rows["outcome"].astype(str))
-    _outcome_legend(figure, {o: name for o, name in MEANING.items() if o in seen})
     return figure

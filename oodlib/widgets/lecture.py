@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 from oodlib.analysis import claims
 from oodlib.analysis.evidence import Evidence
 from oodlib.plots.style import neat
-from oodlib.widgets.parts import WIDE, make_accessible, on_paper, somebody
+from oodlib.widgets import parts
 
 
 class Guess:
@@ -23,14 +23,14 @@ class Guess:
         step, middle = (high - low) / 100, (low + high) / 2
         self.slider = widgets.FloatSlider(
             middle, min=low, max=high, step=step, description=f"my guess{unit and f' ({unit})'}", readout_format=form,
-            style=WIDE, layout={"width": "420px"},
+            style=parts.WIDE, layout={"width": "420px"},
         )  # fmt: skip
         self.slider.observe(self._moved, "value")
-        if somebody():
-            box = widgets.VBox([widgets.HTML(on_paper(escape(question))), self.slider])
+        if parts.somebody():
+            box = widgets.VBox([widgets.HTML(parts.on_paper(escape(question))), self.slider])
             box.add_class("oodlib-widget").add_class("oodlib-guess")
             display(box)
-            make_accessible()
+            parts.make_accessible()
         else:
             display(Markdown(f"*Your guess:* {question}"))
 
@@ -43,14 +43,14 @@ class Guess:
         def said() -> str:
             told = f"{self.question} Measured: {measured:{self.form}}{self.unit}. "
             if not self.made:
-                return told + ("No guess was made: move the slider above." if somebody() else "")
+                return told + ("No guess was made: move the slider above." if parts.somebody() else "")
             return told + f"You guessed {self.slider.value:{self.form}}{self.unit}."
 
-        if not somebody():
+        if not parts.somebody():
             display(Markdown(said()))
             return
-        shown = widgets.HTML(on_paper(escape(said())))
-        self.slider.observe(lambda _: setattr(shown, "value", on_paper(escape(said()))), "value")
+        shown = widgets.HTML(parts.on_paper(escape(said())))
+        self.slider.observe(lambda _: setattr(shown, "value", parts.on_paper(escape(said()))), "value")
         display(shown)
 
 

@@ -1,4 +1,4 @@
-"""What the widgets are made of: HTML, pictures, and the models that they need."""
+"""What the widgets are made of: HTML, pictures, accessibility, and a button that trains missing models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from oodlib.io import as_png
 from oodlib.plots.style import OUTCOME_COLOURS
-from oodlib.widgets.bench import Models
+from oodlib.widgets.models import Models
 
 WIDE = {"description_width": "initial"}
 
@@ -80,12 +80,13 @@ new MutationObserver(mend).observe(area, {childList: true, subtree: true});
 """
 
 
-def show_widget(kind: str, controls: list[widgets.Widget], result: widgets.Widget, picture: Figure) -> None:
-    """Display a widget where a person sits before it (Jupyter, VS Code), and its picture where none does."""
+def show_widget(name: str, controls: list[widgets.Widget], result: widgets.Widget, still: Figure | str) -> None:
+    """Display a widget where a person can operate it (Jupyter, VS Code), and its picture or HTML where none can."""
     row = widgets.HBox(controls, layout={"flex_flow": "row wrap", "align_items": "center"})
     box = widgets.VBox([row, result])
-    box.add_class("oodlib-widget").add_class(f"oodlib-{kind}")
-    shown = {"image/png": _base64(picture), "text/plain": f"the widget {kind}, as a picture"}
+    box.add_class("oodlib-widget").add_class(f"oodlib-{name}")
+    shown = {"text/html": still} if isinstance(still, str) else {"image/png": _base64(still)}
+    shown["text/plain"] = f"what the widget {name} shows at first"
     if somebody():
         shown |= box._repr_mimebundle_()
     display(shown, raw=True)

@@ -10,10 +10,10 @@ import pytest
 from driving import Lab
 
 from oodlib import STAGES, Run, ensure
-from oodlib.cli import STAGE_NOTEBOOKS
-from oodlib.config import ROOT, load_config
+from oodlib.cli.notebooks import NOTEBOOKS, STAGE_NOTEBOOKS
+from oodlib.config import CHECKOUT, load_config
 
-TOOLS = ROOT / ".venv" / "browser"
+TOOLS = CHECKOUT / ".venv" / "browser"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync", "--disable-gpu"]
@@ -23,8 +23,8 @@ QUIET += ["--disable-component-update", "--disable-sync", "--disable-gpu"]
 def lab(tmp_path_factory):
     """JupyterLab on copies of the notebooks, with the outputs that they link to beside them."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "work" / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (folder / "work" / "outputs").symlink_to(ROOT / "outputs")
+    shutil.copytree(NOTEBOOKS, folder / "work" / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    (folder / "work" / "outputs").symlink_to(CHECKOUT / "outputs")
     lab = Lab(folder)
     yield lab
     lab.stop()
@@ -35,16 +35,15 @@ def small(lab):
     """The folder of copies that have the parameters of a small run that forgets; it is done, checkpoints and all."""
     copies = lab.work / "small"
     forgetting = {
-        "sft.steps": 60,
-        "sft.checkpoints": [0, 6, 60],
-        "rl.starts": [60],
+        "sft": {"steps": 60, "checkpoints": [0, 6, 60]},
+        "rl": {"starts": [60]},
         "out": str(lab.work.parent / "run"),
     }
-    run = Run(load_config("smoke", {**forgetting}))
+    run = Run(load_config("smoke", forgetting))
     for stage in STAGES:
         ensure(run, stage)
     copies.mkdir()
-    for path in (ROOT / "notebooks").glob(STAGE_NOTEBOOKS):
+    for path in NOTEBOOKS.glob(STAGE_NOTEBOOKS):
         parameters = {"preset": "smoke", **forgetting}
         papermill.execute_notebook(path, copies / path.name, parameters, prepare_only=True, progress_bar=False)
     return copies

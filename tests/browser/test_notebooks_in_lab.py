@@ -3,11 +3,11 @@
 import pytest
 from driving import Notebook
 
-from oodlib.config import ROOT
+from oodlib.cli.notebooks import NOTEBOOKS
 
 pytestmark = pytest.mark.browser
 
-NAMES = [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+NAMES = [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 DRAWS_NOTHING = "00_task_and_base.ipynb"  # it shows tables and a widget
 TIMED, FIRST_FIGURE_S = "01_sft_curve.ipynb", 60  # from the start of the server
 LIMIT_S = 180

@@ -1,0 +1,104 @@
+"""The figures of stage 2, RL: recovery beside the baselines, advantages, rewards, rotation."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from oodlib.analysis.claims import PAPER
+from oodlib.analysis.stats import bands, over_seeds
+from oodlib.plots import draw
+from oodlib.plots.sft import paper_curve
+from oodlib.plots.style import COLOURS, GREY, LABELS, WIDTH, colour, in_order, label
+
+
+def recovery(measurements: pd.DataFrame) -> Figure:
+    """OOD (and ID) accuracy of SFT checkpoints, and after RL and each baseline from there; the paper's beside it."""
+    accuracy = measurements[measurements["metric"] == "accuracy"]
+    rl = accuracy[accuracy["stage"] == "rl"]
+    sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0)]
+    figure, ((here, paper), (held, key)) = plt.subplots(2, 2, figsize=(WIDTH, 7), layout="constrained")
+    arms = in_order(rl["arm"])[::-1]
+    look = {"markersize": 7, "linestyle": ":", "linewidth": 1.2}
+    for axis, split in ((here, "ood"), (held, "id")):
+        draw.line(axis, bands(sft[sft["split"] == split]), "sft", size=4)
+        for i, arm in enumerate(arms):
+            shift = np.exp(0.09 * (i - (len(arms) - 1) / 2))  # side by side, so that the intervals can be told apart
+            data = bands(rl[(rl["split"] == split) & (rl["arm"] == arm)])
+            draw.bars(axis, data, arm, "D" if arm == "rl" else "s", shift, label=label(arm), **look)
+        draw.step_axis(axis, rl["from_step"].unique(), first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
+        axis.set(title=f"{LABELS[split]} accuracy", xlabel="SFT step from which it starts", ylim=(0, None))
+        axis.set_ylabel(f"accuracy on all {LABELS[split]} hands")
+    here.set_ylim(top=max(0.05, here.get_ylim()[1]) * 1.05)
+    paper_curve(paper, "sft", COLOURS["sft"])
+    paper_curve(paper, "rl_from_step", COLOURS["rl"])
+    window = PAPER["rl_window_llama_steps"]
+    paper.axvspan(*window, color=COLOURS["paper"], alpha=0.08, linewidth=0)
+    paper.set(title="The paper: LLaMA-3.2-11B, OOD accuracy", xlabel="SFT step from which it starts", ylim=(0, 0.3))
+    paper.text(np.mean(window), 0.29, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
+    for axis in (here, paper, held):
+        draw.percent(axis.yaxis)
+    key.axis("off")
+    key.legend(*here.get_legend_handles_labels(), loc="center left", title="Bands and bars: 95 %", alignment="left")
+    return figure
+
+
+def advantages(rollouts: pd.DataFrame) -> Figure:
+    """How the advantages spread in RL from each SFT checkpoint (C6)."""
+    starts = sorted(rollouts["from_step"].unique())
+    figure, axes = draw.panels(len(starts), 4.6, 3.4)
+    edge = float(np.abs(rollouts["advantage"]).max()) + 1e-6
+    bins = np.linspace(-edge, edge, 26)
+    for axis, start in zip(axes.flat, starts, strict=False):
+        rows = rollouts[rollouts["from_step"] == start]
+        axis.hist(rows["advantage"], bins, weights=np.full(len(rows), 1 / len(rows)), color=COLOURS["rl"], alpha=0.85)
+        skewness = rows.groupby("seed", observed=True)["advantage"].skew().abs().mean()
+        right = (rows["outcome"] == "correct").mean()
+        axis.set(title=f"from step {start}", xlabel="advantage")
+        axis.text(0.04, 0.96, f"correct {right:.0%}\n|skewness| {skewness:.2f}", transform=axis.transAxes, va="top")
+        axis.axvline(0, ymax=0.75, color=GREY, linewidth=0.8)  # below the text
+    first = axes[0, 0]
+    first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.3))
+    draw.percent(first.yaxis)
+    return figure
+
+
+def rewards(rollouts: pd.DataFrame) -> Figure:
+    """Mean training reward against RL update, for each start."""
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    starts = sorted(rollouts["from_step"].unique())
+    for start, hue in zip(starts, sns.color_palette("viridis_r", len(starts)), strict=True):
+        rows = rollouts[rollouts["from_step"] == start]
+        groups = rows.groupby(["seed", "update", "group"], observed=True)["reward"].mean().reset_index()
+        if groups["seed"].nunique() > 1:  # the band is over seeds, else over groups of answers to one hand
+            groups = groups.groupby(["seed", "update"], observed=True)["reward"].mean().reset_index()
+        curve = groups.groupby("update")["reward"].agg(["mean", "sem"]).rolling(5, center=True, min_periods=1).mean()
+        axis.plot(curve.index, curve["mean"], color=hue, label=f"from step {start}")
+        low, high = curve["mean"] - 1.96 * curve["sem"], curve["mean"] + 1.96 * curve["sem"]
+        axis.fill_between(curve.index, low, high, color=hue, alpha=0.15, linewidth=0)
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 batches")
+    draw.legend_below(figure, axis, len(starts))
+    return figure
+
+
+def rotation_and_recovery(turned: pd.DataFrame) -> Figure:
+    """RL and baselines: how far each turned the directions of its start, against the OOD accuracy that it gained.
+
+    turned: `stats.rotation_and_accuracy(measurements, "rl")`.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    marks = dict(zip(sorted(turned["from_step"].unique()), "osD^v<>P" * 4, strict=False))
+    for (arm, start), rows in turned.groupby(["arm", "from_step"], observed=True):
+        angle, gain = over_seeds(np.degrees(rows["rotation"])), over_seeds(100 * rows["ood"])
+        draw.cross(axis, angle, gain, colour(arm), marks[start])
+    axis.axhline(0, color=GREY, linestyle=":", linewidth=1.2)
+    unit = "mean principal angle from the start, leading 20 % (°)"
+    axis.set(xlabel=unit, ylabel="OOD accuracy gained (points)", xlim=(0, None))
+    arms = [Line2D([], [], color=colour(arm), linewidth=5, label=label(arm)) for arm in in_order(turned["arm"])]
+    starts = [Line2D([], [], color=GREY, ls="", marker=m, ms=8, label=f"from step {s}") for s, m in marks.items()]
+    figure.legend(handles=arms + starts, loc="outside right center")
+    return figure

@@ -1,0 +1,117 @@
+"""The widget `play`: a hand, a rule, and the models' answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from oodlib.inference.episodes import as_text
+from oodlib.inference.token_probabilities import Said, likeliest, parting, say
+from oodlib.models.loading import load_model
+from oodlib.run import Run
+from oodlib.widgets import parts
+from oodlib.widgets.models import Models
+
+RULES = {"ID: J, Q, K count 10": (10, 10, 10), "OOD: J 11, Q 12, K 13": (11, 12, 13), "my own": None}
+DEALT_FROM = 50  # hands, of which the first that the rule can solve is dealt
+
+
+def play(run: Run, seed: int | None = None) -> None:
+    """Deal or type a hand, choose a rule, and see the base, peak, end and RL models answer it side by side.
+
+    Behind each token of an answer, how sure the model was of it; where two answers part, what both might have said.
+    """
+    models, task = Models(run, seed), run.task
+    rng = np.random.default_rng(models.seed)
+    load = cache(lambda name: load_model(models.folder(name)))
+    hand = widgets.Text("5 5 Q A", description="hand", layout={"width": "190px"}, continuous_update=False)
+    rule = widgets.Dropdown(options=list(RULES), value=list(RULES)[1], description="rule", layout={"width": "280px"})
+    worth = [widgets.BoundedIntText(v, min=1, max=13, description=f) for f, v in zip("JQK", (11, 12, 13), strict=True)]
+    for box in worth:
+        box.layout.width, box.style.description_width = "90px", "20px"
+    deal, ask = widgets.Button(description="deal"), widgets.Button(description="play", button_style="primary")
+    pair = [widgets.Dropdown(description=text, layout={"width": "250px"}) for text in ("compare", "with")]
+    result = parts.result_area()
+
+    def under_the_rule(cards: Iterable[str]) -> Any:
+        return task.problem(cards, {f: b.value for f, b in zip("JQK", worth, strict=True)})
+
+    def answer(_: Any = None) -> None:
+        try:
+            problem = under_the_rule(hand.value.split())
+        except ValueError as error:
+            result.value = parts.on_paper(escape(str(error)))
+            return
+        prompt = as_text(task.prompt(problem, run.config.task.prompt_style), load("base")[1])
+        said = {name: say(*load(name), prompt, run.config.task.max_new_tokens) for name in models.there()}
+        rows = [_answer_row(name, task, problem, said[name]) for name in said]
+        apart = _parting(*((p.value, said[p.value]) for p in pair), load("base")[1]) if len(said) > 1 else ""
+        solutions = ", ".join(task.solutions(problem.numbers)[:8]) or "none"
+        answers = parts.as_table(["model", "verdict", "answer (the darker, the surer)"], rows)
+        result.value = parts.on_paper(f"{answers}{apart}<p>Solutions of {problem.numbers}: {escape(solutions)}</p>")
+
+    def ruled(_: Any) -> None:
+        for box, value in zip(worth, RULES[rule.value] or (), strict=bool(RULES[rule.value])):
+            box.value = value
+        answer()
+
+    def dealt(_: Any) -> None:
+        hands = [problem.cards for problem in task.sample(rng, "ood", DEALT_FROM)]  # each has a face card
+        can = (cards for cards in hands if task.solutions(under_the_rule(cards).numbers))
+        hand.value = " ".join(next(can, hands[0]))
+        answer()
+
+    rule.observe(ruled, "value")
+    ask.on_click(answer)
+    deal.on_click(dealt)
+
+    settled = []  # holds something while a change of `pair` is the reader's
+
+    def ready() -> None:
+        settled.clear()
+        there = models.there()
+        for control, i in zip(pair, (1, 2), strict=True):
+            control.options, control.disabled = there, len(there) < 2
+            control.value = there[min(i, len(there) - 1)]
+        settled.append(True)
+        answer()
+
+    for control in pair:
+        control.observe(lambda _: settled and answer(), "value")
+    needs = parts.checkpoints_needed(models, list(models.keys), ready)
+    if needs.children:  # until they are trained, those that are there answer
+        ready()
+    controls = [hand, rule, *worth, deal, ask, *pair]
+    parts.show_widget("play", controls, widgets.VBox([needs, result]), result.value)
+
+
+def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
+    outcome, more = task.verify(problem, said.text).outcome, ""
+    if outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
+        more = ", but its formula is right"
+    marks = "".join(
+        f'<span title="probability {p:.2f}" style="background: rgba(86, 180, 233, {0.75 * p:.2f})">{escape(t)} </span>'
+        for t, p in zip(said.tokens, said.sure, strict=True)
+    )
+    return [escape(name), parts.as_outcome(outcome, more), marks]
+
+
+def _parting(one: tuple[str, Said], other: tuple[str, Said], tokenizer: Any) -> str:
+    """A table of what two models might have said where their answers part."""
+    place = parting(one[1], other[1])
+    if place is None:
+        return "<p>The two that are compared say the same.</p>"
+    if place >= min(len(one[1].tokens), len(other[1].tokens)):
+        return "<p>One of the two that are compared goes on where the other ends.</p>"
+    common = escape(" ".join(one[1].tokens[:place])) or "the start"
+    rows = [
+        [escape(name), *(f"{parts.as_code(w)} {p:.0%}" for w, p in likeliest(said, place, tokenizer).items())]
+        for name, said in (one, other)
+    ]
+    table = parts.as_table(["compared", "likeliest next", "second", "third", "fourth"], rows)
+    return f"<p>They part after <code>{common}</code>. What each might have said there:</p>{table}"

@@ -1,4 +1,4 @@
-"""Configuration: what is in params/ is valid; what is wrong is one line that names it, its value and what is allowed."""
+"""Configuration: what is in params/ is valid; what is wrong is one line that names it and says what is allowed."""
 
 import pytest
 import yaml

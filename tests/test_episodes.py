@@ -105,7 +105,7 @@ class ChatTokenizer:
 
 
 def test_a_model_without_a_chat_template_is_said_so():
-    with pytest.raises(ValueError, match="task.prompt_style chat needs a model whose tokenizer has a chat template"):
+    with pytest.raises(ValueError, match=r"task\.prompt_style chat needs a model whose tokenizer has a chat template"):
         as_text([{"role": "user", "content": "hello"}], load_model(model_folder("tiny"))[1])
 
 
@@ -127,7 +127,7 @@ def test_a_template_that_rewrites_the_past_is_refused(scripted):
             return f"{len(messages)}<assistant>"
 
     scripted(["7"], words=ChatTokenizer())
-    with pytest.raises(ValueError, match="eval.attempts 1"):
+    with pytest.raises(ValueError, match=r"eval\.attempts 1"):
         play(None, Forgetful(), TASK, [HAND], "chat", 32, attempts=2)
 
 

@@ -31,7 +31,7 @@ class Registry:
     def check(self, name: str, setting: str = "", *besides: str) -> str:
         """`name`, if there is such a thing by its looks; else a ValueError that names what is allowed."""
         known = [*besides, *self.names()]
-        if name in known or _PATH.fullmatch(name):
+        if name in known or is_path(name):
             return name
         near = get_close_matches(name, known, 1)
         hint = f" did you mean {near[0]!r}?" if near else ""
@@ -41,14 +41,24 @@ class Registry:
     def get(self, name: str) -> Any:
         """The thing itself. ValueError for an unknown one, or one that cannot be imported."""
         self.check(name)
-        module, _, attribute = name.partition(":") if ":" in name else (f"{self.package}.{name}", "", self.attribute)
-        try:
-            return getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"the {self.sort} {name!r} cannot be imported ({type(error).__name__}: {error}): install its package, "
-                "or name its folder in PYTHONPATH"
-            ) from error
+        return import_object(name if is_path(name) else f"{self.package}.{name}:{self.attribute}", self.sort)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is written as module:object."""
+    return bool(_PATH.fullmatch(name))
+
+
+def import_object(path: str, sort: str) -> Any:
+    """The object at module:object. ValueError that names it where it cannot be imported."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # whatever a module raises
+        raise ValueError(
+            f"the {sort} {path!r} cannot be imported ({type(error).__name__}: {error}): install its package, or "
+            "name its folder in PYTHONPATH"
+        ) from error
 
 
 def _text(path: Path) -> str:

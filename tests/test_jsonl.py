@@ -94,9 +94,9 @@ def test_prompts_and_answers_in_both_styles(data):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["{'prompt': 1}"], ["id.jsonl, line 1", "not JSON"]),
-        ([line(), "[1, 2]"], ["line 2", "not a JSON object"]),
-        ([line(), "", '{"prompt": "a", "answer": 1}'], ["line 3", "no completion", "'prompt', 'answer'"]),
+        (["{'prompt': 1}"], ["id.jsonl, line 1", "invalid JSON"]),
+        ([line(), "[1, 2]"], ["line 2", "object"]),
+        ([line(), "", '{"prompt": "a", "answer": 1}'], ["line 3", "completion", "required"]),
         ([line(completion=5)], ["line 1", "completion", "5"]),
         ([line(completion=" ")], ["line 1", "completion"]),
         ([line(prompt=[])], ["line 1", "prompt", "messages"]),

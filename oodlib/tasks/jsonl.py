@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
+from oodlib.registry import import_object, is_path
 from oodlib.tasks.base import OUTCOMES, SPLITS, STYLES, Verdict, check_choice
 
 FILES = ("train", *SPLITS)
@@ -28,7 +30,21 @@ Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, th
 _NUMBER = re.compile(
     r"(?:(?<![\w.)])-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 )
-_PATH = re.compile(r"([\w.]+):(\w+)")
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+
+
+class Message(BaseModel, extra="forbid", strict=True):
+    role: str
+    content: str
+
+
+class Line(BaseModel, strict=True):
+    """A line of a file, as it must be."""
+
+    prompt: Text | Annotated[list[Message], Field(min_length=1)]
+    completion: Text
+    answer: Any
+    label: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -138,24 +154,15 @@ def _checker(name: str) -> tuple[Check, dict[str, str]]:
     """A checker by its plain name or its import path, and what says in a run's key which one it is."""
     if name in CHECKERS:
         return CHECKERS[name], {"checker": name}
-    path = _PATH.fullmatch(name)
-    if not path:
+    if not is_path(name):
         raise ValueError(
             f"unknown checker {name!r}: allowed are {', '.join(CHECKERS)}, or my_package.my_module:function"
         )
-    try:
-        module = import_module(path[1])
-        check = getattr(module, path[2])
-    except Exception as error:
-        raise ValueError(
-            f"the checker {name!r} cannot be imported ({type(error).__name__}: {error}): install its package, or name "
-            "its folder in PYTHONPATH"
-        ) from error
+    check = import_object(name, "checker")
     if not callable(check):
         raise ValueError(f"the checker {name!r} is no function")
-    source = getattr(module, "__file__", None)
-    code = _digest(Path(source).read_bytes()) if source else ""
-    return check, {"checker": name, "checker_code": code}
+    source = import_module(name.partition(":")[0]).__file__
+    return check, {"checker": name, "checker_code": _digest(Path(source).read_bytes()) if source else ""}
 
 
 def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
@@ -163,10 +170,8 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
     try:
         content = path.read_bytes()
         lines = content.decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from None
     problems: dict[str, tuple[int, Problem]] = {}
     for n, line in enumerate(lines, 1):
         if not line.strip():
@@ -187,29 +192,16 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
 
 def _problem(line: str, n: int) -> Problem:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    if missing := [key for key in ("prompt", "completion", "answer") if key not in row]:
-        raise ValueError(f"no {' and no '.join(missing)}; it has {', '.join(map(repr, row)) or 'nothing'}")
-    label = row.get("label", f"line {n}")
-    for key, value in (("completion", row["completion"]), ("label", label)):
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{key} must be text, not {value!r}")
-    prompt = row["prompt"]
-    if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
-        prompt = tuple((message["role"], message["content"]) for message in prompt)
-    elif not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError("prompt must be text, or a list of chat messages with text as role and content")
-    return Problem(prompt, row["completion"], json.dumps(row["answer"]), label)
-
-
-def _is_message(value: Any) -> bool:
-    if not isinstance(value, dict) or set(value) != {"role", "content"}:
-        return False
-    return all(isinstance(text, str) for text in value.values())
+        row = Line.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "the line"
+        if name == "prompt" and first["type"] != "missing":
+            raise ValueError("prompt must be text, or a list of chat messages with text as role and content") from None
+        got = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r}"
+        raise ValueError(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
+    prompt = row.prompt if isinstance(row.prompt, str) else tuple((m.role, m.content) for m in row.prompt)
+    return Problem(prompt, row.completion, json.dumps(row.answer), row.label or f"line {n}")
 
 
 def _digest(content: bytes) -> str:

@@ -1,10 +1,10 @@
-"""The golden run: numbers that change unmeant are caught (see tests/golden/measure.py)."""
+"""The golden run: numbers that change unmeant are caught (see golden/measure.py)."""
 
 import json
 
 import pytest
 
-from tests.golden.measure import FILE, measure
+from golden.measure import FILE, measure
 
 
 def flat(value, name=""):

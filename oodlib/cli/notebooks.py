@@ -69,12 +69,12 @@ def _strip(path: Path) -> None:
 
 
 def copy_notebooks(folder: Path) -> int:
-    """Copy notebooks, exercises and solutions into a folder; how many. ValueError where it holds notebooks already."""
-    if folder.exists() and any(folder.rglob("*.ipynb")):
-        raise ValueError(f"{folder} holds notebooks already: choose another folder")
+    """Copy notebooks, exercises and solutions to `folder`; how many. ValueError where something is there already."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something already: choose another folder")
     hidden = shutil.ignore_patterns(".*", "__pycache__")
-    write_whole(folder / "notebooks", lambda path: shutil.copytree(NOTEBOOKS, path, ignore=hidden))
-    return len(list((folder / "notebooks").rglob("*.ipynb")))
+    write_whole(folder, lambda path: shutil.copytree(NOTEBOOKS, path, ignore=hidden))
+    return len(list(folder.rglob("*.ipynb")))
 
 
 class _Bar:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from oodlib.inference import episodes
 from oodlib.inference.episodes import as_text, discounted, play
 from oodlib.inference.evaluation import evaluate, summarise
-from oodlib.inference.generation import GENERATORS, Generator
+from oodlib.inference.generation import Generator
 from oodlib.models.base import build_tokenizer
 from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
@@ -46,7 +47,7 @@ def scripted(monkeypatch, tokenizer):
                 self.heard = [c + a for c, a in zip(self.heard, answers, strict=True)]
                 return answers
 
-        monkeypatch.setitem(GENERATORS, "auto", Actor)
+        monkeypatch.setattr(episodes, "make_generator", lambda _, *arguments: Actor(*arguments))
         return seen
 
     return script

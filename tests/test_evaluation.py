@@ -117,5 +117,6 @@ def test_matrices_are_the_projections():
     model = build_model(build_tokenizer(TASK.words()))
     found = matrices(list(model.state_dict()))
     assert len(found) == 4 * 7
-    assert found["model.layers.3.mlp.down_proj.weight"] == (3, "down_proj")
+    place = found["model.layers.3.mlp.down_proj.weight"]
+    assert (place.layer, place.module) == (3, "down_proj")
     assert not any("embed" in name or "lm_head" in name or "norm" in name or "bias" in name for name in found)

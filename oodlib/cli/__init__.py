@@ -101,14 +101,14 @@ def sweep(
     from oodlib.provenance import Meter
     from oodlib.run import Run
 
-    mine = Sweep(Plan(plan), out)
-    left, every = len(mine.left(phase)), sum(1 for _ in mine.plan.cells(phase))
+    study = Sweep(Plan(plan), out)
+    left, every = len(study.left(phase)), sum(1 for _ in study.plan.cells(phase))
     if not left:
-        console.print(f"{phase}: all done, {every} of {every} in {mine.folder}")
+        console.print(f"{phase}: all done, {every} of {every} in {study.folder}")
         return
-    console.print(f"{phase}: {left} of {every} left -> {mine.folder}")
-    with Run(load_config(mine.plan.like), mine.folder).lock(), Meter() as meter:
-        for cells, rest in mine.run(phase, at_once):
+    console.print(f"{phase}: {left} of {every} left -> {study.folder}")
+    with Run(load_config(study.plan.like), study.folder).lock(), Meter() as meter:
+        for cells, rest in study.run(phase, at_once):
             minutes = meter.wall_s / 60
             names = ", ".join(cell.name for cell in cells)
             hence = minutes / (left - rest) * rest

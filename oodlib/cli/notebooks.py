@@ -82,15 +82,16 @@ class _JobsBar(Progress):
     """A bar of the jobs of all stages; whenever it is drawn it counts those that are done."""
 
     def __init__(self, run: Run, console: Console):
+        self.run, self.jobs = run, [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
         super().__init__(*columns, console=console, refresh_per_second=1)
-        self.run, self.jobs = run, [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
-        self.count = self.add_task("starting", total=len(self.jobs))
+        self.add_task("starting", total=len(self.jobs))
 
     def left(self) -> list[Job]:
         return [job for job in self.jobs if not self.run.done(job)]
 
     def get_renderables(self) -> Iterable[RenderableType]:
         left = self.left()
-        self.update(self.count, completed=len(self.jobs) - len(left), description=left[0].stage if left else "reading")
+        for task in self.task_ids:  # none yet while the bar is made
+            self.update(task, completed=len(self.jobs) - len(left), description=left[0].stage if left else "reading")
         return super().get_renderables()

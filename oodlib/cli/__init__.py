@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from oodlib.cli import weights
+from oodlib.cli.output import ShortErrors, console, print_table
 from oodlib.config import PARAMS, config_names, load_config, read_value
 
 app = typer.Typer(
+    cls=ShortErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -23,24 +23,11 @@ app = typer.Typer(
     "weights apart, and says which of the paper's claims hold there. Then `oodlib scorecard outputs/tiny`.\n\n"
     "The same stages are notebooks: open them in JupyterLab, or run them with papermill.",
 )
-console = Console()
 Preset = Annotated[str, typer.Option("--preset", "-f", help="A name in params/, or the path of a YAML file.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, such as sft.learning_rate=1e-4. May be repeated."),
 ]
-
-
-class ShortErrors:
-    """An expected error becomes one line and exit status 2."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (ValueError, RuntimeError, OSError)):
-            Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-            raise typer.Exit(2)
 
 
 @app.command()
@@ -60,19 +47,18 @@ def reproduce(
     from oodlib.run import Run
     from oodlib.stages import check
 
-    with ShortErrors():
-        changes = {"out": str(out) if out else None, "seed": seed, "machine.reference": False}
-        config = load_config(preset, {**changes, **_assignments(set_)})
-        check(config)
-        run = Run(config)
-        console.print(f"[bold]{config.preset}[/bold], seed {', '.join(map(str, config.seeds))} -> {run.folder}")
-        with run.lock(".reproduce.lock"), Meter() as meter:
-            worked = run_notebooks(run, preset, console)
-        if worked:
-            run.note("all", meter.wall_s, meter.peak_mib)
-        console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
-        _print_scorecard(run.folder)
-        _report(run.folder)
+    changes = {"out": str(out) if out else None, "seed": seed, "machine.reference": False}
+    config = load_config(preset, {**changes, **_assignments(set_)})
+    check(config)
+    run = Run(config)
+    console.print(f"[bold]{config.preset}[/bold], seed {', '.join(map(str, config.seeds))} -> {run.folder}")
+    with run.lock(".reproduce.lock"), Meter() as meter:
+        worked = run_notebooks(run, preset, console)
+    if worked:
+        run.note("all", meter.wall_s, meter.peak_mib)
+    console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
+    _print_scorecard(run.folder)
+    _report(run.folder)
 
 
 @app.command()
@@ -89,13 +75,13 @@ def plan(
 
     Exit status 1 where it does not fit.
     """
-    from oodlib.scale.plan import device_here, show
+    from oodlib.scale.plan import describe, machine_memory
 
-    with ShortErrors():
-        if rate is not None and rate <= 0:
-            raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s")
-        config = load_config(preset, _assignments(set_))
-        fits = show(console, config, device_here(gpus, gpu_memory), rate and rate * 1e12)
+    if rate is not None and rate <= 0:
+        raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s")
+    config = load_config(preset, _assignments(set_))
+    text, fits = describe(config, *machine_memory(gpus, gpu_memory), rate and rate * 1e12)
+    print(text)
     if not fits:
         raise typer.Exit(1)
 
@@ -115,34 +101,23 @@ def sweep(
     from oodlib.provenance import Meter
     from oodlib.run import Run
 
-    with ShortErrors():
-        mine = Sweep(Plan(plan), out)
-        left, every = len(mine.left(phase)), sum(1 for _ in mine.plan.cells(phase))
-        if not left:
-            console.print(f"{phase}: all done, {every} of {every} in {mine.folder}")
-            return
-        console.print(f"{phase}: {left} of {every} left -> {mine.folder}")
-        with Run(load_config(mine.plan.like), mine.folder).lock(), Meter() as meter:
-            for cells, rest in mine.run(phase, at_once):
-                minutes = meter.wall_s / 60
-                names = ", ".join(cell.name for cell in cells)
-                hence = minutes / (left - rest) * rest
-                console.print(f"  {names} done after {minutes:.0f} min; {rest} left, about {hence:.0f} min")
-        console.print(f"{phase}: all done")
+    study = Sweep(Plan(plan), out)
+    left, every = len(study.left(phase)), sum(1 for _ in study.plan.cells(phase))
+    if not left:
+        console.print(f"{phase}: all done, {every} of {every} in {study.folder}")
+        return
+    console.print(f"{phase}: {left} of {every} left -> {study.folder}")
+    with Run(load_config(study.plan.like), study.folder).lock(), Meter() as meter:
+        for cells, rest in study.run(phase, at_once):
+            minutes = meter.wall_s / 60
+            names = ", ".join(cell.name for cell in cells)
+            hence = minutes / (left - rest) * rest
+            console.print(f"  {names} done after {minutes:.0f} min; {rest} left, about {hence:.0f} min")
+    console.print(f"{phase}: all done")
 
 
-@app.command()
-@wraps(weights.compare)
-def compare(*args, **options) -> None:
-    with ShortErrors():
-        weights.compare(*args, **options)
-
-
-@app.command()
-@wraps(weights.restore)
-def restore(*args, **options) -> None:
-    with ShortErrors():
-        weights.restore(*args, **options)
+app.command()(weights.compare)
+app.command()(weights.restore)
 
 
 @app.command()
@@ -151,8 +126,7 @@ def scorecard(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """Print which claims hold in a finished run, from its measurements alone."""
-    with ShortErrors():
-        _print_scorecard(folder, markdown)
+    _print_scorecard(folder, markdown)
 
 
 @app.command()
@@ -164,8 +138,7 @@ def report(
 
     All of it lies in the one file; the page shows no code, runs no script and fetches nothing.
     """
-    with ShortErrors():
-        _report(folder, out)
+    _report(folder, out)
 
 
 @app.command()
@@ -173,17 +146,12 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="A name in params/, or the path of a YAML file.")] = None,
 ) -> None:
     """List the configurations in params/; or of one all settings, with their values and what they mean."""
-    with ShortErrors():
-        if name:
-            table = load_config(name).table("task", "model", "eval", "sft", "rl", "rotation", "surgery", "machine")
-            _print_table(["setting", *table.columns], table.itertuples())
-            return
-        rows = [
-            (one, c.model.source, str(c.n_seeds), str(c.sft.steps), ", ".join(map(str, c.rl.starts)))
-            for one in config_names()
-            if (c := load_config(one))
-        ]
-        _print_table(["preset", "model", "seeds", "SFT steps", "RL from steps"], rows)
+    if name:
+        table = load_config(name).table("task", "model", "eval", "sft", "rl", "rotation", "surgery", "machine")
+        print_table(table.reset_index(names="setting"))
+        return
+    rows = [(c.preset, c.model.source, c.n_seeds, c.sft.steps, c.rl.starts) for c in map(load_config, config_names())]
+    print_table(pd.DataFrame(rows, columns=["preset", "model", "seeds", "SFT steps", "RL from steps"]))
 
 
 @app.command()
@@ -191,8 +159,7 @@ def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; m
     """Copy the notebooks, exercises and solutions into a folder of your own, to open in JupyterLab."""
     from oodlib.cli.notebooks import copy_notebooks
 
-    with ShortErrors():
-        console.print(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
+    console.print(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
 
 
 @app.command()
@@ -205,8 +172,7 @@ def base(
     """Train the tiny base model from nothing, as the shipped one was."""
     from oodlib.models.base import train_base
 
-    with ShortErrors():
-        console.print(f"saved in {train_base(folder, task, seed, steps)}")
+    console.print(f"saved in {train_base(folder, task, seed, steps)}")
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, object]:
@@ -217,13 +183,6 @@ def _assignments(pairs: list[str] | None) -> dict[str, object]:
             raise ValueError(f"--set {pair!r}: write SECTION.SETTING=VALUE, such as sft.learning_rate=1e-4")
         changes[name.strip()] = read_value(value)
     return changes
-
-
-def _print_table(heads: list[str], rows) -> None:
-    table = Table(*heads)
-    for row in rows:
-        table.add_row(*map(escape, map(str, row)))
-    console.print(table)
 
 
 def _print_scorecard(folder: Path, markdown: bool = False) -> None:
@@ -240,14 +199,19 @@ def _print_scorecard(folder: Path, markdown: bool = False) -> None:
     if markdown:
         print(as_markdown(claims), end="")
         return
-    table = Table(title=f"Scorecard of {escape(str(folder))}", title_justify="left", show_lines=True)
-    for head in ("", "claim and what was measured", "estimate [95 %]", "paper", "verdict"):
-        table.add_column(head)
-    for c in claims:
-        verdict = f"[{VERDICT_COLOURS[c.verdict]}]{c.verdict}[/]"
-        measures = f"{c.title}\n[dim]{escape(c.quantity)}[/dim]"
-        table.add_row(c.claim, measures, escape(interval(c)), in_unit(c.unit, c.paper), verdict)
-    console.print(table)
+    rows = [
+        (
+            c.claim,
+            Text.assemble(c.title, "\n", (c.quantity, "dim")),
+            interval(c),
+            in_unit(c.unit, c.paper),
+            Text(c.verdict, VERDICT_COLOURS[c.verdict]),
+        )
+        for c in claims
+    ]
+    heads = ["", "claim and what was measured", "estimate [95 %]", "paper", "verdict"]
+    console.print(f"Scorecard of {folder}", markup=False)
+    print_table(pd.DataFrame(rows, columns=heads), show_lines=True)
     for c in claims:
         console.print(f"{c.claim}: {c.sentence}", markup=False, highlight=False)
     if len(evidence.seeds) == 1:

@@ -6,17 +6,17 @@ import json
 import logging
 import os
 import shutil
-import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import papermill
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oodlib.config import SHARE
 from oodlib.io import write_whole
-from oodlib.run import STAGES, Run
+from oodlib.run import STAGES, Job, Run
 from oodlib.stages import waves
 
 NOTEBOOKS = SHARE / "notebooks"
@@ -26,12 +26,13 @@ STAGE_NOTEBOOKS = "0[0-4]_*.ipynb"  # those of one run; 05 and 06 read the sweep
 def run_notebooks(run: Run, preset: str, console: Console) -> bool:
     """Execute the notebooks of a run into its folder; whether there was anything left to measure."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with _Bar(run, console) as bar:
+    with _JobsBar(run, console) as bar:
+        unfinished = bool(bar.left())
         for notebook in sorted(NOTEBOOKS.glob(STAGE_NOTEBOOKS)):
             start = time.monotonic()
             _execute(notebook, run, preset)
             console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
-    return bar.left_at_start
+    return unfinished
 
 
 def _execute(notebook: Path, run: Run, preset: str) -> None:
@@ -77,36 +78,20 @@ def copy_notebooks(folder: Path) -> int:
     return len(list(folder.rglob("*.ipynb")))
 
 
-class _Bar:
-    """A bar over the work of all stages, from the jobs that are done; the unit is a sequence trained on."""
+class _JobsBar(Progress):
+    """A bar of the jobs of all stages; whenever it is drawn it counts those that are done."""
 
     def __init__(self, run: Run, console: Console):
-        self.run, self.console = run, console
-        self.jobs = [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
-        self.total = sum(job.cost for job in self.jobs)
-        self.left_at_start = any(not run.done(job) for job in self.jobs)
-        self.stop = threading.Event()
+        self.run, self.jobs = run, [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
+        super().__init__(*columns, console=console, refresh_per_second=1)
+        self.add_task("starting", total=len(self.jobs))
 
-    def __enter__(self) -> _Bar:
-        columns = (BarColumn(), "{task.percentage:>3.0f} %", TimeElapsedColumn(), "left", TimeRemainingColumn())
-        self.bar = Progress(TextColumn("{task.description}"), *columns, console=self.console)
-        self.bar.start()
-        self.task = self.bar.add_task("starting", total=self.total)
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
+    def left(self) -> list[Job]:
+        return [job for job in self.jobs if not self.run.done(job)]
 
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.bar.stop()
-
-    def _watch(self) -> None:
-        done: set[str] = set()
-        while True:
-            done |= {job.name for job in self.jobs if job.name not in done and self.run.done(job)}
-            left = [job for job in self.jobs if job.name not in done]
-            finished = sum(job.cost for job in self.jobs if job.name in done)
-            self.bar.update(self.task, completed=finished, description=left[0].stage if left else "reading")
-            if self.stop.wait(1.0):
-                return
+    def get_renderables(self) -> Iterable[RenderableType]:
+        left = self.left()
+        for task in self.task_ids:  # none yet while the bar is made
+            self.update(task, completed=len(self.jobs) - len(left), description=left[0].stage if left else "reading")
+        return super().get_renderables()

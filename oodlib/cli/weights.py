@@ -6,15 +6,23 @@ import re
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, track
-from rich.table import Table
+
+from oodlib.cli.output import console, print_table
 
 CHECKPOINT = "a folder of safetensors, a PEFT adapter folder, a .gguf file, ORG/NAME[@REVISION] on the hub, or `tiny`"
 COUNT = "directions, a number or a share such as 20%"
-console = Console()
+COLUMNS = {
+    "angle": ("turned by", "{:.2f}°"),
+    "noise_angle": ("noise: by", "{:.2f}°"),
+    "above_noise": ("more than noise", "{:.0%}"),
+    "gap_supports": ("gap supports", "{:.0%}"),
+    "value_change": ("values changed by", "{:.2%}"),
+    "noise_value_change": ("noise changes them by", "{:.2%}"),
+}
 Modules = Annotated[list[str] | None, typer.Option(help="Pattern of modules, such as q_proj or 'mlp.*'. Repeatable.")]
 Layers = Annotated[str | None, typer.Option(help="Layers, such as 0-11,20. Default: all.")]
 
@@ -42,13 +50,10 @@ def compare(
 
     null_seed = seed if null else None
     comparing = Comparing(base, checkpoints, out, modules or MODULES, _layers(layers), k or DEFAULT_K, null_seed)
-    told = {target.name: dict(target.remarks) for target in comparing.targets}
-    for name, remarks in told.items():
-        _remark(name, remarks)
     for _ in track(comparing.run(), "comparing", len(comparing.todo()), console=console):
         pass  # each matrix is written as it comes
     for target in comparing.targets:
-        _remark(target.name, {n: reason for n, reason in target.remarks.items() if n not in told[target.name]})
+        _remark(target.name, target.remarks)
     style()
     tables = {target.name: table for target in comparing.targets if len(table := target.table())}
     if not tables:
@@ -56,7 +61,8 @@ def compare(
     write_figure(out, figures.where(tables), "where")
     write_figure(out, figures.angle_spectra(out, tables), "angles")
     write_figure(out, figures.value_spectra(out, tables), "values")
-    _summary(tables)
+    print_table(pd.DataFrame([_summarise(name, table) for name, table in tables.items()]))
+    console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
     console.print(f"tables, arrays and figures are in {out}")
 
 
@@ -86,10 +92,8 @@ def restore(
     _remark(donor, job.remarks)
     shapes = {name: pair.shape for name, pair in job.pairs.items()}
     if dry_run:
-        table = Table("matrix", "shape", "leading", "trailing", title=f"{part} to be restored")
-        for name, shape in shapes.items():
-            table.add_row(name, "x".join(map(str, shape)), *map(str, job.edit.counts(min(shape))))
-        console.print(table)
+        rows = [(name, "x".join(map(str, shape)), *job.edit.counts(min(shape))) for name, shape in shapes.items()]
+        print_table(pd.DataFrame(rows, columns=["matrix", "shape", "leading", "trailing"]))
         same = sum(job.equal(name) for name in shapes)
         also = f" ({same} of them are equal in the donor)" if same else ""
         every = len(job.recipient.shapes)
@@ -109,36 +113,23 @@ def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
         console.print(f"[yellow]{escape(checkpoint)}[/yellow]: {escape(f'{name}: {reason}')}", highlight=False)
 
 
-def _summary(tables) -> None:
-    """The middle k of each checkpoint, and the matrices that turned most there."""
+def _summarise(name: str, table: pd.DataFrame) -> dict[str, str]:
+    """A row for the terminal: means over the matrices that changed, at the middle k; says what turned most there."""
     from oodlib.spectral.comparison import summary
 
-    columns = {"angle": "turned by", "noise_angle": "noise: by", "above_noise": "more than noise"}
-    columns |= {"gap_supports": "gap supports", "value_change": "values changed by", "noise_value_change": "noise: by"}
-    note = "?: the gap in the spectrum at k is smaller than the change; a few swapped directions may do that"
-    table = Table("checkpoint", "leading", *columns.values(), caption=note)
-    for name, rows in tables.items():
-        short = summary(rows)
-        by_matrix = short.groupby("matrix")["k"]
-        middle = short[by_matrix.rank(method="first") == (by_matrix.transform("count") + 1) // 2]
-        changed = middle[middle["change_ratio"] > 0]
-        if (n := len(changed)) < (every := len(middle)):
-            console.print(f"{name}: {every - n} of {every} matrices are unchanged; what follows is of the others")
-        if n:
-            share, known = f"{middle['share'].median():.0%}", changed[list(columns)].notna().all()
-            table.add_row(name, share, *(_mean(changed[column]) if known[column] else "" for column in columns))
-            most = changed.nlargest(3, "angle").itertuples()
-            turned = ", ".join(f"{row.matrix} {row.angle:.1f}°{'' if row.gap_supports else '?'}" for row in most)
-            console.print(f"{name}: turned most, leading {share}: {turned}", highlight=False)
-    if table.rows:
-        console.print(table)
-
-
-def _mean(column) -> str:
-    """The mean of a summary's column with its unit; of yes and no how many say yes."""
-    if "angle" in column.name:
-        return f"{column.mean():.2f}°"
-    return f"{column.mean():.2%}" if "value" in column.name else f"{column.sum()} of {len(column)}"
+    short = summary(table)
+    ranks = short.groupby("matrix")["k"]
+    middle = short[ranks.rank(method="first") == (ranks.transform("count") + 1) // 2]
+    changed = middle[middle["change_ratio"] > 0]
+    if same := len(middle) - len(changed):
+        console.print(f"{name}: {same} of {len(middle)} matrices are unchanged; what follows is of the others")
+    row = {"checkpoint": name, "leading": f"{middle['share'].median():.0%}"}
+    for column, (head, form) in COLUMNS.items():
+        row[head] = form.format(changed[column].mean()) if len(changed) and changed[column].notna().all() else ""
+    for most in changed.nlargest(3, "angle").itertuples():
+        sure = "" if most.gap_supports else " ?"
+        console.print(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}", highlight=False)
+    return row
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:

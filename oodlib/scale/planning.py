@@ -19,8 +19,10 @@ from oodlib.tasks import SPLITS, get_task
 from oodlib.training.trainer import kept_steps
 
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
+RESIDENT = ("optimizer", "gathered", "bfloat16 copies", "DDP's buckets", "reference")  # while RL generates
 PLAY_ROWS = 512  # episodes that `play` plays side by side in RL
-SPARE = 0.08  # of the memory, for the CUDA context, NCCL's buffers and what an allocator cannot use
+
+Parts = dict[str, float]  # bytes by what they hold
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the longest prompt, right answer and checker's message of a task, and where they are from."""
+    """Tokens of the longest prompt, right answer and checker's message of a task."""
 
     prompt: int
     answer: int
     message: int
-    source: str
 
     def episode(self, attempts: int, max_new_tokens: int) -> int:
         """Tokens of an episode: the prompt, answers of full length, and a message between two."""
         return self.prompt + attempts * (max_new_tokens + self.message) - self.message
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a configuration is planned for: processes with memory (bytes) each; `gpus` 0 is the CPU."""
-
-    gpus: int
-    memory: float
-
-    @property
-    def room(self) -> float:
-        return self.memory * (1 - SPARE)
 
 
 def training_memory(
@@ -83,7 +72,7 @@ def training_memory(
     processes: int = 1,
     accumulates: bool = False,
     full_logits: bool = False,
-) -> dict[str, float]:
+) -> Parts:
     """Bytes by part, a process, in a step on `rows` sequences of `tokens` tokens, at whichever moment takes more.
 
     `half`: bfloat16 autocast over float32 weights, as on GPUs; else float32 throughout. `accumulates`: gradients of
@@ -127,92 +116,85 @@ def training_memory(
     return parts | max(start, end, key=lambda moment: sum(moment.values()))
 
 
-def inference_memory(
-    shape: Shape, rows: int, prompt: int, length: int, half: bool, weights: float, cache: int = 2
-) -> dict[str, float]:
+def inference_memory(shape: Shape, rows: int, prompt: int, length: int, wide: int, weights: float, cache: int) -> Parts:
     """Bytes by part while `rows` answers are generated, up to `length` tokens with the prompt's.
 
-    Keys and values are kept in `cache` bytes a number; a layer's grow by copying. The largest tensors that pass are the
-    MLP's, while prompts are read, and the last token's float32 logits while words are drawn.
+    A number takes `wide` bytes, in the key-value cache `cache`; a layer's cache grows by copying. The largest tensors
+    that pass are the MLP's, while prompts are read, and the last token's float32 logits while words are drawn.
     """
-    wide = 2 if half else 4
-    pairs = rows * length * 2 * shape.keys * cache
     return {
         "weights": weights,
-        "keys and values": pairs * (shape.layers + 1),
+        "keys and values": rows * length * 2 * shape.keys * cache * (shape.layers + 1),
         "activations": rows * prompt * (3 * shape.inner * wide + 3 * shape.hidden * 4),
         "logits": 4 * rows * shape.words * 4,
     }
 
 
-def launched(config: Config, device: Device) -> tuple[MachineSettings, int]:
+def launched(config: Config, gpus: int) -> tuple[MachineSettings, int]:
     """How training is launched (ddp, fsdp2 or not at all; a configuration file is read) and in how many processes."""
     machine = config.machine
     if machine.launch is None:
         return machine, 1
     values = read_yaml(configuration(machine.launch)) or {}
     name = "fsdp2" if values.get("distributed_type") == "FSDP" else "ddp"
-    count = machine.processes or values.get("num_processes") or max(device.gpus, 1)
-    if device.gpus and count > device.gpus:
-        raise ValueError(f"machine.processes {count} is more than the {device.gpus} GPUs that are planned for")
-    return machine.model_copy(update={"launch": name, "processes": count}), count
+    count = machine.processes or values.get("num_processes") or max(gpus, 1)
+    if gpus and count > gpus:
+        raise ValueError(f"machine.processes {count} is more than the {gpus} GPUs that are planned for")
+    return machine.model_copy(update={"launch": name}), count
 
 
-def memory(config: Config, shape: Shape, lengths: Lengths, device: Device) -> dict[str, dict[str, float]]:
-    """Bytes by part, a process, for each thing that is done: what is resident then, and what the work adds."""
-    half = device.gpus > 0
-    machine, processes = launched(config, device)
-    share = processes if machine.launch == "fsdp2" and processes > 1 else 1
+def memory(config: Config, shape: Shape, lengths: Lengths, gpus: int) -> dict[str, Parts]:
+    """Bytes by part, a process, in SFT, an update of RL, its rollouts and evaluation."""
+    half = gpus > 0
+    wide = 2 if half else 4
+    machine, processes = launched(config, gpus)
+    sft, rl, new = config.sft, config.rl, config.task.max_new_tokens
+    kl, ppo, vllm = sft.mitigation == "kl", rl.algorithm == "ppo", machine.generator == "vllm"
 
-    def step(shape: Shape, batch: int, tokens: int, full_logits: bool) -> dict[str, float]:
-        part = max(1, -(-batch // processes))
+    def step(shape: Shape, batch: int, tokens: int, full_logits: bool) -> Parts:
+        part = -(-batch // processes)
         rows = min(part, machine.micro_batch or part)
         return training_memory(shape, rows, tokens, half, machine, processes, part > rows, full_logits)
 
-    sft, rl, new = config.sft, config.rl, config.task.max_new_tokens
-    kl, ppo, vllm = sft.mitigation == "kl", rl.algorithm == "ppo", config.machine.generator == "vllm"
-    needs = {"SFT": step(shape, sft.batch_size, lengths.prompt + lengths.answer, kl)}
+    supervised = step(shape, sft.batch_size, lengths.prompt + lengths.answer, kl)
     if kl:
-        needs["SFT"]["reference"] = 4 * shape.total
-    if sft.mitigation == "rpsft":  # leading singular vectors, both sides, of matrices of a layer's parameters
-        needs["SFT"]["singular vectors"] = 8 * sft.mitigation_share * shape.block * shape.layers
+        supervised["reference"] = 4 * shape.total
+
     tokens = lengths.episode(rl.attempts, new)
-    update = step(_in_rl(config, shape), rl.samples_per_update, tokens, ppo)
-    reference = {"reference": 4 * shape.total / share} if rl.kl and not config.model.lora else {}
-    needs["RL, an update"] = update | reference
+    update = step(in_rl(config, shape), rl.samples_per_update, tokens, ppo)
+    if rl.kl and not config.model.lora:
+        update["reference"] = 4 * shape.total / (processes if machine.launch == "fsdp2" else 1)
+
     rows = -(-rl.prompts * rl.samples // processes)
     rows = min(rows, PLAY_ROWS) if ppo or rl.attempts > 1 else rows
-    rollout = inference_memory(shape, rows, lengths.prompt, tokens, half, update["weights"], 2 if vllm else 4)
-    resident = ("optimizer", "gathered", "bfloat16 copies", "DDP's buckets")
-    rollout |= {name: update[name] for name in resident if name in update} | reference
-    needs["RL, rollouts"] = rollout | ({"weights of vLLM": 2 * shape.total} if vllm else {})
-    width = 2 if half else 4
-    rows = min(config.machine.eval_batch_size, max(_problems(config).values()))
+    rollouts = inference_memory(shape, rows, lengths.prompt, tokens, wide, update["weights"], 2 if vllm else 4)
+    rollouts |= {part: update[part] for part in RESIDENT if part in update}
+    if vllm:
+        rollouts["weights of vLLM"] = 2 * shape.total
+
+    weights = wide * shape.total
+    rows = min(machine.eval_batch_size, max(problems(config)))
     tokens = lengths.episode(config.eval.attempts, new)
-    weights = width * shape.total
-    needs["evaluation, answers"] = inference_memory(shape, rows, lengths.prompt, tokens, half, weights, width)
+    answering = inference_memory(shape, rows, lengths.prompt, tokens, wide, weights, wide)
     one = (lengths.prompt + lengths.answer) * shape.words * 4  # a sequence's logits in float32
     at_once = one * max(1, min(rows, LOGITS // one))  # three of them, on a GPU also the model's in bfloat16
-    needs["evaluation, loss"] = {"weights": weights, "logits": at_once * (3.5 if half else 3)}
-    return needs
+    scoring = {"weights": weights, "logits": at_once * (3.5 if half else 3)}
+    evaluation = max(answering, scoring, key=lambda parts: sum(parts.values()))
+    return {"SFT": supervised, "RL, an update": update, "RL, rollouts": rollouts, "evaluation": evaluation}
 
 
-def disk(config: Config, shape: Shape) -> dict[str, tuple[int, float, float]]:
-    """For SFT and the arms of RL: checkpoints of all seeds, bytes that stay, bytes more at most while training.
+def disk(config: Config, shape: Shape) -> tuple[int, float, float]:
+    """Checkpoints of all seeds, bytes that stay, and bytes more at most while training.
 
-    Float32 weights; two float32 moments a trainable parameter lie beside the last, and the one before it while it is
-    written.
+    Weights are float32. Beside the last checkpoint of a training, and the one before it while it is written, lie two
+    float32 moments a trainable parameter.
     """
-    kept, mitigation = len(kept_steps(config)), config.sft.mitigation
-    if mitigation != "none" and MITIGATIONS.get(mitigation).edit:
+    kept = len(kept_steps(config))
+    if config.sft.mitigation != "none" and MITIGATIONS.get(config.sft.mitigation).edit:
         kept += len(config.sft.checkpoints) - 1  # beside plain SFT's
-    trained = _trained(config)
-    arms = len(config.rl.starts) * (1 + len(config.rl.baselines) + len(trained))  # one that trains keeps two
-    seeds = config.n_seeds
-    return {
-        "SFT": (seeds * kept, 4.0 * shape.total * seeds * kept, 16 * shape.trainable),
-        "RL": (seeds * arms, 4.0 * shape.total * seeds * arms, 16 * _in_rl(config, shape).trainable),
-    }
+    arms = 1 + len(config.rl.baselines) + len(trained_arms(config))  # one that trains keeps two
+    count = config.n_seeds * (kept + len(config.rl.starts) * arms)
+    return count, 4.0 * shape.total * count, 16 * in_rl(config, shape).trainable
 
 
 def work(config: Config, shape: Shape, lengths: Lengths) -> dict[str, tuple[float, float]]:
@@ -229,35 +211,36 @@ def work(config: Config, shape: Shape, lengths: Lengths) -> dict[str, tuple[floa
     def times(shape: Shape) -> int:  # a forward pass's operations, in training
         return 2 + (shape.trainable == shape.total) + config.machine.gradient_checkpointing
 
-    rl, seeds, new = config.rl, config.n_seeds, config.task.max_new_tokens
+    sft, rl, seeds, new = config.sft, config.rl, config.n_seeds, config.task.max_new_tokens
     demonstration, episode = forward(lengths.prompt + lengths.answer), forward(lengths.episode(rl.attempts, new))
-    problems = sum(_problems(config).values())
-    evaluation = problems * forward(lengths.episode(config.eval.attempts, new))
-    arms, trained = 1 + len(rl.baselines), _trained(config)
-    plain = trained.count("sft_continued")  # generates nothing to learn from
-    samples = len(rl.starts) * rl.steps * rl.samples_per_update
-    learning = samples * ((len(trained) - plain) * episode + plain * demonstration) * times(_in_rl(config, shape))
-    # answers, and their log-probabilities before the updates
-    generation = (len(trained) - plain) * samples / rl.epochs * 2 * episode + arms * len(rl.starts) * evaluation
-    sft = config.sft.steps * config.sft.batch_size * demonstration * times(shape)
-    measuring = len(config.sft.checkpoints) * (evaluation + problems * demonstration)
+    evaluation = sum(problems(config)) * forward(lengths.episode(config.eval.attempts, new))
+    fitting = sft.steps * sft.batch_size * demonstration * times(shape)
+    measuring = len(sft.checkpoints) * (evaluation + sum(problems(config)) * demonstration)
+    starts, trained = len(rl.starts), trained_arms(config)
+    supervised = trained.count("sft_continued")  # generates nothing to learn from
+    playing = len(trained) - supervised
+    samples = starts * rl.steps * rl.samples_per_update
+    learning = samples * (playing * episode + supervised * demonstration) * times(in_rl(config, shape))
+    rollouts = 2 * playing * samples / rl.epochs * episode  # answers, and their log-probabilities before the updates
+    judging = (1 + len(rl.baselines)) * starts * evaluation
     return {
-        "sft": (seeds * sft, seeds * measuring),
-        "rl": (seeds * learning, seeds * generation),
+        "sft": (seeds * fitting, seeds * measuring),
+        "rl": (seeds * learning, seeds * (rollouts + judging)),
         "surgery": (0.0, seeds * len(edits(config)) * evaluation),
     }
 
 
-def _problems(config: Config) -> dict[str, int]:
+def problems(config: Config) -> list[int]:
+    """The number of problems that an evaluation takes of each split."""
     task = get_task(config.task.name, config.task.options)
-    return {split: -(-len(task.split(split)) // config.eval.every) for split in SPLITS}
+    return [-(-len(task.split(split)) // config.eval.every) for split in SPLITS]
 
 
-def _trained(config: Config) -> list[str]:
+def trained_arms(config: Config) -> list[str]:
     """RL and the baselines that train, rather than edit weights."""
     return ["rl", *(name for name in config.rl.baselines if not BASELINES.get(name).make_weights)]
 
 
-def _in_rl(config: Config, shape: Shape) -> Shape:
+def in_rl(config: Config, shape: Shape) -> Shape:
     """The mitigation lora is SFT's alone; `model.lora` is for RL too."""
     return shape if config.model.lora else replace(shape, trainable=shape.total)

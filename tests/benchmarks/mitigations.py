@@ -26,22 +26,23 @@ def main(steps: int = 12, rounds: int = 4) -> None:
     torch.set_num_threads(1)
     sweep = Sweep()
     conditions = sweep.plan.phases["mitigations"]["conditions"]
-    configs = {c.sft.mitigation: c for c in (sweep.plan.config(name, 0) for name in conditions)}
+    configs = [sweep.plan.config(name, 0) for name in reversed(conditions)]  # plain SFT, the first, comes last
     seconds: dict[str, list[float]] = {name: [] for name in TRAINED}
     with tempfile.TemporaryDirectory() as folder:
+        by_mitigation = {config.sft.mitigation: config for config in configs}
         for turn in range(rounds + 1):
             for name in TRAINED:
-                few = configs[name].changed({"sft.steps": steps, "sft.checkpoints": [0, steps]})
+                few = by_mitigation[name].changed({"sft.steps": steps, "sft.checkpoints": [0, steps]})
                 trainer = sft_trainer(Run(few, Path(folder) / f"{name}-{turn}"), 0)
                 start = time.perf_counter()
                 trainer.train()
                 if turn:  # the first round warms up
                     seconds[name].append((time.perf_counter() - start) / steps)
-    middle = {name: median(times) for name, times in seconds.items()}
-    rows = [
-        (name, round(middle[name], 4), round(min(times), 4), round(max(times), 4), round(middle[name] / middle["none"], 2))
-        for name, times in seconds.items()
-    ]
+    plain = median(seconds["none"])
+    rows = []
+    for name, times in seconds.items():
+        numbers = (median(times), min(times), max(times))
+        rows.append((name, *(round(x, 4) for x in numbers), round(numbers[0] / plain, 2)))
     table = pd.DataFrame(rows, columns=["mitigation", "seconds a step", "lowest", "highest", "times plain SFT"])
     print(table.to_string(index=False))
     table.to_csv(sweep.folder / "step_times.csv", index=False)

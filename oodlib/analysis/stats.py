@@ -98,9 +98,8 @@ def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFram
         return both.join(accuracy["n"][["id", "ood"]].add_prefix("n_"), on=keys)
     sft = measurements.query("stage == 'sft' and metric == 'accuracy'")
     start = sft.pivot_table("value", ["seed", "step"], "split", observed=True)
-    both[["id", "ood"]] -= start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))[
-        ["id", "ood"]
-    ].to_numpy()
+    before = start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))
+    both[["id", "ood"]] -= before[["id", "ood"]].to_numpy()
     return both
 
 

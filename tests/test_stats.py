@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from oodlib.analysis.stats import Scores, bands, bootstrap, estimate, over_seeds
+from oodlib.analysis.stats import Scores, bands, bootstrap, over_seeds
 
 
 def scores(right, keys=(("sft", "sft", 0, 0), ("sft", "sft", 0, 9))):
@@ -15,9 +15,9 @@ def scores(right, keys=(("sft", "sft", 0, 0), ("sft", "sft", 0, 9))):
 
 def test_over_seeds_is_the_t_interval():
     values = [0.1, 0.2, 0.25, 0.3, 0.1]
-    found = over_seeds(values)
+    interval = over_seeds(values)
     low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((np.mean(values), low, high))
     assert np.isnan(over_seeds([0.3]).low)
     same = over_seeds([0.3, 0.3, 0.3])
     assert same.low == same.high == pytest.approx(0.3)
@@ -29,11 +29,16 @@ def test_the_bootstrap_over_problems_is_paired():
     first = rng.random(500) < 0.5
     second = first.copy()
     second[:20] = True
-    found = estimate([scores(np.stack([first, second], 1))], lambda s: s["sft", "sft", 0, 9] - s["sft", "sft", 0, 0])
-    assert found.low > 0 and found.high - found.low < 0.03
-    assert found.n == 500 and found.unit == "problems"
+    both = scores(np.stack([first, second], 1))
+
+    def gain(picks):
+        resampled = both.resampled(picks)
+        return resampled["sft", "sft", 0, 9] - resampled["sft", "sft", 0, 0]
+
+    estimate = bootstrap(500, gain, "problems")
+    assert estimate.low > 0 and estimate.high - estimate.low < 0.03
     unpaired = 1.96 * np.sqrt(2 * 0.25 / 500) * 2
-    assert found.high - found.low < unpaired / 3
+    assert estimate.high - estimate.low < unpaired / 3
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
@@ -41,8 +46,8 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for _ in range(60):
         sample = rng.random(200) < 0.3
-        found = bootstrap(200, lambda picks, sample=sample: float(sample[picks].mean()), "problems")
-        hits += found.low <= 0.3 <= found.high
+        interval = bootstrap(200, lambda picks, sample=sample: float(sample[picks].mean()), "problems")
+        hits += interval.low <= 0.3 <= interval.high
     assert 50 <= hits <= 60
 
 
@@ -54,15 +59,15 @@ def test_halves_never_share_a_problem_even_when_resampled():
 
 
 def test_an_estimate_that_does_not_exist_is_nan_not_an_error():
-    found = estimate([scores(np.ones((5, 2)))], lambda s: float("nan"))
-    assert np.isnan([found.value, found.low, found.high]).all()
+    interval = bootstrap(5, lambda picks: float("nan"), "problems")
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
 
 
 def test_bands_are_over_seeds_or_else_wilson_s_over_problems():
     one = pd.DataFrame({"step": [1, 2], "seed": 1, "value": [0.25, 0.5], "n": 100})
-    found = bands(one)
+    interval = bands(one)
     low, high = scipy_stats.binomtest(25, 100).proportion_ci(method="wilson")
-    assert found.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx([0.25, low, high])
+    assert interval.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx([0.25, low, high])
     assert bands(one, shares=False)["low"].isna().all()
     three = pd.DataFrame({"step": 1, "seed": [1, 2, 3], "value": [0.2, 0.3, 0.4], "n": 100})
     assert bands(three)["low"].iloc[0] == pytest.approx(over_seeds([0.2, 0.3, 0.4]).low)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from oodlib.analysis.stats import Estimate, Scores, estimate
-from oodlib.registry import BASELINES
+from oodlib.analysis.stats import Estimate, Scores, bootstrap, over_seeds
 from oodlib.run import Results, Run
 
 FALLEN = 0.25  # OOD accuracy is lost at a start once this share of the whole fall has happened
@@ -29,13 +29,12 @@ class Fall:
     inside: list[int]  # after at least a quarter of the fall, before the end
     late: list[int]  # the last SFT checkpoint
 
-    @property
-    def lost(self) -> list[int]:
-        return self.inside + self.late
-
-    @property
-    def outside(self) -> list[int]:
-        return self.early + self.late
+    def starts(self, *parts: str) -> list[int]:
+        """The starts in these parts; Missing where there is none."""
+        steps = [step for part in parts for step in getattr(self, part)]
+        if not steps:
+            raise Missing(f"no {' or '.join(parts)} RL start")
+        return steps
 
 
 class Evidence:
@@ -85,13 +84,19 @@ class Evidence:
         return self._scores[split, column]
 
     def measure(self, statistic: Callable[[Scores, Fall], float], split="ood", column="correct") -> Estimate:
-        """An estimate of `statistic(scores of a seed, its fall)`; Missing where it needs what is not there."""
-        scores = self.scores(split, column)
-        falls = {id(s.table): fall for s, fall in zip(scores, self.falls, strict=True)}
+        """An estimate of `statistic(scores of a seed, its fall)`: over seeds, or for one seed over its problems.
+
+        The bootstrap over problems is paired: each is resampled in all evaluations at once. Missing where the
+        statistic needs an evaluation that is not there.
+        """
+        by_seed = list(zip(self.scores(split, column), self.falls, strict=True))
         try:
-            return estimate(scores, lambda s: statistic(s, falls[id(s.table)]))
+            if len(by_seed) > 1:
+                return over_seeds([statistic(*seed) for seed in by_seed])
+            ((scores, fall),) = by_seed
+            return bootstrap(len(scores.table), lambda picks: statistic(scores.resampled(picks), fall), "problems")
         except KeyError as error:
-            raise Missing(_lacking(error.args[0])) from None
+            raise Missing(f"no evaluation {error.args[0]}") from None
 
     # ---- keys of evaluations -----------------------------------------------------------------------
 
@@ -101,36 +106,19 @@ class Evidence:
     def arm(self, name: str, start: int) -> Key:
         return ("rl", name, start, self.updates)
 
-    def trained_baselines(self) -> list[str]:
-        """The baselines of the run that learn from right answers, in its order."""
-        return [arm for arm in self.arms if _trains(arm)]
-
     def edit_names(self, start: str) -> list[str]:
         """The surgical edits of the run whose names start so."""
-        arms = self.hands.loc[self.hands["stage"] == "surgery", "arm"].astype(str).unique()
-        return sorted(a for a in arms if a.startswith(start))
+        edits = self.hands.loc[self.hands["stage"] == "surgery", "arm"].astype(str).unique()
+        return sorted(edit for edit in edits if edit.startswith(start))
 
-    def recovered(self, edit: str) -> Callable[[Scores, Fall], float]:
-        """A statistic: the share of the OOD accuracy lost from peak to end that a surgical edit brings back."""
+    def recovered(self, *edits: str) -> Callable[[Scores, Fall], float]:
+        """A statistic: the share of the OOD accuracy lost from peak to end that edits bring back on average."""
 
         def share(s: Scores, fall: Fall) -> float:
-            lost = s[self.sft(fall.peak)] - s[self.sft(self.end)]
+            end = s[self.sft(self.end)]
+            lost = s[self.sft(fall.peak)] - end
             if lost < NOTHING:
                 raise Missing("hardly any OOD accuracy is lost from peak to end, so there is nothing to recover")
-            return (s["surgery", edit, fall.peak, self.end] - s[self.sft(self.end)]) / lost
+            return float(np.mean([(s["surgery", edit, fall.peak, self.end] - end) / lost for edit in edits]))
 
         return share
-
-
-def _trains(arm: str) -> bool:
-    try:
-        return BASELINES.get(arm).trains
-    except ValueError:  # RL itself, or a baseline from elsewhere that is not installed here
-        return False
-
-
-def _lacking(key: object) -> str:
-    """What is missing, by the key of its evaluation."""
-    stage, arm, *_ = key if isinstance(key, tuple) else (key, "")
-    known = {"surgery": f"the run has no surgery {arm!r}", "rl": f"the run has no RL of the arm {arm!r}"}
-    return known.get(stage, f"no evaluation {key}")

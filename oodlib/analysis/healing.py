@@ -7,6 +7,7 @@ Intervals are Student's t over seeds, paired within a seed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.registry import BASELINES
 
 MARGIN = 0.02  # of accuracy: smaller differences are none
-TRAINED = tuple(name for name in BASELINES.names() if BASELINES.get(name).trains)
 RULES = {  # the verdicts, in the order in which they are tried: the first that applies
     "nothing lost": f"the start is less than {100 * MARGIN:g} points of OOD accuracy below SFT's peak",
     "RL did not learn": "RL's mean return in the last tenth of its updates, less that in the first, does not lie "
@@ -30,44 +30,25 @@ RULES = {  # the verdicts, in the order in which they are tried: the first that 
     "level with a baseline": f"RL less the best baseline: the whole interval within {100 * MARGIN:g} points of 0",
     "undecided": "none of these",
 }
-VERDICTS = tuple(RULES)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What RL did from one start of one condition.
-
-    Attributes:
-        effect: OOD(RL) - OOD(best baseline).
-        best: that baseline.
-        against: OOD(RL) - OOD(baseline) for every baseline that was run.
-        behind: the baselines that end more than 2 points of ID accuracy below RL, and do not count.
-        gain: OOD(RL) - OOD(start).
-        trained: OOD(RL) - OOD(the best baseline that learns from right answers).
-        held: ID(RL) - ID(best baseline).
-        learnt: RL's mean return in the last tenth of its updates less that in the first; None where it is not known.
-        verdict: one of `RULES`.
-    """
+    """What RL did from one start of one condition; accuracies are shares, differences are paired within a seed."""
 
     condition: str
     start: int
-    effect: Estimate
-    best: str
-    against: dict[str, Estimate]
-    behind: tuple[str, ...]
-    gain: Estimate
-    trained: Estimate
-    held: Estimate
-    learnt: Estimate | None
-    verdict: str
+    effect: Estimate  # OOD(RL) - OOD(best baseline)
+    best: str  # that baseline
+    against: dict[str, Estimate]  # OOD(RL) - OOD(baseline) for every baseline that was run
+    behind: tuple[str, ...]  # baselines that end more than 2 points of ID accuracy below RL, and do not count
+    gain: Estimate  # OOD(RL) - OOD(start)
+    held: Estimate  # ID(RL) - ID(best baseline)
+    learnt: Estimate | None  # RL's mean return in the last tenth of its updates less that in the first, where known
+    verdict: str  # one of `RULES`
 
     def __str__(self) -> str:
         return f"{self.condition}, from {self.start}"
-
-
-def rules() -> pd.DataFrame:
-    """The verdicts and when they are given; a row a verdict, in the order in which they are tried."""
-    return pd.DataFrame({"the first that applies": list(RULES), "when": list(RULES.values())})
 
 
 def wide(table: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.DataFrame:
@@ -85,75 +66,59 @@ def effects(table: pd.DataFrame, metric: str = "accuracy", seeds: list[int] | No
     """The effect of every condition and start with RL and a baseline, in the table's order; of all seeds, or some."""
     if seeds is not None:
         table = table[table["seed"].isin(seeds)]
-    results, held, returns = [], wide(table, "id", metric), _returns(table)
+    results, held, rises = [], wide(table, "id", metric), _rises(table)
     for (condition, start), rows in wide(table, "ood", metric).groupby(level=["condition", "from_step"]):
         rows = rows.dropna(axis=1, how="all")
-        arms = [arm for arm in rows if arm not in ("rl", "start", "peak")]
-        baselines = [arm for arm in arms if BASELINES.get(arm).counts]
+        baselines = [arm for arm in rows if arm not in ("rl", "start", "peak") and BASELINES.get(arm).counts]
         if "rl" in rows and baselines:
             rows = rows.dropna(subset=["rl", *baselines])
-            gained = returns.reindex(rows.index).dropna()
-            results.append(_effect(condition, int(start), rows, held.loc[rows.index], gained, baselines))
+            rise = rises.reindex(rows.index).dropna()
+            results.append(_effect(condition, int(start), rows, held.loc[rows.index], rise, baselines))
     order = list(table["condition"].unique())
     return sorted(results, key=lambda effect: (order.index(effect.condition), effect.start))
 
 
-def _returns(table: pd.DataFrame) -> pd.Series:
+def _rises(table: pd.DataFrame) -> pd.Series:
     """RL's mean return in the last tenth of the updates less that in the first, by condition, start and seed."""
     rows = table[(table["arm"] == "rl") & (table["split"] == "train")]
-    keys = ["condition", "from_step", "seed"]
-    first, last = (rows[rows["metric"] == f"reward_{end}"].set_index(keys)["value"] for end in ("first", "last"))
-    return last - first
+    keys, ends = ["condition", "from_step", "seed"], ["reward_first", "reward_last"]
+    returns = rows.pivot_table("value", keys, "metric").reindex(columns=ends)
+    return returns["reward_last"] - returns["reward_first"]
 
 
 def _effect(
-    condition: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, gained: pd.Series, baselines: list[str]
+    condition: str, start: int, rows: pd.DataFrame, held: pd.DataFrame, rise: pd.Series, baselines: list[str]
 ) -> Effect:
+    """`rows` and `held` are OOD and ID accuracies, a row a seed and a column an arm."""
     behind = tuple(b for b in baselines if (held["rl"] - held[b]).mean() > MARGIN)
     counted = [b for b in baselines if b not in behind] or baselines
     best = max(counted, key=lambda b: rows[b].mean())
     against = {b: over_seeds(rows["rl"] - rows[b]) for b in baselines}
-    gain, lost = over_seeds(rows["rl"] - rows["start"]), (rows["peak"] - rows["start"]).mean()
-    effect, learnt = against[best], over_seeds(gained) if len(gained) else None
-    if lost < MARGIN:
-        verdict = "nothing lost"
-    elif learnt and learnt.n > 1 and not learnt.low > 0:
-        verdict = "RL did not learn"
-    elif gain.high <= 0:
-        verdict = "RL does not heal"
-    elif gain.low > 0 and all(against[b].low > 0 for b in counted):
-        verdict = "RL heals more"
-    elif _below(rows, counted):
-        verdict = "a baseline heals more"
-    elif effect.low > -MARGIN and effect.high < MARGIN:
-        verdict = "level with a baseline"
-    else:
-        verdict = "undecided"
-    trained = max(set(TRAINED) & set(baselines), key=lambda b: rows[b].mean(), default=best)
-    kept = over_seeds(held["rl"] - held[best])
-    return Effect(condition, start, effect, best, against, behind, gain, against[trained], kept, learnt, verdict)
-
-
-def _below(rows: pd.DataFrame, baselines: list[str]) -> bool:
-    """Whether RL is below some baseline: the smallest of one-sided p values, times their number, is under 2.5 %."""
-    if len(rows) < 2:
-        return False
-    p = [stats.ttest_rel(rows["rl"], rows[b], alternative="less").pvalue for b in baselines]
-    return bool(np.nanmin(p) * len(p) < 0.025)
+    gain, effect = over_seeds(rows["rl"] - rows["start"]), against[best]
+    learnt = over_seeds(rise) if len(rise) else None
+    p = [stats.ttest_rel(rows["rl"], rows[b], alternative="less").pvalue for b in counted] if len(rows) > 1 else [1.0]
+    applies = {
+        "nothing lost": (rows["peak"] - rows["start"]).mean() < MARGIN,
+        "RL did not learn": learnt is not None and learnt.n > 1 and not learnt.low > 0,
+        "RL does not heal": gain.high <= 0,
+        "RL heals more": gain.low > 0 and all(against[b].low > 0 for b in counted),
+        "a baseline heals more": np.nanmin(p) * len(p) < 0.025,
+        "level with a baseline": effect.low > -MARGIN and effect.high < MARGIN,
+        "undecided": True,
+    }
+    verdict = next(name for name in RULES if applies[name])
+    at_id = over_seeds(held["rl"] - held[best])
+    return Effect(condition, start, effect, best, against, behind, gain, at_id, learnt, verdict)
 
 
 def brief(effects: list[Effect]) -> pd.DataFrame:
-    """A row a condition and start, differences of accuracy in points."""
-    rows = {str(e): (points(e.gain), _label(e.best), points(e.effect), points(e.held), e.verdict) for e in effects}
-    columns = ["RL - start", "best baseline", "RL - best baseline", "the same on ID", "verdict"]
+    """A row a condition and start, differences of accuracy in points; the baselines that do not count are named."""
+    rows = {}
+    for e in effects:
+        best, *behind = (BASELINES.get(b).label for b in (e.best, *e.behind))
+        rows[str(e)] = (points(e.gain), best, points(e.effect), points(e.held), ", ".join(behind), e.verdict)
+    columns = ["RL - start", "best baseline", "RL - best baseline", "the same on ID", "not counted", "verdict"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-
-def beside_the_paper(effects: list[Effect]) -> pd.DataFrame:
-    """RL less its start, and less the best baseline that trains, in points: the paper's, then `effects`."""
-    rows = {f"the paper, {name}": (f"{gain:+.1f}", "not measured") for name, gain in paper_gains().items()}
-    rows |= {str(e): (points(e.gain), points(e.trained)) for e in effects}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["RL - start", "RL - best baseline that trains"])
 
 
 def paper_gains() -> dict[str, float]:
@@ -162,44 +127,33 @@ def paper_gains() -> dict[str, float]:
     LLaMA has a curve by start; for Qwen the paper gives no start, only its "moderate" checkpoint.
     """
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
-    gains = {step: rl - sft for step, sft, rl in zip(curve["step"], curve["sft"], curve["rl_from_step"], strict=True)}
-    best = curve["step"][int(np.argmax(curve["rl_from_step"]))]
+    gains = np.subtract(curve["rl_from_step"], curve["sft"])
+    best = int(np.argmax(curve["rl_from_step"]))
     qwen = PAPER["stages"]["qwen-2.5-7b"]["ood"]
     return {
-        f"LLaMA 3.2 11B, from step {best}, the best of {len(gains)} starts": gains[best],
-        f"LLaMA 3.2 11B, mean of the {len(gains)} starts": np.mean(list(gains.values())),
+        f"LLaMA 3.2 11B, from step {curve['step'][best]}, the best of {len(gains)} starts": float(gains[best]),
+        f"LLaMA 3.2 11B, mean of the {len(gains)} starts": float(gains.mean()),
         'Qwen 2.5 7B, less its "moderate" checkpoint': qwen["rl"] - qwen["sft_moderate"],
     }
 
 
 def answer(effects: list[Effect]) -> str:
-    """A plain answer in Markdown, computed."""
-    idle = [e for e in effects if e.verdict == "RL did not learn"]
-    asked = [e for e in effects if e.verdict != "nothing lost" and e not in idle]
-    if not asked:
+    """A plain answer in Markdown, computed: the verdicts, and mean differences over the starts."""
+    tested = [e for e in effects if e.verdict not in ("nothing lost", "RL did not learn")]
+    if not tested:
         return "No start from which RL learnt had lost OOD accuracy, so there was nothing to heal."
-    counts = {verdict: sum(e.verdict == verdict for e in asked) for verdict in VERDICTS}
-    verdicts = ", ".join(f"**{n}** {verdict}" for verdict, n in counts.items() if n)
-    alike = [e.against["rejection_sampling"] for e in asked if "rejection_sampling" in e.against]
-    less = {
-        "its start (the paper's comparison)": [e.gain for e in asked],
-        "rejection sampling (the same problems and checker)": alike,
-        "its best baseline": [e.effect for e in asked],
+    counts = Counter(e.verdict for e in tested)
+    verdicts = ", ".join(f"**{counts[verdict]}** {verdict}" for verdict in RULES if counts[verdict])
+    differences = {
+        "its start (the paper's comparison)": [e.gain for e in tested],
+        "rejection sampling (the same problems and checker)": [
+            e.against["rejection_sampling"] for e in tested if "rejection_sampling" in e.against
+        ],
+        "its best baseline": [e.effect for e in tested],
     }
-    means = "; ".join(f"less {name} {100 * np.mean([x.value for x in xs]):+.1f}" for name, xs in less.items() if xs)
-    lines = [
-        f"Of {len(asked)} starts that had lost OOD accuracy and from which RL learnt: {verdicts}. Means over these "
-        f"starts, in points of OOD accuracy: RL {means}.",
-        f"The best baseline is the one with the highest mean, which goes against RL, of those at most {100 * MARGIN:g} "
-        "points of ID accuracy below RL. Intervals are not corrected for the number of starts.",
-    ]
-    if behind := dict.fromkeys(_label(b) for e in asked for b in e.behind):
-        lines[-1] += f" Not counted somewhere, for they end further below: {'; '.join(behind)}."
-    if idle:
-        where = "; ".join(map(str, idle))
-        lines.append(f"Left out, for RL's return did not rise there, so that RL was not put to the test: {where}.")
-    return "\n\n".join(lines)
-
-
-def _label(baseline: str) -> str:
-    return BASELINES.get(baseline).label
+    means = {name: 100 * np.mean([x.value for x in values]) for name, values in differences.items() if values}
+    return (
+        f"Of {len(tested)} starts that had lost OOD accuracy and from which RL learnt: {verdicts}. Means over these "
+        f"starts, in points of OOD accuracy: RL {'; '.join(f'less {name} {x:+.1f}' for name, x in means.items())}. "
+        "Intervals are not corrected for the number of starts."
+    )

@@ -66,41 +66,20 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean over seeds with its t interval. NaN bounds for a single seed."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return Estimate(mean, np.nan, np.nan, n, "seeds")
-    spread = stats.sem(values)
-    if spread == 0:
-        return Estimate(mean, mean, mean, n, "seeds")
-    low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=spread)
+    low, high = (mean, mean) if n > 1 else (np.nan, np.nan)
+    if n > 1 and (error := stats.sem(values)):
+        low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=error)
     return Estimate(mean, float(low), float(high), n, "seeds")
-
-
-def estimate(by_seed: Sequence[Scores], statistic: Callable[[Scores], float]) -> Estimate:
-    """A statistic of the scores: over seeds if there are several, else by a bootstrap over the problems.
-
-    The bootstrap is paired: an evaluation's problems are resampled together with all others'.
-    """
-    if len(by_seed) > 1:
-        return over_seeds([statistic(scores) for scores in by_seed])
-    (scores,) = by_seed
-    return bootstrap(len(scores.table), lambda picks: statistic(scores.resampled(picks)), "problems")
 
 
 def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Estimate:
     """The percentile bootstrap interval of `statistic(indices)`, indices drawn from range(n)."""
-    everything = np.arange(n)
+    everything, rng = np.arange(n), np.random.default_rng(0)
     value = float(statistic(everything))
     if not np.isfinite(value):
         return Estimate(value, np.nan, np.nan, n, unit)
-    interval = stats.bootstrap(
-        (everything,),
-        statistic,
-        n_resamples=RESAMPLES,
-        vectorized=False,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    options = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "vectorized": False}
+    interval = stats.bootstrap((everything,), statistic, rng=rng, **options).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high), n, unit)
 
 
@@ -112,17 +91,16 @@ def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFram
     """
     keys = ["seed", "arm", "from_step", "step"]
     rows = measurements[measurements["stage"] == stage]
-    rotation = rows[(rows["metric"] == "rotation") & (rows["split"] == "weights")].set_index(keys)["value"]
-    accuracy = rows[rows["metric"] == "accuracy"].pivot_table(
-        index=keys, columns="split", values=["value", "n"], observed=True
-    )
+    rotation = rows.query("metric == 'rotation' and split == 'weights'").set_index(keys)["value"]
+    accuracy = rows.query("metric == 'accuracy'").pivot_table(["value", "n"], keys, "split", observed=True)
     both = accuracy["value"][["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
     if stage == "sft":
         return both.join(accuracy["n"][["id", "ood"]].add_prefix("n_"), on=keys)
-    sft = measurements[(measurements["stage"] == "sft") & (measurements["metric"] == "accuracy")]
-    start = sft.pivot_table(index=["seed", "step"], columns="split", values="value", observed=True)
-    before = start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))[["id", "ood"]]
-    return both.assign(id=both["id"] - before["id"].to_numpy(), ood=both["ood"] - before["ood"].to_numpy())
+    sft = measurements.query("stage == 'sft' and metric == 'accuracy'")
+    start = sft.pivot_table("value", ["seed", "step"], "split", observed=True)
+    before = start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))
+    both[["id", "ood"]] -= before[["id", "ood"]].to_numpy()
+    return both
 
 
 def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:

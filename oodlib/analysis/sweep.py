@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.stats import skew
 
 from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
-from oodlib.io import COLUMNS, digest, read_json, write_figure, write_json, write_table
+from oodlib.io import COLUMNS, as_measurements, digest, read_json, write_figure, write_json, write_table
 from oodlib.provenance import Meter, describe_machine
 from oodlib.run import STAGES, Run
 from oodlib.stages import ensure
@@ -29,6 +29,7 @@ from oodlib.tasks import check_choice
 
 PLAN = PARAMS / "sweeps" / "sweep.yaml"
 RUN = ("sft", "rl", "rotation")  # the stages of every condition
+EACH = ["arm", "from_step", "seed"]
 QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -101,10 +102,8 @@ class Sweep:
         table = sweep.table()
         if table.empty:
             raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `oodlib sweep explore` first")
-        measured = set(zip(table["condition"], table["seed"], strict=True))
-        for phase, about in sweep.plan.phases.items():
-            cells = {(condition, seed) for seed in about["seeds"] for condition in about["conditions"]}
-            print(f"{phase}: {len(measured & cells)} of {len(cells)} cells (a condition and a seed) are measured")
+        for phase in sweep.plan.phases:
+            print(f"{phase}: {len(sweep.rows(phase).groupby(['condition', 'seed']))} conditions and seeds are measured")
         return sweep
 
     def rows(self, phase: str) -> pd.DataFrame:
@@ -146,57 +145,48 @@ class Sweep:
             yield together, len(left) - len(together)
 
     def _run(self, cells: list[Cell]) -> None:
-        config = cells[0].config.changed({"n_seeds": len(cells)})
+        config, condition = cells[0].config.changed({"n_seeds": len(cells)}), cells[0].condition
         work = self.folder / "work"
-        run = Run(config, work / "runs" / f"{cells[0].condition}-{config.seed}", work)
+        run = Run(config, work / "runs" / f"{condition}-{config.seed}", work)
         with Meter() as meter:
             ensure(run, *RUN)
-        self._keep(cells, summary(run).assign(condition=cells[0].condition), meter)
-
-    def _keep(self, cells: list[Cell], rows: pd.DataFrame, meter: Meter) -> None:
         old, manifest, machine = self.table(), self.manifest, describe_machine()
-        seeds = [cell.config.seed for cell in cells]
-        again = (old["condition"] == cells[0].condition) & old["seed"].isin(seeds)
-        table = pd.concat([frame for frame in (old[~again], rows) if len(frame)])[["condition", *COLUMNS]]
-        keys = ["condition", *COLUMNS[:-2]]
-        write_table(self.folder / "measurements.csv", table.sort_values(keys, kind="stable"))
+        again = (old["condition"] == condition) & old["seed"].isin(config.seeds)
+        frames = [frame for frame in (old[~again], summary(run).assign(condition=condition)) if len(frame)]
+        table = pd.concat(frames)[["condition", *COLUMNS]].sort_values(["condition", *COLUMNS[:-2]], kind="stable")
+        write_table(self.folder / "measurements.csv", table)
         hardware = machine["hardware"]
-        for cell in cells:
-            manifest["cells"][cell.name] = {
-                "mark": cell.mark,
-                "wall_s": round(meter.wall_s / len(cells), 1),
-                **{name: machine[name] for name in ("git", "tree")},
-                "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
-            }
-        about = {"packages": machine["packages"], "python": machine["python"]}
-        write_json(self.folder / "manifest.json", {**about, "cells": dict(sorted(manifest["cells"].items()))})
+        about = {
+            "wall_s": round(meter.wall_s / len(cells), 1),
+            "git": machine["git"],
+            "tree": machine["tree"],
+            "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
+        }
+        measured = {**manifest["cells"], **{cell.name: {"mark": cell.mark, **about} for cell in cells}}
+        versions = {name: machine[name] for name in ("packages", "python")}
+        write_json(self.folder / "manifest.json", {**versions, "cells": dict(sorted(measured.items()))})
 
 
 def summary(run: Run) -> pd.DataFrame:
     """What the sweep keeps of a run: accuracies, how RL's rewards and advantages were spread, and mean angles."""
-    table = run.table("measurements")
+    table, last = run.table("measurements"), run.config.rl.steps
     kept = table["split"].isin(["id", "ood"]) & table["metric"].str.match(r"accuracy|malformed|wrong_numbers|loss")
     angles = table["metric"].isin(["mean_angle_left", "mean_angle_right"])
-    curves = table[(table["split"] == "train") & (table["metric"] == "reward")]
     rows = []
-    for key, curve in curves.groupby(["arm", "from_step", "seed", "metric"]):
+    for (arm, start, seed), curve in table.query("split == 'train' and metric == 'reward'").groupby(EACH):
         values = curve.sort_values("step")["value"].to_numpy()
-        ends = {"first": values[: max(1, len(values) // 10)], "last": values[-max(1, len(values) // 10) :]}
-        arm, start, seed, metric = key
-        rows += [
-            ("rl", arm, start, run.config.rl.steps, seed, "train", f"{metric}_{end}", part.mean(), len(part))
-            for end, part in ends.items()
-        ]
-    for key, played in run.table("rollouts").groupby(["arm", "from_step", "seed"], observed=True):
-        rows += [("rl", *key[:2], run.config.rl.steps, key[2], "rollouts", *m) for m in spread(played)]
-    return pd.concat([table[kept | angles], pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+        tenth = max(1, len(values) // 10)
+        for end, part in (("first", values[:tenth]), ("last", values[-tenth:])):
+            rows.append(("rl", arm, start, last, seed, "train", f"reward_{end}", part.mean(), len(part)))
+    for (arm, start, seed), played in run.table("rollouts").groupby(EACH, observed=True):
+        rows += [("rl", arm, start, last, seed, "rollouts", *number) for number in spread(played)]
+    return pd.concat([table[kept | angles], as_measurements(rows)], ignore_index=True)
 
 
 def spread(played: pd.DataFrame) -> list[tuple[str, float, int]]:
     """How the advantages of an RL run's first tenth, near its start, were spread: metric, value, n."""
     played = played[played["update"] <= played["update"].min() + played["update"].max() / 10]
-    advantage, n = played["advantage"].to_numpy(), len(played)
-    groups = played.groupby(["update", "group"])["reward"]
+    advantage, groups = played["advantage"].to_numpy(), played.groupby(["update", "group"])["reward"]
     centred = played["reward"] - groups.transform("mean")  # unlike GRPO's advantages not of unit variance in a group
     numbers = {
         "advantage_skewness": skew(advantage) if advantage.std() else 0.0,
@@ -204,4 +194,4 @@ def spread(played: pd.DataFrame) -> list[tuple[str, float, int]]:
         "solved": (played["outcome"] == "correct").mean(),
         **{f"centred_q{q}": np.percentile(centred, q) for q in QUANTILES},
     }
-    return [(name, float(value), n) for name, value in numbers.items()]
+    return [(name, float(value), len(played)) for name, value in numbers.items()]

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from oodlib.analysis.healing import VERDICTS, Effect, wide
+from oodlib.analysis.healing import RULES, Effect, wide
 from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, LABELS, WIDTH, colour, in_order, label, short_label
 
-# What a verdict looks like, in the order of VERDICTS. Not the colours of arms and splits, and each has its mark.
+# What a verdict looks like, in the order of RULES. Not the colours of arms and splits, and each has its mark.
 HUES = ("#DDDDDD", "#A9ADB1", "#A1887F", "#0B2A5B", "#4E342E", "#7F9CC9", "#5F6B78")
-LOOKS = dict(zip(VERDICTS, zip(HUES, "PXD^vso", strict=True), strict=True))
+LOOKS = dict(zip(RULES, zip(HUES, "PXD^vso", strict=True), strict=True))
 # Of mitigations that are no baseline; not the colours of arms and splits, and each has its mark besides.
 MITIGATION_COLOURS = ("#332288", "#44AA99", "#882255", "#999933", "#EE3377", "#5B6C8F", "#661100", "#6699CC")
 BASELINES_TOO = {"averaging": "averaging", "interpolation": "interpolation_base"}  # mitigation: that baseline

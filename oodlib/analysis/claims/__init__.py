@@ -22,6 +22,7 @@ from oodlib.registry import CLAIMS
 
 VERDICTS = ("supported", "not supported", "inconclusive")
 PAPER = read_json(Path(__file__).parents[1] / "paper_figures.json")
+LLAMA = PAPER["stages"]["llama-3.2-11b"]["ood"]  # OOD accuracy by stage, in percent
 FLAT = 0.05  # a relative change up to this is none: of a loss, of a singular value
 SMALL = 0.10  # a recovered share up to this is nothing
 NO_GAIN = 0.05  # a gain in accuracy up to this is no help; RL up to this above the peak does not exceed it

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oodlib.analysis.claims import PAPER, Finding, Rule, decide, points
+from oodlib.analysis.claims import LLAMA, Finding, Rule, decide, points
 from oodlib.analysis.evidence import Evidence, Fall
 from oodlib.analysis.stats import Scores
 
@@ -28,24 +28,24 @@ def rule(e: Evidence) -> Finding:
     rise = e.measure(lambda s, fall: s[e.sft(e.end)] - s[e.sft(fall.peak)], split="id")
     early = [0 < p <= EARLY * e.end for p in e.peaks]
     verdict = decide(lost.low > 0 and rise.low > 0 and all(early), lost.high <= 0 or rise.high <= 0 or not any(early))
-    paper = PAPER["stages"]["llama-3.2-11b"]["ood"]
     steps = ", ".join(map(str, sorted(set(e.peaks))))
     sentence = (
         f"OOD accuracy is highest at step {steps} of {e.end} and is {points(lost)} points above that at the end, "
         f"while ID accuracy changes by {points(rise)} points.{_dip(e)}"
     )
-    return Finding(verdict, lost, (paper["sft_peak"] - paper["sft_end"]) / 100, "OOD(peak) - OOD(end)", sentence)
+    return Finding(verdict, lost, (LLAMA["sft_peak"] - LLAMA["sft_end"]) / 100, "OOD(peak) - OOD(end)", sentence)
 
 
 def _dip(e: Evidence) -> str:
     """Whether ID accuracy falls as well just after the OOD peak, in words; means over seeds."""
-    curve = {t: np.mean([s[e.sft(t)] for s in e.scores("id")]) for t in e.steps}
-    lowest = min((t for t in e.steps if t >= max(e.peaks)), key=curve.__getitem__)
+    after = [t for t in e.steps if t >= max(e.peaks)]
+    lowest = min(after, key=lambda t: np.mean([s[e.sft(t)] for s in e.scores("id")]))
+    accuracy = np.mean([s[e.sft(lowest)] for s in e.scores("id")])
     dip = e.measure(lambda s, fall: s[e.sft(lowest)] - s[e.sft(fall.peak)], split="id")
     if not dip.high < 0:
         return ""
     return (
-        f" ID accuracy falls too at first, to {curve[lowest]:.1%} at step {lowest} ({points(dip)} points): not all of "
+        f" ID accuracy falls too at first, to {accuracy:.1%} at step {lowest} ({points(dip)} points): not all of "
         "the early fall is forgetting of the rule."
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from oodlib.analysis.claims import NO_GAIN, SMALL, Finding, Rule, decide, points
-from oodlib.analysis.evidence import Evidence, Fall, Missing
+from oodlib.analysis.evidence import Evidence, Fall, Key, Missing
 from oodlib.analysis.stats import Estimate, Scores
 from oodlib.registry import BASELINES
 
@@ -16,25 +16,24 @@ def rule(e: Evidence) -> Finding:
     two), and less than 5 points above the peak. Not supported: RL ends below its start, not above a baseline, or above
     the peak, each with the whole interval. Estimate: RL less the best of these baselines.
     """
-    trained = e.trained_baselines()
+    trained = [arm for arm in e.arms if _trains(arm)]
     if len(trained) < 2:
         raise Missing(f"RL is compared with {len(trained)} baselines that train, and two are asked for")
 
-    def versus(other: Callable[[int, int], tuple], share: float = 0.0) -> Estimate:
-        """RL less what `other` (start, peak) names, less a share of what is lost at the start."""
+    def rl_less(key: Callable[[int, int], Key], share: float = 0.0) -> Estimate:
+        """RL less the evaluation `key(start, peak)`, and less a share of what is lost at the start."""
 
         def gap(s: Scores, fall: Fall) -> float:
-            if not fall.lost:
-                raise Missing("no RL start after the OOD peak at which accuracy is lost")
-            bars = [share * (s[e.sft(fall.peak)] - s[e.sft(t)]) for t in fall.lost]
-            gains = [s[e.arm("rl", t)] - s[other(t, fall.peak)] for t in fall.lost]
+            starts = fall.starts("inside", "late")
+            bars = [share * (s[e.sft(fall.peak)] - s[e.sft(t)]) for t in starts]
+            gains = [s[e.arm("rl", t)] - s[key(t, fall.peak)] for t in starts]
             return float(np.mean(gains) - np.mean(bars))
 
         return e.measure(gap)
 
-    gained, enough = versus(lambda t, _: e.sft(t)), versus(lambda t, _: e.sft(t), SMALL)
-    over_peak = versus(lambda _, peak: e.sft(peak))
-    gaps = {name: versus(lambda t, _, name=name: e.arm(name, t)) for name in trained}
+    gained, enough = rl_less(lambda t, _: e.sft(t)), rl_less(lambda t, _: e.sft(t), SMALL)
+    over_peak = rl_less(lambda _, peak: e.sft(peak))
+    gaps = {name: rl_less(lambda t, _, name=name: e.arm(name, t)) for name in trained}
     best = min(gaps, key=lambda name: gaps[name].value)
     verdict = decide(
         enough.low > 0 and all(g.low > 0 for g in gaps.values()) and over_peak.high < NO_GAIN,
@@ -47,6 +46,14 @@ def rule(e: Evidence) -> Finding:
     )
     quantity = "OOD(RL) - OOD(better baseline), starts that lost a quarter"
     return Finding(verdict, gaps[best], None, quantity, sentence)
+
+
+def _trains(arm: str) -> bool:
+    """Whether an arm is a baseline that learns from right answers."""
+    try:
+        return BASELINES.get(arm).trains
+    except ValueError:  # RL itself, or a baseline from elsewhere that is not installed here
+        return False
 
 
 CLAIM = Rule("C4", __doc__, "points", rule)

@@ -15,21 +15,21 @@ def rule(e: Evidence) -> Finding:
 
     def contrast(groups: dict[int, np.ndarray], fall: Fall, rows: object = slice(None)) -> float:
         skews = {t: abs(float(skew(g[rows].ravel()))) for t, g in groups.items()}
-        outside = [t for t in fall.outside if t in skews]
-        if not fall.inside or not outside:
-            raise Missing("no RL start on one side of the window")
-        return float(np.mean([skews[t] for t in outside]) - np.mean([skews[t] for t in fall.inside]))
+        inside, outside = (
+            [skews[t] for t in fall.starts(*parts) if t in skews] for parts in (("inside",), ("early", "late"))
+        )
+        if not inside or not outside:
+            raise Missing("no advantages on one side of the window")
+        return float(np.mean(outside) - np.mean(inside))
 
     by_seed = [_advantages(e, seed) for seed in e.seeds]
-    if len(by_seed) > 1:
-        gap = over_seeds([contrast(groups, fall) for groups, fall in zip(by_seed, e.falls, strict=True)])
-    else:
-        (groups,) = by_seed
-        n = min((len(g) for g in groups.values()), default=0)
-        gap = bootstrap(n, lambda picks: contrast(groups, e.falls[0], picks), "groups")
+    gap = over_seeds([contrast(groups, fall) for groups, fall in zip(by_seed, e.falls, strict=True)])
+    if len(by_seed) == 1:
+        n = min(map(len, by_seed[0].values()))
+        gap = bootstrap(n, lambda picks: contrast(by_seed[0], e.falls[0], picks), "groups")
     sentence = (
-        f"The absolute skewness of the advantages outside the window, less that inside, is {gap.value:+.2f} "
-        f"[{gap.low:+.2f}, {gap.high:+.2f}]. (The window is set by the fall of OOD accuracy, not by any healing.)"
+        f"The absolute skewness of the advantages outside the window, less that inside, is {gap.text()}. "
+        "(The window is set by the fall of OOD accuracy, not by any healing.)"
     )
     return Finding(decide(gap.low > 0, gap.high < 0), gap, None, "|skewness| of advantages, outside - inside", sentence)
 

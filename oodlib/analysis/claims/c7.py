@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oodlib.analysis.claims import FLAT, PAPER, SMALL, Finding, Rule, decide, percent
+from oodlib.analysis.claims import FLAT, LLAMA, PAPER, SMALL, Finding, Rule, decide, percent
 from oodlib.analysis.evidence import Evidence, Missing
 
 
@@ -12,12 +12,9 @@ def rule(e: Evidence) -> Finding:
     below 5 % both from base to end and through RL. Not supported: an edit wholly beyond 10 %, or a larger change.
     """
     shares = [e.measure(e.recovered(name)) for name in e.edit_names("values")]
-    changes = e.rotation[e.rotation["metric"].astype(str) == "value_change"].astype({"arm": str})
-    through = {
-        "SFT": changes[(changes["arm"] == "sft") & (changes["from_step"] == 0) & (changes["step"] == e.end)],
-        "RL": changes[changes["arm"] == "rl"],
-    }
-    moved = {name: float(rows["value"].mean()) for name, rows in through.items()}
+    changes = e.rotation[e.rotation["metric"] == "value_change"]
+    through = {"SFT": f"arm == 'sft' and from_step == 0 and step == {e.end}", "RL": "arm == 'rl'"}
+    moved = {name: float(changes.query(rows)["value"].mean()) for name, rows in through.items()}
     if not shares or any(np.isnan(m) for m in moved.values()):
         raise Missing("no edit of singular values, or no spectra")
     verdict = decide(
@@ -25,8 +22,9 @@ def rule(e: Evidence) -> Finding:
         any(x.low > SMALL or x.high < -SMALL for x in shares) or any(m > FLAT for m in moved.values()),
     )
     largest = max(shares, key=lambda x: abs(x.value))
-    llama, stage = PAPER["restore_singular_values_ood"]["llama-3.2-11b"], PAPER["stages"]["llama-3.2-11b"]["ood"]
-    paper = max((o - llama["baseline"] for o in llama["ood"]), key=abs) / (stage["sft_peak"] - stage["sft_moderate"])
+    restored = PAPER["restore_singular_values_ood"]["llama-3.2-11b"]
+    changed = max((ood - restored["baseline"] for ood in restored["ood"]), key=abs)
+    paper = changed / (LLAMA["sft_peak"] - LLAMA["sft_moderate"])
     sentence = (
         f"Singular values change by {moved['SFT']:.1%} on average through SFT and {moved['RL']:.1%} through RL; "
         f"putting the peak's values back recovers {percent(largest)} of the lost OOD accuracy at most."

@@ -1,10 +1,7 @@
 """Singular vectors rotate, and restoring them restores OOD accuracy"""
 
-import numpy as np
-
 from oodlib.analysis.claims import PAPER, Finding, Rule, decide, percent
-from oodlib.analysis.evidence import Evidence, Fall, Missing
-from oodlib.analysis.stats import Scores
+from oodlib.analysis.evidence import Evidence, Missing
 from oodlib.stages import NULLS
 
 MOST = 0.5  # a recovered share above this is most of it
@@ -26,12 +23,9 @@ def rule(e: Evidence) -> Finding:
     draws = {null: e.edit_names(f"{null} {edit} ") for null in NULLS}
     if not all(draws.values()):
         raise Missing("no null edits (surgery.draws is 0)")
-
-    def by_null(null: str, s: Scores, fall: Fall) -> float:
-        return np.mean([e.recovered(name)(s, fall) for name in draws[null]])
-
-    nulls = {n: e.measure(lambda s, fall, n=n: by_null(n, s, fall)) for n in NULLS}
-    gaps = [e.measure(lambda s, fall, n=n: vectors(s, fall) - by_null(n, s, fall)) for n in NULLS]
+    by_null = {null: e.recovered(*names) for null, names in draws.items()}
+    nulls = {null: e.measure(recovered) for null, recovered in by_null.items()}
+    gaps = [e.measure(lambda s, fall, null=null: vectors(s, fall) - null(s, fall)) for null in by_null.values()]
     verdict = decide(
         share.low > MOST and all(g.low > 0 for g in gaps), share.high < MOST or any(g.high <= 0 for g in gaps)
     )
@@ -46,12 +40,16 @@ def rule(e: Evidence) -> Finding:
 
 def _parts(e: Evidence, everything: bool) -> str:
     """What a part of the vectors brings back, in words."""
+    layers = max(1, round((e.rotation["layer"].max() + 1) / 4))
     parts = {
-        "the projections alone": "vectors top 1" if everything else "no such edit",
-        "the leading quarter of their directions": "vectors top 0.25",
-        "the first quarter of the layers": f"vectors top 1 layers {max(1, round((e.rotation['layer'].max() + 1) / 4))}",
+        "vectors top 1": "the projections alone",
+        "vectors top 0.25": "the leading quarter of their directions",
+        f"vectors top 1 layers {layers}": "the first quarter of the layers",
     }
-    shares = {part: e.measure(e.recovered(edit)) for part, edit in parts.items() if edit in e.edit_names(edit)}
+    if not everything:
+        del parts["vectors top 1"]
+    measured = e.edit_names("vectors")
+    shares = {part: e.measure(e.recovered(edit)) for edit, part in parts.items() if edit in measured}
     if not shares:
         return ""
     paper = PAPER["restore_singular_vectors"]["ood_recovered_share"]

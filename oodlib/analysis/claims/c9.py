@@ -12,9 +12,8 @@ def rule(e: Evidence) -> Finding:
     same updates and learning rate. Supported: above 1. Not supported: below 1. One seed: bootstrap over
     weight matrices; several: on the logarithm of the ratio.
     """
-    angles = e.rotation[e.rotation["metric"].astype(str).str.startswith("angle")]
-    angles = angles.astype({"arm": str, "module": str, "metric": str})
-    angles = angles[angles["arm"].isin(["rl", "sft_continued"])]
+    rotation = e.rotation.astype({"arm": str, "module": str, "metric": str})
+    angles = rotation[rotation["metric"].str.startswith("angle") & rotation["arm"].isin(["rl", "sft_continued"])]
     means = angles.groupby(["seed", "layer", "module", "metric", "arm"])["value"].mean().unstack("arm")
     if list(means.columns) != ["rl", "sft_continued"]:
         raise Missing("no angles of RL and of continued SFT")
@@ -29,8 +28,7 @@ def rule(e: Evidence) -> Finding:
     else:
         times = bootstrap(len(by_seed[0]), lambda picks: ratio(by_seed[0][picks]), "matrices")
     sentence = (
-        f"With equal updates and learning rate SFT turns the leading directions {times.value:.2f} "
-        f"[{times.low:.2f}, {times.high:.2f}] times as far as RL."
+        f"With equal updates and learning rate SFT turns the leading directions {times.text('.2f')} times as far as RL."
     )
     return Finding(decide(times.low > 1, times.high < 1), times, None, "angle through SFT / angle through RL", sentence)
 

@@ -126,7 +126,7 @@ def test_unchanged_matrices_are_not_said_to_have_turned(tuned, tmp_path):
     bare = oodlib("compare", "tiny", tuned, "--out", tmp_path / "bare", "--modules", "v_proj", "--no-null")
     assert bare.exit_code == 0 and pd.read_csv(tmp_path / "bare" / "tuned.csv")["above_noise"].isna().all()
     dry = oodlib("restore", tuned, tuned, "--dry-run", "--modules", "v_proj")
-    assert "4 of 51 tensors would be rewritten (4 of them are equal in the donor)" in " ".join(dry.output.split())
+    assert "4 of 51 tensors would be rewritten; nothing was written" in " ".join(dry.output.split())
     missing = oodlib("restore", tuned, "tiny", "--modules", "v_proj")
     assert missing.exit_code == 2 and "--out is missing" in missing.output
 
@@ -138,8 +138,7 @@ def test_goes_on_where_it_stopped(tuned, tmp_path):
     work = cut.run()
     first = [next(work).name for _ in range(3)]
     work.close()
-    damaged = tmp_path / "cut" / "tuned" / f"{first[2]}.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:100])
+    (tmp_path / "cut" / "tuned" / f"{first[2]}.safetensors").unlink()
     again = Comparing("tiny", [str(tuned)], tmp_path / "cut", modules=("v_proj", "o_proj"))
     made = [pair.name for pair in again.run()]  # several at a time, so that some were made that were not yet told of
     assert first[2] in made and not set(first[:2]) & set(made)

@@ -78,7 +78,7 @@ def restore(
     turn the leading directions away from the donor's: look at the result with `oodlib compare`.
     """
     from oodlib.models.names import MODULES
-    from oodlib.spectral.surgery import Edit, ModelEdit
+    from oodlib.spectral.surgery import Edit, ModelEdit, ends
 
     if out is None and not dry_run:
         raise ValueError("--out is missing: a folder for the edited model (or --dry-run)")
@@ -88,12 +88,10 @@ def restore(
     if dry_run:
         table = Table("matrix", "shape", "leading", "trailing", title=f"{part} to be restored")
         for name, shape in shapes.items():
-            table.add_row(name, "x".join(map(str, shape)), *map(str, job.edit.counts(min(shape))))
+            table.add_row(name, "x".join(map(str, shape)), *map(str, ends(job.edit.top, job.edit.tail, min(shape))))
         console.print(table)
-        same = sum(job.equal(name) for name in shapes)
-        also = f" ({same} of them are equal in the donor)" if same else ""
         every = len(job.recipient.shapes)
-        console.print(f"{len(shapes)} of {every} tensors would be rewritten{also}; nothing was written")
+        console.print(f"{len(shapes)} of {every} tensors would be rewritten; nothing was written")
         return
     with Progress(console=console) as bar:
         task = bar.add_task("restoring", total=len(shapes))

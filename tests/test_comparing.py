@@ -221,14 +221,16 @@ def test_a_checkpoint_of_no_numbers_leaves_the_others_their_tables(tmp_path):
     assert alone.exit_code == 2 and "no matrix could be analysed" in alone.output
 
 
-def test_the_command_goes_to_its_end_and_says_what_k_is_too_large(tmp_path):
+def test_a_k_above_the_rank_means_all_directions(tmp_path):
     weights = made_up(("q_proj", "o_proj"), 0) | {"model.layers.0.x.k_proj.weight": torch.randn(4, 12)}
     a, b = (
         save(tmp_path / n, {k: w + x * torch.randn_like(w) for k, w in weights.items()})
         for n, x in (("a", 0), ("b", 0.3))
     )
     done = oodlib("compare", a, b, "--out", tmp_path / "out", "--k", 1, "--k", 2, "--k", 6)
-    assert "100%" in done.output and "has 4 directions, fewer than k = 6" in done.output
+    assert done.exit_code == 0 and "100%" in done.output
+    ks = pd.read_csv(tmp_path / "out" / "b.csv").groupby("matrix")["k"].agg(list)
+    assert ks["model.layers.0.x.k_proj.weight"] == [1, 2, 4]  # as many as it has
 
 
 def test_a_zero_matrix_that_was_trained_is_not_called_unchanged(tmp_path):

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from oodlib.models.checkpoints import Weights
 from oodlib.models.names import HEADS, MODULES, Place, place_of
+from oodlib.models.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ def pair_up(
             notes += [note for note in (base.rounded.get(name), other.rounded.get(partner)) if note]
             remarks |= {name: "; ".join(notes)} if notes else {}
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
-    if pairs:
-        remarks |= _asked_in_vain([*ours.values(), *theirs.values()], modules, layers)
-    elif not remarks:
+    if not pairs and not remarks:
         raise _nothing(base, modules, layers)
     return pairs, remarks
 
@@ -84,15 +82,6 @@ def _by_tail(places: dict[str, Place]) -> dict[str, list[str]]:
     for name, place in places.items():
         tails[place.tail].append(name)
     return tails
-
-
-def _asked_in_vain(places: list[Place], modules: list[str], layers: set[int] | None) -> dict[str, str]:
-    """Remarks on layers, and on patterns of the caller's own, that fit nothing."""
-    lacking = sorted((layers or set()) - {place.layer for place in places})
-    unused = [m for m in modules if modules != list(MODULES) and not any(place.fits([m]) for place in places)]
-    return {f"layer {n}": "in neither checkpoint" for n in lacking} | {
-        f"modules {pattern}": "fits no matrix" for pattern in unused
-    }
 
 
 def _nothing(base: Weights, modules: list[str], layers: set[int] | None) -> ValueError:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -23,22 +22,20 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from oodlib.io import digest, read_json, write_json, write_table, write_whole
-from oodlib.models.checkpoints import Weights, device, open_weights
+from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import MODULES
 from oodlib.models.pairs import Pair, pair_up
+from oodlib.models.weights import Weights, device
 from oodlib.spectral.angles import compare
 from oodlib.spectral.logit_lens import TOKEN_COLUMNS, LogitLens
 from oodlib.spectral.metrics import measure
 from oodlib.spectral.svd import Count, as_matrix, count_of, spectrum
 
 METHOD = 2  # to be raised when numbers are meant to change: results of another method are measured anew
-MEMORY = 4e9  # bytes that matrices analysed at the same time may take
-COPIES = 18  # float64 copies that a square one takes, measured
 DEFAULT_K = ("5%", "20%", "50%")
 
 
@@ -107,25 +104,15 @@ class Comparing:
             if not pairs:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
-            for pair in pairs:
-                rank = min(pair.shape)
-                if above := [str(k) for k in self.ks if count_of(k, rank) > rank]:
-                    note = f"has {rank} directions, fewer than k = {', '.join(above)}: all are taken"
-                    remarks[pair.name] = "; ".join([*filter(None, [remarks.get(pair.name)]), note])
-            about = {
-                "base": _named(base),
-                "checkpoint": _named(where),
-                "k": list(map(str, self.ks)),
-                "null_seed": null_seed,
-            }
+            about = {"base": _named(base), "checkpoint": _named(where)}
+            about |= {"k": list(map(str, self.ks)), "null_seed": null_seed}
             mark = digest([METHOD, self.base.mark, weights.mark, about["k"], null_seed])
             target = Target(name, weights, {pair.name: pair for pair in pairs}, remarks, self.out / name, about, mark)
             earlier = read_json(target.folder / "about.json", about)
-            if changed := [setting for setting in about if earlier[setting] != about[setting]]:
-                was, now = (" and ".join(f"{name} {of[name]}" for name in changed) for of in (earlier, about))
-                raise ValueError(
-                    f"{target.folder} holds results with {was}, not {now}: choose another folder with --out"
-                )
+            for setting, value in about.items():
+                if earlier[setting] != value:
+                    was = f"{setting} {earlier[setting]}, not {value}"
+                    raise ValueError(f"{target.folder} holds results with {was}: choose another folder with --out")
             self.targets.append(target)
 
     def counts(self, rank: int) -> list[int]:
@@ -150,14 +137,9 @@ class Comparing:
             target.note()
         todo = self.todo()
         lens = LogitLens.of(self.base) if todo else None
-        threads = torch.get_num_threads()
-        at_once = _at_once([pair.shape for pair, _ in todo], threads)
-        torch.set_num_threads(threads // at_once)
-        try:
-            with ThreadPoolExecutor(at_once) as pool:
-                yield from pool.map(lambda one: self._analyse(*one, lens), todo)
-        finally:
-            torch.set_num_threads(threads)
+        for pair, targets in todo:
+            self._analyse(pair, targets, lens)
+            yield pair
         for target in self.targets:
             target.note()
             table, tokens = target.table(), target.table("tokens")
@@ -167,7 +149,7 @@ class Comparing:
             if len(tokens):
                 write_whole(target.folder / "tokens.parquet", lambda path, t=tokens: t.to_parquet(path, index=False))
 
-    def _analyse(self, pair: Pair, targets: list[Target], lens: LogitLens | None) -> Pair:
+    def _analyse(self, pair: Pair, targets: list[Target], lens: LogitLens | None) -> None:
         """Compare one matrix of the base with that of each checkpoint."""
         name, first = pair.name, None
         seed = None if self.null_seed is None else self.null_seed + crc32(name.encode())
@@ -185,14 +167,6 @@ class Comparing:
             arrays = {key: np.ascontiguousarray(values) for key, values in arrays.items()}
             about = {"mark": target.mark, "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
             write_whole(array_file(target.folder, name), lambda p, a=arrays, m=about: save_file(a, p, metadata=m))
-        return pair
-
-
-def _at_once(shapes: list[tuple[int, int]], threads: int) -> int:
-    """How many matrices to analyse at a time: small ones use several cores badly, large ones need the memory."""
-    if device().type != "cpu" or not shapes:
-        return 1
-    return max(1, min(threads, int(MEMORY / (COPIES * 8 * max(rows * cols for rows, cols in shapes)))))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

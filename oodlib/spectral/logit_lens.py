@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from oodlib.models.checkpoints import Weights
 from oodlib.models.names import EMBEDDINGS, HEADS, WRITERS, place_of
+from oodlib.models.weights import Weights
 from oodlib.spectral.angles import Comparison
 from oodlib.spectral.svd import count_of
 

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oodlib.io import write_json, write_whole
-from oodlib.models.checkpoints import Safetensors, device, open_weights
+from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import MODULES, matrices
 from oodlib.models.pairs import pair_up
+from oodlib.models.weights import Safetensors, device
 from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_same_shape, count_of
 from oodlib.stages import NULLS
 from oodlib.tasks import check_choice

@@ -270,7 +270,7 @@ def test_modules_and_layers_are_chosen(folder):
     assert chosen("q_proj") == [(0, "q_proj"), (1, "q_proj")]
     assert chosen("mlp.*", layers=[1]) == [(1, "down_proj"), (1, "gate_proj"), (1, "up_proj")]
     with pytest.raises(
-        ValueError, match=r"no matrix matches modules query; layers here: 0 to 1; modules here: down_proj, gate"
+        ValueError, match=r"no matrix matches modules query; modules here: down_proj, embed_tokens, gate"
     ):
         chosen("query")
 

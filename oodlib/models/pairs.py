@@ -66,7 +66,10 @@ def pair_up(
             remarks |= {name: "; ".join(notes)} if notes else {}
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
     if not pairs and not remarks:
-        raise _nothing(base, modules, layers)
+        asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
+        there = _chosen(base, ["*"], None).values()
+        known = ", ".join(sorted({place.module for place in there}))
+        raise ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; modules here: {known}")
     return pairs, remarks
 
 
@@ -82,12 +85,3 @@ def _by_tail(places: dict[str, Place]) -> dict[str, list[str]]:
     for name, place in places.items():
         tails[place.tail].append(name)
     return tails
-
-
-def _nothing(base: Weights, modules: list[str], layers: set[int] | None) -> ValueError:
-    asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
-    places = [place for name, shape in base.shapes.items() if len(shape) == 2 and (place := place_of(name))]
-    numbers = sorted({place.layer for place in places} - {None})
-    there = f"layers here: {numbers[0]} to {numbers[-1]}; " if numbers else ""
-    known = [module for _, module in sorted({(place.layer is None, place.module) for place in places})]
-    return ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; {there}modules here: {', '.join(known)}")

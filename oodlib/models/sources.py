@@ -33,9 +33,9 @@ def model_folder(model: str) -> Path:
     ValueError where the name is none, or what it names cannot be had; the message says what to install or to give.
     """
     source, _, name = model.partition(":")
-    if source == "package" and name:
+    if source == "package":
         return _from_package(name)
-    if source == "hub" and name:
+    if source == "hub":
         return _from_hub(name, pinned=True)
     folder = _path(model)
     if not (folder / "config.json").exists():
@@ -67,8 +67,7 @@ def locate(where: str) -> Path:
 @cache
 def fingerprint(model: str) -> str:
     """What tells the weights in a local folder from others of the same name; "" of a model that is fetched."""
-    folder = _path(model)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    files = sorted(_path(model).glob("*.safetensors"))
     if not files:
         return ""
     total = hashlib.sha256()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.io import digest
+from oodlib.io import digest, read_json
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
 
@@ -71,14 +70,12 @@ class Safetensors(Weights):
         """As transformers chooses: model.safetensors, else what its index names; else every file there is."""
         if (whole := self.path / "model.safetensors").exists():
             return [whole]
-        usual = self.path / "model.safetensors.index.json"
-        for index in [usual] if usual.exists() else sorted(self.path.glob("*.safetensors.index.json"))[:1]:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            missing = [name for name in named if not (self.path / name).exists()]
-            if missing:
-                raise ValueError(f"{self.path} lacks {', '.join(missing)}, which {index.name} names")
-            return [self.path / name for name in named]
-        return sorted(self.path.glob("*.safetensors"))
+        if not (index := self.path / "model.safetensors.index.json").exists():
+            return sorted(self.path.glob("*.safetensors"))
+        shards = [self.path / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        if missing := [shard.name for shard in shards if not shard.exists()]:
+            raise ValueError(f"{self.path} lacks {', '.join(missing)}, which {index.name} names")
+        return shards
 
     def tensor(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:

@@ -271,7 +271,6 @@ class ModelEdit:
         moved = []
 
         def write(folder: Path) -> None:
-            folder.mkdir()
             for shard in self.recipient.shards:
                 for change in self._shard(shard, folder / shard.relative_to(self.recipient.path)):
                     moved.append(change)

@@ -18,14 +18,13 @@ from tqdm.auto import tqdm
 
 from oodlib.config import Config
 from oodlib.io import clear_error
-from oodlib.models.loading import quiet
 from oodlib.provenance import Meter
 from oodlib.registry import BASELINES
 from oodlib.run import STAGES, Busy, Job, Results, Run
 from oodlib.tasks import SPLITS, check_choice, get_task
 
 NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}  # what must have been run before
-NULLS = ("random", "signs", "noise")  # of surgery: see spectral/surgery.py
+NULLS = ("random", "signs", "noise")  # the null controls of surgery, see `spectral.surgery.Edit`
 
 
 def waves(config: Config, stage: str) -> list[list[Job]]:
@@ -182,8 +181,11 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
 
 def work(run: Run, job: Job, threads: int) -> Job:
     """Do one job and lay its part down."""
+    import torch  # late, as transformers is, which takes seconds
+
+    from oodlib.models.loading import quiet
+
     quiet()
-    import torch
 
     torch.set_num_threads(threads)
     module, function = job.function.split(":")

@@ -1,4 +1,4 @@
-"""oodlib.spectral.metrics against brute force on small matrices and against random matrix theory."""
+"""oodlib.spectral.metrics against brute force on small matrices."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oodlib.spectral import compare
-from oodlib.spectral.metrics import METRICS, effective_rank, measure, noise_edge, noise_null, stable_rank
+from oodlib.spectral.metrics import METRICS, measure, noise_null
 
 
 def gaussian(*shape, seed=0):
@@ -15,14 +15,14 @@ def gaussian(*shape, seed=0):
 
 
 def numbers(W0, W1, ks, seed=None):
-    rows, _ = measure(compare(W0, W1, ks), seed)
+    rows, _ = measure(compare(W0, W1), ks, seed)
     return {(k, metric): value for k, metric, value in rows}
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (14, 9), (12, 12), (80, 110)])
 def test_every_metric_is_there_and_is_documented(shape):
     W0 = gaussian(*shape)
-    rows, arrays = measure(compare(W0, W0 + 0.1 * gaussian(*shape, seed=1), [2, 5]), seed=3)
+    rows, arrays = measure(compare(W0, W0 + 0.1 * gaussian(*shape, seed=1)), [2, 5], seed=3)
     whole = {m for k, m, _ in rows if k is None}
     at_k = {m for k, m, _ in rows if k == 5}
     documented = {m.replace("SIDE", side) for m in METRICS for side in ("left", "right")}
@@ -30,7 +30,7 @@ def test_every_metric_is_there_and_is_documented(shape):
     assert at_k == {m for k, m, _ in rows if k == 2}
     assert all(math.isfinite(value) for _, _, value in rows)
     assert {len(a) for n, a in arrays.items() if n.endswith("_5")} == {5}
-    without, arrays = measure(compare(W0, W0, [2]))
+    without, arrays = measure(compare(W0, W0), [2])
     assert not any(m.startswith("null") for _, m, _ in without) and not any(n.startswith("null") for n in arrays)
 
 
@@ -70,38 +70,7 @@ def test_distances_between_subspaces_by_forming_the_projectors():
     for side, a, b in (("left", u0, u1), ("right", v0.T, v1.T)):
         a, b = a[:, :4], b[:, :4]
         distance = np.linalg.norm(a @ a.T - b @ b.T)
-        assert found[4, f"projector_{side}"] == pytest.approx(distance)
         assert found[4, f"chordal_{side}"] == pytest.approx(distance / math.sqrt(2))
-
-
-def test_ranks_by_hand():
-    assert stable_rank(np.array([2.0, 2.0, 0.0])) == 2 == pytest.approx(effective_rank(np.array([2.0, 2.0, 0.0])))
-    assert stable_rank(np.array([2.0, 1.0])) == 1.25
-    assert stable_rank(np.zeros(3)) == 0 == effective_rank(np.zeros(3))
-
-
-@pytest.mark.parametrize("shape", [(300, 300), (200, 800), (800, 200)])
-def test_the_edge_of_noise_is_where_noise_ends(shape):
-    values = np.linalg.svd(gaussian(*shape), compute_uv=False)
-    assert noise_edge(values, shape) == pytest.approx(values[0], rel=0.04)
-    assert noise_edge(values, shape) == pytest.approx(math.sqrt(shape[0]) + math.sqrt(shape[1]), rel=0.02)
-
-
-def test_a_strong_direction_stands_above_the_edge_of_noise():
-    W0, noise = gaussian(200, 300), 1e-3 * gaussian(200, 300, seed=1)
-    spike = np.outer(gaussian(200, seed=2), gaussian(300, seed=3)) * 1e-3
-    found = numbers(W0, W0 + noise + spike, [5])
-    alone = numbers(W0, W0 + noise, [5])
-    assert found[None, "above_edge"] >= alone[None, "above_edge"] + 1
-    assert found[None, "above_edge_share"] == pytest.approx(0.5, abs=0.1)
-    assert alone[None, "above_edge"] <= 2
-
-
-@pytest.mark.parametrize("shape", [(48, 48), (64, 200), (100, 100)])
-def test_rounding_is_not_above_the_edge(shape):
-    W0 = gaussian(*shape)
-    change = np.outer(gaussian(shape[0], seed=1), gaussian(shape[1], seed=2))
-    assert numbers(W0, W0 + change, [2])[None, "above_edge"] == 1
 
 
 def test_an_intruder_is_seen():
@@ -115,18 +84,20 @@ def test_an_intruder_is_seen():
 
 def test_the_null_is_the_matrix_with_noise_of_the_change_s_norm():
     W0 = gaussian(60, 80)
-    both = compare(W0, W0 + 0.1 * gaussian(60, 80, seed=1), [10])
+    both = compare(W0, W0 + 0.1 * gaussian(60, 80, seed=1))
     null = noise_null(both, 5)
     assert np.linalg.norm(null.change) == pytest.approx(np.linalg.norm(both.change))
     assert np.array_equal(null.values0, both.values0) and not np.array_equal(null.values1, both.values1)
-    assert null.angles_left[10].mean() == pytest.approx(both.angles_left[10].mean(), rel=0.5)  # this change is noise
-    np.testing.assert_array_equal(noise_null(both, 5).angles_left[10], null.angles_left[10])
-    assert noise_null(both, 6).angles_left[10].mean() != null.angles_left[10].mean()
+    assert null.left.angles(0, 10).mean() == pytest.approx(
+        both.left.angles(0, 10).mean(), rel=0.5
+    )  # this change is noise
+    np.testing.assert_array_equal(noise_null(both, 5).left.angles(0, 10), null.left.angles(0, 10))
+    assert noise_null(both, 6).left.angles(0, 10).mean() != null.left.angles(0, 10).mean()
 
 
 def test_nothing_changed_and_nothing_there():
     for W in (gaussian(80, 90), np.zeros((80, 90)), np.zeros((3, 5)), gaussian(1, 7)):
         found = numbers(W, torch.tensor(W), [1], seed=0)
-        assert found[None, "change_norm"] == 0 == found[None, "scaling_share"] == found[None, "above_edge_share"]
+        assert found[None, "change_norm"] == 0 == found[None, "scaling_share"]
         if W.any():
             assert found[1, "angle_right_max"] < 1e-7 and found[None, "value_change_max"] < 1e-12

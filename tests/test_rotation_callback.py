@@ -161,9 +161,8 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
 
 
 def test_says_what_is_wrong(tmp_path):
-    for wrong in (0, True, 0.5, "10", [], [1, "2"], [-1, 3]):
-        with pytest.raises(ValueError, match="every must be a whole number from 1, or several from 0, got "):
-            RotationCallback(tmp_path / "a.parquet", every=wrong)
+    with pytest.raises(ValueError, match="every must be a number of updates from 1, got 0"):
+        RotationCallback(tmp_path / "a.parquet", every=0)
     with pytest.raises(ValueError, match="k 'all': allowed are"):
         RotationCallback(tmp_path / "a.parquet", k="all")
     mine = trainer(tmp_path / "run")
@@ -175,10 +174,10 @@ def test_says_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda w: w.new_zeros(3, 4), r"has NAME of shape \(3, 4\), not \("),
-        (lambda w: w.to(torch.int8), r"holds NAME quantised \(I8\)"),
-        (lambda w: w / 0, "has NaN or inf in NAME"),
-        (lambda w: None, "lacks NAME"),
+        (lambda w: w.new_zeros(3, 4), r"NAME: shapes differ: \(64, 128\) and \(3, 4\)"),
+        (lambda w: w.to(torch.int8), r"NAME: quantised in peak \(I8\)"),
+        (lambda w: w / 0, "NAME: .* entries are (NaN|inf)"),
+        (lambda w: None, "NAME: missing in peak"),
     ],
 )
 def test_a_reference_that_cannot_serve_is_refused_before_the_first_update(tmp_path, change, said):
@@ -189,6 +188,6 @@ def test_a_reference_that_cannot_serve_is_refused_before_the_first_update(tmp_pa
     save_file(weights if wrong is None else {**weights, name: wrong}, peak / "model.safetensors")
     mine = trainer(tmp_path / "run")
     RotationCallback(tmp_path / "a.parquet", modules=("v_proj",), references={"peak": peak}).attach(mine)
-    with pytest.raises(ValueError, match=r"the reference 'peak' \(.*\) " + said.replace("NAME", re.escape(name))):
+    with pytest.raises(ValueError, match=r"the reference 'peak' \(.*\): " + said.replace("NAME", re.escape(name))):
         mine.train()
     assert mine.state.global_step == 0

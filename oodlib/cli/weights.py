@@ -84,7 +84,7 @@ def restore(
     turn the leading directions away from the donor's: look at the result with `oodlib compare`.
     """
     from oodlib.models.names import MODULES
-    from oodlib.spectral.surgery import Edit, ModelEdit
+    from oodlib.spectral.surgery import Edit, ModelEdit, ends
 
     if out is None and not dry_run:
         raise ValueError("--out is missing: a folder for the edited model (or --dry-run)")
@@ -92,12 +92,11 @@ def restore(
     _remark(donor, job.remarks)
     shapes = {name: pair.shape for name, pair in job.pairs.items()}
     if dry_run:
-        rows = [(name, "x".join(map(str, shape)), *job.edit.counts(min(shape))) for name, shape in shapes.items()]
+        edit = job.edit
+        rows = [(name, "x".join(map(str, s)), *ends(edit.top, edit.tail, min(s))) for name, s in shapes.items()]
         print_table(pd.DataFrame(rows, columns=["matrix", "shape", "leading", "trailing"]))
-        same = sum(job.equal(name) for name in shapes)
-        also = f" ({same} of them are equal in the donor)" if same else ""
         every = len(job.recipient.shapes)
-        console.print(f"{len(shapes)} of {every} tensors would be rewritten{also}; nothing was written")
+        console.print(f"{len(shapes)} of {every} tensors would be rewritten; nothing was written")
         return
     with Progress(console=console) as bar:
         task = bar.add_task("restoring", total=len(shapes))

@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from oodlib.io import digest
-from oodlib.models.checkpoints import Safetensors, Weights, open_weights
 from oodlib.models.names import adapted
+from oodlib.models.weights import Safetensors, Weights
 
 PLAIN = (True, False, "gaussian", "eva", "orthogonal", "mica")  # initialisations of LoRA that leave the base as it is
 VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "kasa_config", "monteclora_config")
@@ -24,36 +24,22 @@ class Adapter(Weights):
     may change the base (all but `PLAIN`, such as PiSSA or LoRA-GA), and any tensor that would be left out.
     """
 
-    def __init__(self, folder: Path, given: Weights | None):
-        self.path, self.config = folder, PeftConfig.from_pretrained(str(folder))
+    def __init__(self, folder: Path, base: Weights):
+        self.path, self.base, self.config = folder, base, PeftConfig.from_pretrained(str(folder))
         if variant := _beyond_lora(self.config):
             raise ValueError(f"{folder} is an adapter of type {variant}; only plain LoRA can be added to its base")
-        self.base, self.low_rank = self._base(given), Safetensors(folder)
+        self.low_rank = Safetensors(folder)
         if not self.low_rank.shapes:
             raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
-        self.shapes, self.quantised = dict(self.base.shapes), dict(self.base.quantised)
+        self.shapes, self.quantised = base.shapes, base.quantised
         self._parts: dict[str, dict[str | None, str]] = {}
         for name in self.low_rank.shapes:
             target, part = adapted(name)  # part None: the whole weight (modules_to_save)
-            if target not in self.base.shapes:
-                raise ValueError(f"{folder} changes {target}, which {self.base.path} does not hold: is that its base?")
+            if target not in base.shapes:
+                raise ValueError(f"{folder} changes {target}, which {base.path} does not hold: is that its base?")
             self._parts.setdefault(target, {})[part] = name
         if broken := [name for name, parts in self._parts.items() if len({"A", "B"} & set(parts)) == 1]:
             raise ValueError(f"{folder} holds only half of the change of {', '.join(broken)}")
-
-    def _base(self, given: Weights | None) -> Weights:
-        """The base that the configuration names; the one given, if none is named, or one of its name not here."""
-        while isinstance(given, Adapter):
-            given = given.base
-        named = self.config.base_model_name_or_path
-        if given is not None:
-            path = Path(named or "").expanduser()
-            alike = path.resolve() == given.path.resolve() if named and path.exists() else path.name == given.path.name
-            if alike or not named:
-                return given
-        if not named:
-            raise ValueError(f"{self.path} does not name its base")
-        return open_weights(named)
 
     @cached_property
     def mark(self) -> str:

@@ -43,16 +43,15 @@ def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: int = 4) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights: heads of width 32, half as many key-value heads, MLP three times as wide."""
-    heads = hidden // 32
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights: four layers of width 128."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         tie_word_embeddings=False,
         max_position_embeddings=256,
         pad_token_id=tokenizer.pad_token_id,
@@ -62,6 +61,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: i
     return Qwen2ForCausalLM(config)
 
 
+BATCH = 128
 WRONG = (0.7, 0.15, 0.07, 0.05, 0.03)  # shares of the pretraining batches with 0, 1, … wrong attempts before the answer
 
 
@@ -71,33 +71,22 @@ class _Stream(IterableDataset):
     Those of one batch have the same number of attempts, so that they are about equally long.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int):
-        self.task, self.tokenizer, self.seed, self.batch_size = task, tokenizer, seed, batch_size
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int):
+        self.task, self.tokenizer, self.seed = task, tokenizer, seed
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         rng = np.random.default_rng(self.seed)
         while True:
             wrong = int(rng.choice(len(WRONG), p=WRONG))
-            for _ in range(self.batch_size):
+            for _ in range(BATCH):
                 *earlier, answer = self.task.pretraining_dialogue(rng, wrong)
                 texts = [f"{t} <eos> " if i % 2 else t for i, t in enumerate(earlier)]
                 asked = self.tokenizer("".join(texts))["input_ids"]
                 given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
-                yield {
-                    "input_ids": asked + given,
-                    "attention_mask": [1] * len(asked + given),
-                    "labels": [-100] * len(asked) + given,
-                }
+                yield {"input_ids": asked + given, "labels": [-100] * len(asked) + given}
 
 
-def train_base(
-    folder: Path,
-    task: str = "general_points",
-    seed: int = 0,
-    steps: int = 900,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-) -> Path:
+def train_base(folder: Path, task: str = "general_points", seed: int = 0, steps: int = 900) -> Path:
     """Train the tiny base model from nothing and save it, tokenizer included, in `folder`.
 
     AdamW (weight decay 0.01), cosine schedule with 3 % warm-up. With the defaults about a quarter of
@@ -110,8 +99,8 @@ def train_base(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
+        per_device_train_batch_size=BATCH,
+        learning_rate=2e-3,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(0.03 * steps)),
         weight_decay=0.01,
@@ -126,7 +115,7 @@ def train_base(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Stream(the_task, tokenizer, seed, batch_size),
+        train_dataset=_Stream(the_task, tokenizer, seed),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     trainer.train()

@@ -1,4 +1,4 @@
-"""Weights of any checkpoint, one matrix at a time: folders of safetensors, PEFT adapters, GGUF files.
+"""Opening any checkpoint: folders of safetensors, PEFT adapters, GGUF files.
 
 Nothing is loaded whole: files are memory-mapped, and an adapter is added to its base matrix by matrix. No pickle is
 read.
@@ -6,89 +6,15 @@ read.
 
 from __future__ import annotations
 
-import json
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.io import digest
+from oodlib.io import read_json
+from oodlib.models.gguf import GGUF
 from oodlib.models.names import text_names
 from oodlib.models.sources import locate
-
-FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
-
-
-def device() -> torch.device:
-    """Where this process puts weights: its GPU, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
-
-
-class Weights(ABC):
-    """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats.
-
-    `rounded`: those that can be read, but were quantised.
-    """
-
-    path: Path
-    shapes: dict[str, tuple[int, ...]]
-    quantised: dict[str, str]
-    rounded: Mapping[str, str] = MappingProxyType({})
-
-    @abstractmethod
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, read now, in its own dtype."""
-
-    @cached_property
-    def mark(self) -> str:
-        """Changes when the files do (names, sizes, times of change)."""
-        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        return digest([str(self.path.resolve()), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)])
-
-
-class Safetensors(Weights):
-    """A folder with one safetensors file, or several with an index."""
-
-    def __init__(self, folder: Path):
-        self.path, self.shapes, self.quantised = folder, {}, {}
-        self.shards, self._files = self._shards(), {}
-        for file in self.shards:
-            try:
-                with safe_open(file, framework="pt") as tensors:
-                    for name in tensors.keys():  # noqa: SIM118
-                        if name in self._files:
-                            raise ValueError(f"{name} stands in {self._files[name].name} and in {file}: which is it?")
-                        piece = tensors.get_slice(name)
-                        self._files[name], self.shapes[name] = file, tuple(piece.get_shape())
-                        if piece.get_dtype() not in FLOATS:
-                            self.quantised[name] = piece.get_dtype()
-            except SafetensorError as error:
-                raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
-
-    def _shards(self) -> list[Path]:
-        """As transformers chooses: model.safetensors, else what its index names; else every file there is."""
-        if (whole := self.path / "model.safetensors").exists():
-            return [whole]
-        usual = self.path / "model.safetensors.index.json"
-        for index in [usual] if usual.exists() else sorted(self.path.glob("*.safetensors.index.json"))[:1]:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            missing = [name for name in named if not (self.path / name).exists()]
-            if missing:
-                raise ValueError(f"{self.path} lacks {', '.join(missing)}, which {index.name} names")
-            return [self.path / name for name in named]
-        return sorted(self.path.glob("*.safetensors"))
-
-    def tensor(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as tensors:
-            return tensors.get_tensor(name)
+from oodlib.models.weights import Safetensors, Weights
 
 
 class Renamed(Weights):
@@ -111,16 +37,26 @@ def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
     """
     path = locate(str(where))
     if path.is_file():
-        from oodlib.models.gguf import GGUF  # late: the package gguf is an extra
-
         return GGUF(path)
     if (path / "adapter_config.json").exists():
         from oodlib.models.adapters import Adapter  # late: peft takes seconds
 
-        return Adapter(path, base)
+        return Adapter(path, _base_of(path, base))
     if any(path.glob("*.safetensors*")):
         return Safetensors(path)
     raise ValueError(f"{path} holds no safetensors file (pickled weights are not read)")
+
+
+def _base_of(adapter: Path, given: Weights | None) -> Weights:
+    """The base that an adapter names; the one given, if none is named, or one of its name that is not here."""
+    named, given = read_json(adapter / "adapter_config.json")["base_model_name_or_path"], getattr(given, "base", given)
+    if given is not None:
+        path = Path(named or given.path).expanduser()
+        if not named or (not path.exists() and path.name == given.path.name):
+            return given
+    if not named:
+        raise ValueError(f"{adapter} does not name its base")
+    return open_weights(named)
 
 
 def open_text(where: str | Path) -> Weights:

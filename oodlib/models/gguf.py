@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from oodlib.models.checkpoints import FLOATS, Weights
 from oodlib.models.names import from_gguf, place_of
+from oodlib.models.weights import FLOATS, Weights
 
 # Converters interleave the rows of each head of q and k for some architectures, and leave those of others as they are.
 INTERLEAVED = ("llama",)

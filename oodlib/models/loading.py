@@ -23,7 +23,8 @@ from transformers import (
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from oodlib.io import write_whole
-from oodlib.models.checkpoints import device, open_text
+from oodlib.models.checkpoints import open_text
+from oodlib.models.weights import device
 
 MARK = "complete"  # an empty file in a checkpoint's folder, written after everything else in it
 NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from oodlib.models.checkpoints import Weights
 from oodlib.models.names import HEADS, MODULES, Place, place_of
+from oodlib.models.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,19 @@ class Pair:
     layer: int | None
     module: str
     shape: tuple[int, int]
+
+
+def unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
+    """Why a matrix of a checkpoint cannot be compared with one of this shape; None where it can."""
+    if name not in weights.shapes:
+        return f"missing in {weights.path.name}"
+    if name in weights.quantised:
+        return f"quantised in {weights.path.name} ({weights.quantised[name]})"
+    if len(shape) != 2:
+        return f"has {len(shape)} dimensions"
+    if weights.shapes[name] != shape:
+        return f"shapes differ: {shape} and {weights.shapes[name]}"
+    return None
 
 
 def pair_up(
@@ -35,26 +48,28 @@ def pair_up(
     our_tails, their_tails = _by_tail(ours), _by_tail(theirs)
     pairs, remarks, taken = [], {}, set()
     for name, place in ours.items():
-        partners = [name] if name in other.shapes else their_tails[place.tail]
+        partners = [name] if name in other.shapes else their_tails[place.tail] or [name]
         taken.update(partners)
-        rivals = len(our_tails[place.tail]) if partners and partners != [name] else 1
+        partner, shape = partners[0], base.shapes[name]
+        rivals = len(our_tails[place.tail]) if partner != name else 1
         if len(partners) > 1:
             remarks[name] = f"could be any of {', '.join(partners)} in {other.path.name}"
         elif rivals > 1:
-            remarks[name] = f"one of {rivals} that {partners[0]} in {other.path.name} could belong to"
-        elif reason := _unfit(name, place, partners, base, other):
-            remarks[name] = reason
+            remarks[name] = f"one of {rivals} that {partner} in {other.path.name} could belong to"
+        elif reason := unfit(base, name, shape) or unfit(other, partner, shape):
+            tied = partner not in other.shapes and place.module in HEADS
+            remarks[name] = f"{reason} (tied to the embedding)" if tied else reason
         else:
-            partner = partners[0]
-            pairs.append(Pair(name, partner, place.layer, place.module, base.shapes[name]))
+            pairs.append(Pair(name, partner, place.layer, place.module, shape))
             notes = [f"taken for {partner} there (renamed)"] if partner != name else []
             notes += [note for note in (base.rounded.get(name), other.rounded.get(partner)) if note]
             remarks |= {name: "; ".join(notes)} if notes else {}
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
-    if pairs:
-        remarks |= _asked_in_vain([*ours.values(), *theirs.values()], modules, layers)
-    elif not remarks:
-        raise _nothing(base, modules, layers)
+    if not pairs and not remarks:
+        asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
+        there = _chosen(base, ["*"], None).values()
+        known = ", ".join(sorted({place.module for place in there}))
+        raise ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; modules here: {known}")
     return pairs, remarks
 
 
@@ -70,35 +85,3 @@ def _by_tail(places: dict[str, Place]) -> dict[str, list[str]]:
     for name, place in places.items():
         tails[place.tail].append(name)
     return tails
-
-
-def _unfit(name: str, place: Place, partners: list[str], base: Weights, other: Weights) -> str | None:
-    """Why a matrix cannot be compared, if it cannot."""
-    if not partners:
-        return f"missing in {other.path.name}{' (tied to the embedding)' if place.module in HEADS else ''}"
-    for weights, own_name in ((base, name), (other, partners[0])):
-        if own_name in weights.quantised:
-            return f"quantised in {weights.path.name} ({weights.quantised[own_name]})"
-    if len(base.shapes[name]) != 2:
-        return f"has {len(base.shapes[name])} dimensions"
-    if base.shapes[name] != other.shapes[partners[0]]:
-        return f"shapes differ: {base.shapes[name]} and {other.shapes[partners[0]]}"
-    return None
-
-
-def _asked_in_vain(places: list[Place], modules: list[str], layers: set[int] | None) -> dict[str, str]:
-    """Remarks on layers, and on patterns of the caller's own, that fit nothing."""
-    lacking = sorted((layers or set()) - {place.layer for place in places})
-    unused = [m for m in modules if modules != list(MODULES) and not any(place.fits([m]) for place in places)]
-    return {f"layer {n}": "in neither checkpoint" for n in lacking} | {
-        f"modules {pattern}": "fits no matrix" for pattern in unused
-    }
-
-
-def _nothing(base: Weights, modules: list[str], layers: set[int] | None) -> ValueError:
-    asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
-    places = [place for name, shape in base.shapes.items() if len(shape) == 2 and (place := place_of(name))]
-    numbers = sorted({place.layer for place in places} - {None})
-    there = f"layers here: {numbers[0]} to {numbers[-1]}; " if numbers else ""
-    known = [module for _, module in sorted({(place.layer is None, place.module) for place in places})]
-    return ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; {there}modules here: {', '.join(known)}")

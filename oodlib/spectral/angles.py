@@ -9,7 +9,7 @@ with D = W1 - W0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,16 +55,13 @@ class Overlap:
     @cached_property
     def cosines(self) -> Tensor:
         """A^T B, [r, r]."""
-        return self._times(self.second, self.scale)
-
-    def _times(self, second: Tensor, scale: Tensor | None) -> Tensor:
-        product = self.first @ second
-        return product if scale is None else product / scale
+        return self._columns(0, len(self.second))
 
     def _columns(self, low: int, high: int) -> Tensor:
         if "cosines" in self.__dict__:  # all of them were asked for before
             return self.cosines[:, low:high]
-        return self._times(self.second[:, low:high], None if self.scale is None else self.scale[low:high])
+        product = self.first @ self.second[:, low:high]
+        return product if self.scale is None else product / self.scale[low:high]
 
     @property
     def _coarse(self) -> Tensor:
@@ -133,29 +130,38 @@ class Comparison:
     """How the spectrum of one matrix differs from that of another of the same shape, as numpy float64.
 
     values0 and values1 [r] are all singular values, descending; change [r] those of the difference W1 - W0.
-    angles_left and angles_right [k] are the principal angles between the leading-k left (right) singular
-    subspaces, in radians, ascending; where `k` is a list, dictionaries by k. first and second are the Spectra,
-    left and right the Overlaps of their singular vectors.
+    first and second are the Spectra, left and right the Overlaps of their singular vectors, and k is the number of
+    leading directions that `angles_left` and `angles_right` are of.
     """
 
     values0: np.ndarray
     values1: np.ndarray
     change: np.ndarray
-    angles_left: np.ndarray | dict[int, np.ndarray]
-    angles_right: np.ndarray | dict[int, np.ndarray]
-    k: int | list[int]
+    k: int
     first: Spectrum
     second: Spectrum
     left: Overlap
     right: Overlap
 
+    @cached_property
+    def angles_left(self) -> np.ndarray:
+        """The principal angles between the leading-k left singular subspaces, [k], radians, ascending."""
+        return self.left.angles(0, self.k)
+
+    @cached_property
+    def angles_right(self) -> np.ndarray:
+        """The same of the right singular subspaces."""
+        return self.right.angles(0, self.k)
+
     @property
     def relative_change(self) -> np.ndarray:
-        """`relative_change` of the singular values, [r].
+        """|values1 - values0| / values0, [r]: 0 where both are 0, inf where only values0 is.
 
         Where a matrix is rank-deficient only up to rounding, both values and their ratio are rounding noise.
         """
-        return relative_change(self.values0, self.values1)
+        change = np.abs(self.values1 - self.values0)
+        out = np.where(change == 0, 0.0, np.inf)
+        return np.divide(change, self.values0, out=out, where=self.values0 > 0)
 
     @property
     def change_ratio(self) -> float:
@@ -171,14 +177,12 @@ class Comparison:
         return math.asin(self.change[0] / gap) if gap > self.change[0] else math.pi / 2
 
 
-def compare(
-    W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int | Iterable[int] | None = None, name: str = "matrix"
-) -> Comparison:
+def compare(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int | None = None, name: str = "matrix") -> Comparison:
     """How W1's spectrum differs from W0's; each is a matrix [m, n] or its precomputed Spectrum (on the same device).
 
-    k is the dimension of the compared leading singular subspaces, min(m, n) by default, or several of them. A
-    subspace is well defined only where values[k - 1] > values[k]: see `wedin_bound`. At the default the shorter
-    side's subspace is the whole space, so that its angles are 0 whatever happened.
+    k is the dimension of the compared leading singular subspaces, min(m, n) by default. A subspace is well defined
+    only where values[k - 1] > values[k]: see `wedin_bound`. At the default the shorter side's subspace is the whole
+    space, so that its angles are 0 whatever happened.
     ValueError (with `name`): an unfit matrix (see `as_matrix`), shapes that differ, k not in 1..min(m, n).
     """
     s0 = as_spectrum(W0, f"{name} (first)")
@@ -186,8 +190,7 @@ def compare(
     check_same_shape(s0.whole.shape, A1.shape, name)
     A1 = (A1.T if s0.tall else A1).to(s0.matrix.device)
     rank = len(s0.values)
-    several = isinstance(k, Iterable) and not isinstance(k, str)
-    ks = [check_count(f"{name}: k", i, 1, rank) for i in (k if several else [rank if k is None else k])]
+    k = check_count(f"{name}: k", rank if k is None else k, 1, rank)
     change = A1 - s0.matrix
     if rank <= SMALL:
         change_values, change_gram, cross = torch.linalg.svdvals(change), None, None
@@ -201,16 +204,9 @@ def compare(
     else:
         known = None if cross is None else s0.gram + cross + cross.T + change_gram
         s1 = Spectrum(*decompose(A1, known), A1, s0.tall)
-    short = Overlap(s0.short.T, s1.short)
-    long = _long_overlap(s0, s1, cross, change_gram, float(change_values[0]))
-    left, right = (long, short) if s0.tall else (short, long)
-    if several:
-        _ = left.cosines, right.cosines  # at once, and not again for each k
-    angles = [{i: side.angles(0, i) for i in ks} for side in (left, right)]
-    if not several:
-        angles = [of_side[ks[0]] for of_side in angles]
-    values = (s0.values.cpu().numpy(), s1.values.cpu().numpy(), change_values.cpu().numpy())
-    return Comparison(*values, *angles, ks if several else ks[0], s0, s1, left, right)
+    sides = (Overlap(s0.short.T, s1.short), _long_overlap(s0, s1, cross, change_gram, float(change_values[0])))
+    values = (values.cpu().numpy() for values in (s0.values, s1.values, change_values))
+    return Comparison(*values, k, s0, s1, *(reversed(sides) if s0.tall else sides))
 
 
 def _long_overlap(
@@ -222,7 +218,7 @@ def _long_overlap(
     V1 = (W0 + D)^T U1 / s1, what V1 has outside span(V0) is that of D^T U1 / s1.
     """
     r, n = s0.matrix.shape
-    if s0.given is not None or s1.given is not None or cross is None:
+    if s0.given is not None or s1.given is not None:  # always where they are small
         first, second = s0.long.T, s1.long
         if n == r:
             return Overlap(first, second)
@@ -237,12 +233,6 @@ def _long_overlap(
         return (s1.matrix - s0.matrix).T - s0.long @ turned
 
     return Overlap(whole, s1.short, s1.values, None, change_gram - turned.T @ turned, apart, change_norm)
-
-
-def relative_change(values0: np.ndarray, values1: np.ndarray) -> np.ndarray:
-    """|values1 - values0| / values0, [r]: 0 where both are 0, inf where only values0 is."""
-    change = np.abs(values1 - values0)
-    return np.divide(change, values0, out=np.where(change == 0, 0.0, np.inf), where=values0 > 0)
 
 
 def wedin_bound(W0: Matrix | Spectrum, W1: Matrix | Spectrum, k: int) -> float:

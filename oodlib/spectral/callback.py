@@ -9,7 +9,6 @@ the start, and how much their singular values changed; writes it to a table and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from oodlib.io import write_whole
-from oodlib.models.checkpoints import Weights, open_text
+from oodlib.models.checkpoints import open_text
 from oodlib.models.names import MODULES, Place, place_of, unwrapped
+from oodlib.models.pairs import unfit
 from oodlib.spectral.angles import compare
-from oodlib.spectral.svd import Spectrum, count_of, spectrum
+from oodlib.spectral.svd import Spectrum, as_matrix, count_of, spectrum
 
 METRICS = ("angle_left", "angle_right", "value_change", "change_ratio")
 COLUMNS = ["step", "reference", "matrix", "layer", "module", "k", "metric", "value"]
@@ -40,9 +40,9 @@ class RotationCallback(TrainerCallback):
     training starts, so give it where a run may be resumed. references: more checkpoints by name, such as
     {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights. Above HELD matrix entries the
     references are decomposed anew each time, so that memory stays small.
-    ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or
-    one of whose matrices is lacking, of another shape, quantised or not finite; no matrix that matches; weights that
-    are sharded, quantised or adapted by DoRA.
+    ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or a
+    matrix of it that is missing, of another shape, quantised or not finite; no matrix that matches; weights that are
+    sharded, quantised or adapted by DoRA.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class RotationCallback(TrainerCallback):
         references: Mapping[str, str | Path] | None = None,
     ):
         count_of(k, 1)
-        self.file, self.every, self.modules, self.k = Path(file), _every(every), tuple(modules), k
+        if isinstance(every, int) and every < 1:
+            raise ValueError(f"every must be a number of updates from 1, got {every}")
+        self.file, self.every, self.modules, self.k = Path(file), every, tuple(modules), k
         self._given = ({} if start is None else {"start": start}) | dict(references or {})
         self._references: dict[str, Callable[[str], Tensor]] = {}  # the tensor of a name, by reference
         self._spectra: dict[tuple[str, str], Spectrum] = {}
@@ -83,8 +85,9 @@ class RotationCallback(TrainerCallback):
         for reference, where in self._given.items():
             weights = open_text(where)
             for name, weight in start.items():
-                if problem := _unfit(weights, name, tuple(weight.shape)):
-                    raise ValueError(f"the reference {reference!r} ({where}) {problem}")
+                if problem := unfit(weights, name, tuple(weight.shape)):
+                    raise ValueError(f"the reference {reference!r} ({where}): {name}: {problem}")
+                as_matrix(weights.tensor(name), f"the reference {reference!r} ({where}): {name}")
             self._references[reference] = weights.tensor
         if state.global_step and self.file.exists():
             old = pd.read_parquet(self.file)
@@ -112,7 +115,11 @@ class RotationCallback(TrainerCallback):
                 before = self._before(reference, name, weight)
                 rank = len(before.values)
                 k = min(count_of(self.k, rank), rank)
-                values = _measured(before, weight, k, name)
+                values = [float("nan")] * len(METRICS)  # where training has gone wrong, which its own log shows
+                if torch.isfinite(weight).all():
+                    both = compare(before, weight, k, name)
+                    angles = (both.angles_left.mean(), both.angles_right.mean())
+                    values = [*angles, both.relative_change[:k].mean(), both.change_ratio]
                 at = (step, reference, name, place.layer, place.module, k)
                 rows += [(*at, metric, float(value)) for metric, value in zip(METRICS, values, strict=True)]
         self._rows += rows
@@ -137,9 +144,8 @@ class RotationCallback(TrainerCallback):
             inner: Any = getattr(module, "base_layer", module)
             weight, name = getattr(inner, "weight", None), f"{unwrapped(path)}.weight"
             place = place_of(name)
-            if path.endswith(".base_layer") or not isinstance(weight, Tensor) or not place or place.layer is None:
-                continue
-            if not place.fits(self.modules):
+            chosen = place and place.layer is not None and place.fits(self.modules)
+            if not chosen or not isinstance(weight, Tensor) or path.endswith(".base_layer"):
                 continue
             if weight.ndim != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
                 raise ValueError(f"{name} is sharded (FSDP, ZeRO-3), which RotationCallback cannot measure")
@@ -152,34 +158,3 @@ class RotationCallback(TrainerCallback):
                     if adapter in module.lora_A:
                         weight = weight + module.get_delta_weight(adapter)
             yield name, place, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
-
-
-def _every(value: int | Collection[int]) -> int | frozenset[int]:
-    """The interval, or the updates, as given; ValueError for what is neither."""
-    several = isinstance(value, Collection)
-    numbers = list(value) if several else [value]
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers)
-    if not numbers or not whole or min(numbers) < (0 if several else 1):
-        raise ValueError(f"every must be a whole number from 1, or several from 0, got {value!r}")
-    return frozenset(map(int, numbers)) if several else int(value)
-
-
-def _unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
-    """Why a reference's matrix cannot be measured against, if it cannot."""
-    if name not in weights.shapes:
-        return f"lacks {name}"
-    if tuple(weights.shapes[name]) != shape:
-        return f"has {name} of shape {tuple(weights.shapes[name])}, not {shape}"
-    if name in weights.quantised:
-        return f"holds {name} quantised ({weights.quantised[name]})"
-    return None if weights.tensor(name).isfinite().all() else f"has NaN or inf in {name}"
-
-
-def _measured(before: Spectrum, weight: Tensor, k: int, name: str) -> tuple[float, ...]:
-    """The values of `METRICS`."""
-    if not torch.isfinite(weight).all():  # training has gone wrong; that is for its own log to say
-        return (float("nan"),) * len(METRICS)
-    both = compare(before, weight, k, name)
-    return (
-        both.angles_left.mean(), both.angles_right.mean(), both.relative_change[:k].mean(), both.change_ratio,
-    )  # fmt: skip

@@ -15,61 +15,66 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from oodlib.io import digest, read_json, write_json, write_table, write_whole
-from oodlib.models.checkpoints import Weights, device, open_weights
+from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import MODULES
 from oodlib.models.pairs import Pair, pair_up
+from oodlib.models.weights import Weights, device
 from oodlib.spectral.angles import compare
-from oodlib.spectral.logit_lens import COLUMNS as TOKEN_COLUMNS
-from oodlib.spectral.logit_lens import LogitLens
+from oodlib.spectral.logit_lens import TOKEN_COLUMNS, LogitLens
 from oodlib.spectral.metrics import measure
 from oodlib.spectral.svd import Count, as_matrix, count_of, spectrum
 
-METHOD = 1  # to be raised when numbers are meant to change: results of another method are measured anew
-MEMORY = 4e9  # bytes that matrices analysed at the same time may take
-COPIES = 18  # float64 copies that a square one takes, measured
+METHOD = 2  # to be raised when numbers are meant to change: results of another method are measured anew
 DEFAULT_K = ("5%", "20%", "50%")
-WHOLE_NUMBERS = ("layer", "rows", "cols", "k")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One checkpoint of a comparison: its matrices by the base's names, and where its results go."""
+    """One checkpoint of a comparison: its matrices by the base's names, and where its results go.
+
+    about: what the results are of. mark: changes with the files, the settings and the method that they come from.
+    """
 
     name: str
-    where: str
     weights: Weights
     pairs: dict[str, Pair]
     remarks: dict[str, str]
     folder: Path
-    mark: str  # changes with the files, the settings and the method that results come from
+    about: dict[str, str | int | list[str] | None]
+    mark: str
 
-    def done(self, matrix: str) -> bool:
-        return _metadata(array_file(self.folder, matrix)).get("mark") == self.mark
+    def results(self, matrix: str) -> dict[str, str]:
+        """The rows and tokens of a matrix, as JSON; nothing where it is not analysed yet."""
+        if not (file := array_file(self.folder, matrix)).exists():
+            return {}
+        with safe_open(file, framework="np") as arrays:
+            results = arrays.metadata()
+        return results if results["mark"] == self.mark else {}
 
     def table(self, content: str = "rows") -> pd.DataFrame:
         """The rows (or "tokens") of every matrix that is analysed, in the base's order."""
         columns = TOKEN_COLUMNS if content == "tokens" else ["rows", "cols", "k", "metric", "value"]
         rows = []
         for pair in self.pairs.values():
-            if (about := _metadata(array_file(self.folder, pair.name))).get("mark") == self.mark:
-                place = (pair.name, pair.layer, pair.module, *(pair.shape if content == "rows" else ()))
-                rows += [(*place, *row) for row in json.loads(about[content])]
+            place = (pair.name, pair.layer, pair.module, *(pair.shape if content == "rows" else ()))
+            rows += [(*place, *row) for row in json.loads(self.results(pair.name).get(content, "[]"))]
         table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *columns])
-        return table.astype({name: "Int64" for name in WHOLE_NUMBERS if name in table})
+        return table.astype({name: "Int64" for name in ("layer", "rows", "cols", "k") if name in table})
+
+    def note(self) -> None:
+        about = {**self.about, "matrices": len(self.pairs), "remarks": self.remarks}
+        write_json(self.folder / "about.json", about)
 
 
 class Comparing:
@@ -90,7 +95,7 @@ class Comparing:
         ks: Sequence[Count] = DEFAULT_K,
         null_seed: int | None = 0,
     ):
-        self.out, self.where, self.ks, self.null_seed = Path(out), base, tuple(ks), null_seed
+        self.out, self.ks, self.null_seed = Path(out), tuple(ks), null_seed
         self.counts(1)  # says now what is wrong with a k
         self.base, self.targets = open_weights(base), []
         for name, where in zip(_names(checkpoints), checkpoints, strict=True):
@@ -99,20 +104,15 @@ class Comparing:
             if not pairs:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
-            for pair in pairs:
-                rank = min(pair.shape)
-                if above := [str(k) for k in self.ks if count_of(k, rank) > rank]:
-                    note = f"has {rank} directions, fewer than k = {', '.join(above)}: all are taken"
-                    remarks[pair.name] = "; ".join([*filter(None, [remarks.get(pair.name)]), note])
-            mark = digest([METHOD, self.base.mark, weights.mark, list(map(str, self.ks)), null_seed])
-            target = Target(name, where, weights, {p.name: p for p in pairs}, remarks, self.out / name, mark)
-            earlier = read_json(target.folder / "about.json", {})
-            for setting, value in self._about(target).items():
-                if earlier.get(setting, value) != value:
-                    raise ValueError(
-                        f"{target.folder} holds results with {setting} {earlier[setting]}, not {value}: choose another "
-                        "folder with --out"
-                    )
+            about = {"base": _named(base), "checkpoint": _named(where)}
+            about |= {"k": list(map(str, self.ks)), "null_seed": null_seed}
+            mark = digest([METHOD, self.base.mark, weights.mark, about["k"], null_seed])
+            target = Target(name, weights, {pair.name: pair for pair in pairs}, remarks, self.out / name, about, mark)
+            earlier = read_json(target.folder / "about.json", about)
+            for setting, value in about.items():
+                if earlier[setting] != value:
+                    was = f"{setting} {earlier[setting]}, not {value}"
+                    raise ValueError(f"{target.folder} holds results with {was}: choose another folder with --out")
             self.targets.append(target)
 
     def counts(self, rank: int) -> list[int]:
@@ -124,7 +124,7 @@ class Comparing:
         by_name: dict[str, tuple[Pair, list[Target]]] = {}
         for target in self.targets:
             for pair in target.pairs.values():
-                if not target.done(pair.name):
+                if not target.results(pair.name):
                     by_name.setdefault(pair.name, (pair, []))[1].append(target)
         return list(by_name.values())
 
@@ -133,19 +133,15 @@ class Comparing:
 
         A matrix that is unfit (NaN, inf) is left out with a remark.
         """
-        self._note()
+        for target in self.targets:
+            target.note()
         todo = self.todo()
         lens = LogitLens.of(self.base) if todo else None
-        threads = torch.get_num_threads()
-        at_once = _at_once([pair.shape for pair, _ in todo], threads)
-        torch.set_num_threads(threads // at_once)
-        try:
-            with ThreadPoolExecutor(at_once) as pool:
-                yield from pool.map(lambda one: self._analyse(*one, lens), todo)
-        finally:
-            torch.set_num_threads(threads)
-        self._note()
+        for pair, targets in todo:
+            self._analyse(pair, targets, lens)
+            yield pair
         for target in self.targets:
+            target.note()
             table, tokens = target.table(), target.table("tokens")
             write_whole(self.out / f"{target.name}.parquet", lambda path, t=table: t.to_parquet(path, index=False))
             if len(table):  # else each matrix has its remark
@@ -153,17 +149,17 @@ class Comparing:
             if len(tokens):
                 write_whole(target.folder / "tokens.parquet", lambda path, t=tokens: t.to_parquet(path, index=False))
 
-    def _analyse(self, pair: Pair, targets: list[Target], lens: LogitLens | None) -> Pair:
+    def _analyse(self, pair: Pair, targets: list[Target], lens: LogitLens | None) -> None:
         """Compare one matrix of the base with that of each checkpoint."""
         name, first = pair.name, None
         seed = None if self.null_seed is None else self.null_seed + crc32(name.encode())
         for target in targets:
             try:
-                first = first or spectrum(self.base.tensor(name).to(device()), f"{name} of {self.where}")
+                first = first or spectrum(self.base.tensor(name).to(device()), f"{name} of {self.base.path}")
                 other = target.pairs[name].other
-                weight = as_matrix(target.weights.tensor(other).to(device()), f"{other} of {target.where}")
-                both = compare(first, weight, self.counts(len(first.values)), name)
-                rows, arrays = measure(both, seed)
+                weight = as_matrix(target.weights.tensor(other).to(device()), f"{other} of {target.weights.path}")
+                both = compare(first, weight, name=name)
+                rows, arrays = measure(both, self.counts(len(first.values)), seed)
                 tokens = lens.look(both, pair.module) if lens else []
             except ValueError as error:
                 target.remarks[name] = str(error)
@@ -171,24 +167,6 @@ class Comparing:
             arrays = {key: np.ascontiguousarray(values) for key, values in arrays.items()}
             about = {"mark": target.mark, "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
             write_whole(array_file(target.folder, name), lambda p, a=arrays, m=about: save_file(a, p, metadata=m))
-        return pair
-
-    def _about(self, target: Target) -> dict[str, Any]:
-        """What a folder's results are of."""
-        base, checkpoint = (str(Path(w).resolve()) if Path(w).exists() else w for w in (self.where, target.where))
-        return {"base": base, "checkpoint": checkpoint, "k": list(map(str, self.ks)), "null_seed": self.null_seed}
-
-    def _note(self) -> None:
-        for target in self.targets:
-            about = {**self._about(target), "matrices": len(target.pairs), "remarks": target.remarks}
-            write_json(target.folder / "about.json", about)
-
-
-def _at_once(shapes: list[tuple[int, int]], threads: int) -> int:
-    """How many matrices to analyse at a time: small ones use several cores badly, large ones need the memory."""
-    if device().type != "cpu" or not shapes:
-        return 1
-    return max(1, min(threads, int(MEMORY / (COPIES * 8 * max(rows * cols for rows, cols in shapes)))))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -236,25 +214,16 @@ def read_arrays(folder: Path, matrix: str) -> dict[str, np.ndarray]:
         return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    """What was written beside a matrix's arrays; nothing where there is no file, or it is damaged."""
-    if not file.exists():
-        return {}
-    try:
-        with safe_open(file, framework="np") as arrays:
-            return arrays.metadata() or {}
-    except SafetensorError:
-        return {}
+def _named(where: str) -> str:
+    """A checkpoint as it was named; a path in full."""
+    return str(Path(where).resolve()) if Path(where).exists() else where
 
 
 def _names(checkpoints: list[str]) -> list[str]:
     """A short name for each: its last folder's, with as many of those before it as tell it from the others."""
-    parts = [
-        [p for p in re.split(r"[/\\@]", c) if p not in ("", ".", "..", "~")] or ["checkpoint"] for c in checkpoints
-    ]
+    parts = [[p for p in re.split(r"[/\\@]", c) if p.strip(".~")] or ["checkpoint"] for c in checkpoints]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]) for p in parts]
-        names = [f"{name}-checkpoint" if name == "figures" else name for name in names]  # there the figures lie
         if len(set(names)) == len(names):
             return names
     raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from oodlib.models.checkpoints import Weights
 from oodlib.models.names import EMBEDDINGS, HEADS, WRITERS, place_of
+from oodlib.models.weights import Weights
 from oodlib.spectral.angles import Comparison
 from oodlib.spectral.svd import count_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COLUMNS = ["side", "direction", "when", "index", "match", "sign", "place", "token", "score"]
+TOKEN_COLUMNS = ["side", "direction", "when", "index", "match", "sign", "place", "token", "score"]
 LEADING, DIRECTIONS, TOKENS = 0.2, 3, 6
 
 
@@ -49,7 +49,7 @@ class LogitLens:
         return cls(table, weights.tensor(head) if head else table, tokenizer)
 
     def look(self, both: Comparison, module: str) -> list[tuple]:
-        """The tokens of the directions that turned most: rows of `COLUMNS`.
+        """The tokens of the directions that turned most: rows of `TOKEN_COLUMNS`.
 
         Those are, among the leading fifth of the second matrix's directions, the ones with the smallest best |cosine|
         (`match`) with any direction of the first. Each stands beside that best match, as "after" and "before", with

@@ -6,14 +6,12 @@ bound, and the angles that plain noise of the same size would give.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.integrate import quad
-from scipy.optimize import brentq
 
-from oodlib.spectral.angles import Comparison, compare, relative_change
+from oodlib.spectral.angles import Comparison, compare
 
 ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
@@ -26,26 +24,17 @@ METRICS = {
     "change_spectral_norm": "largest singular value of the change",
     "value_change_mean": "mean over the singular values above 0 of |after - before| / before",
     "value_change_max": "the largest of these",
-    "stable_rank_before": "squared Frobenius norm / squared largest singular value (Rudelson & Vershynin 2007)",
-    "stable_rank_after": "the same of the second matrix",
-    "effective_rank_before": "exp of the entropy of the singular values' shares of their sum (Roy & Vetterli 2007)",
-    "effective_rank_after": "the same of the second matrix",
     "scaling_share": "share of change_norm^2 on the diagonal of the first matrix's singular basis: values changed",
     "rotation_share": "share off that diagonal, within the basis: vectors turned among themselves",
     "outside_share": "share outside the span of the basis's longer side: vectors turned out of it",
     "null_value_change_mean": "value_change_mean that noise of the same change_norm gives",
     "null_scaling_share": "scaling_share that such noise gives",
-    "noise_edge": "the largest singular value that the change would have if it were noise (Marchenko & Pastur 1967), "
-    "its level from the median singular value (Gavish & Donoho 2014)",
-    "above_edge": "how many singular values of the change lie above that edge",
-    "above_edge_share": "their share of change_norm^2",
     # of the leading k directions, and for tail_* of the last k
     "gap": "k-th minus (k+1)-th singular value of the first matrix",
     "wedin_bound": "no principal angle at this k can be larger; pi/2 says nothing (see angles.wedin_bound)",
     "angle_SIDE_mean": "mean principal angle between the leading-k singular subspaces (Björck & Golub 1973)",
     "angle_SIDE_max": "the largest of them",
     "chordal_SIDE": "Frobenius norm of the sines of the principal angles (Conway, Hardin & Sloane 1996)",
-    "projector_SIDE": "Frobenius norm of the difference of the two orthogonal projectors, sqrt(2) x chordal",
     "match_SIDE_mean": "mean over the second matrix's leading k directions of the best |cosine| with any old one",
     "intruders_SIDE": f"how many of these match no old direction better than {INTRUDER} (arXiv:2410.21228)",
     "tail_angle_SIDE_mean": "mean principal angle between the trailing-k singular subspaces",
@@ -56,35 +45,35 @@ METRICS = {
 Row = tuple[int | None, str, float]
 
 
-def measure(both: Comparison, seed: int | None = None) -> tuple[list[Row], dict[str, np.ndarray]]:
+def measure(both: Comparison, ks: Sequence[int], seed: int | None = None) -> tuple[list[Row], dict[str, np.ndarray]]:
     """Every metric of a pair of matrices [m, n] as rows (k, metric, value), and the arrays behind them.
 
-    both: their Comparison at several k. seed: of the noise whose angles are the null; None leaves the null out.
-    Arrays, float64, r = min(m, n): values_before, values_after, values_change [r] (singular values), direction_SIDE [r]
-    (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
+    ks: numbers of leading (and trailing) directions. seed: of the noise whose angles are the null; None leaves the null
+    out. Arrays, float64, r = min(m, n): values_before, values_after, values_change [r] (singular values),
+    direction_SIDE [r] (angle of the i-th vectors), match_SIDE [r], angle_SIDE_k [k], null_angle_SIDE_k [k].
     """
-    rank, values, sides = len(both.values0), both.values0, dict(zip(SIDES, (both.left, both.right), strict=True))
+    rank, values = len(both.values0), both.values0
     rows: list[Row] = [(None, metric, float(value)) for metric, value in _whole(both).items()]
     arrays = {"values_before": values, "values_after": both.values1, "values_change": both.change}
-    for side, overlap in sides.items():
-        arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
     null = None if seed is None else noise_null(both, seed)
     if null is not None:
         whole = _whole(null)
         rows += [(None, f"null_{metric}", float(whole[metric])) for metric in ("value_change_mean", "scaling_share")]
-    for k in dict.fromkeys(both.k):
+    for k in ks:
         rows += [(k, "gap", float(values[k - 1] - np.append(values, 0)[k])), (k, "wedin_bound", both.wedin_bound(k))]
-        for side, overlap in sides.items():
-            match, angles = arrays[f"match_{side}"][:k], getattr(both, f"angles_{side}")[k]
-            chordal = float(np.linalg.norm(np.sin(angles)))
+    for side in SIDES:
+        overlap = getattr(both, side)
+        arrays |= {f"direction_{side}": overlap.directions(), f"match_{side}": overlap.best_match()}
+        for k in ks:
+            match = arrays[f"match_{side}"][:k]
+            arrays[f"angle_{side}_{k}"] = angles = overlap.angles(0, k)
             rows += _mean_and_max(k, f"angle_{side}", angles)
             rows += _mean_and_max(k, f"tail_angle_{side}", overlap.angles(rank - k, rank))
-            rows += [(k, f"chordal_{side}", chordal), (k, f"projector_{side}", 2**0.5 * chordal)]
+            rows += [(k, f"chordal_{side}", float(np.linalg.norm(np.sin(angles))))]
             rows += [(k, f"match_{side}_mean", float(match.mean()))]
             rows += [(k, f"intruders_{side}", float((match < INTRUDER).sum()))]
-            arrays[f"angle_{side}_{k}"] = angles
             if null is not None:
-                arrays[f"null_angle_{side}_{k}"] = angles = getattr(null, f"angles_{side}")[k]
+                arrays[f"null_angle_{side}_{k}"] = angles = getattr(null, side).angles(0, k)
                 rows += _mean_and_max(k, f"null_angle_{side}", angles)
     return rows, arrays
 
@@ -95,25 +84,15 @@ def _mean_and_max(k: int, metric: str, angles: np.ndarray) -> list[Row]:
 
 def _whole(both: Comparison) -> dict[str, float]:
     """The metrics of the whole matrix, by name."""
-    relative, moved = _value_change(both.values0, both.values1), float(np.linalg.norm(both.change))
-    change = np.where(both.change > ZERO * both.change[0], both.change, 0)  # the rest is rounding
-    edge = noise_edge(change, both.first.whole.shape)
-    above = change[change > edge]
+    relative, moved = both.relative_change[both.values0 > ZERO * both.values0[0]], float(np.linalg.norm(both.change))
     return {
         "norm": np.linalg.norm(both.values0),
         "change_norm": moved,
         "change_ratio": both.change_ratio,
-        "change_spectral_norm": change[0],
-        "value_change_mean": relative.mean(),
-        "value_change_max": relative.max(),
-        "stable_rank_before": stable_rank(both.values0),
-        "stable_rank_after": stable_rank(both.values1),
-        "effective_rank_before": effective_rank(both.values0),
-        "effective_rank_after": effective_rank(both.values1),
+        "change_spectral_norm": both.change[0],
+        "value_change_mean": relative.mean() if len(relative) else 0.0,
+        "value_change_max": relative.max(initial=0.0),
         **_shares(both, moved),
-        "noise_edge": edge,
-        "above_edge": len(above),
-        "above_edge_share": (above**2).sum() / moved**2 if moved else 0.0,
     }
 
 
@@ -133,49 +112,8 @@ def _shares(both: Comparison, moved: float) -> dict[str, float]:
     return {"scaling_share": scaling, "rotation_share": max(0.0, 1 - scaling - outside), "outside_share": outside}
 
 
-def stable_rank(values: np.ndarray) -> float:
-    """||W||_F^2 / ||W||_2^2 from the singular values [r], descending; 0 of a zero matrix."""
-    return float((values**2).sum() / values[0] ** 2) if values[0] > 0 else 0.0
-
-
-def effective_rank(values: np.ndarray) -> float:
-    """exp(-sum p log p) with p = values / sum(values) (Roy & Vetterli 2007); 0 of a zero matrix."""
-    if values[0] <= 0:
-        return 0.0
-    p = values[values > 0] / values.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def noise_edge(values: np.ndarray, shape: tuple[int, int]) -> float:
-    """Where the singular values of a noise matrix [m, n] end whose median singular value is that of `values`.
-
-    Independent entries of variance s^2 have singular values up to s (sqrt(m) + sqrt(n)) (Marchenko & Pastur 1967).
-    The median, unlike the norm, is not moved by a few strong directions (Gavish & Donoho 2014, IEEE Trans. Inf. Theory
-    60, 5040-5053). 0 where more than half of the values are.
-    """
-    beta = min(shape) / max(shape)
-    return float(np.median(values) / np.sqrt(_median_square(beta)) * (1 + beta**0.5))
-
-
-@cache
-def _median_square(beta: float) -> float:
-    """The median of the Marchenko-Pastur law of ratio beta in (0, 1] and variance 1: that of (singular value)^2 / n."""
-    low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
-
-    def share_below(x: float) -> float:  # with t = sqrt(x) the density has no pole at 0
-        density = lambda t: ((high - t * t) * max(t * t - low, 0.0)) ** 0.5 / (np.pi * beta * t) if t else 0.0  # noqa: E731
-        return quad(density, low**0.5, x**0.5, limit=200)[0]
-
-    return brentq(lambda x: share_below(x) - 0.5, low, high)
-
-
 def noise_null(both: Comparison, seed: int) -> Comparison:
-    """How the first matrix compares with itself plus Gaussian noise of the change's Frobenius norm, at the same k."""
+    """How the first matrix compares with itself plus Gaussian noise of the change's Frobenius norm."""
     noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(both.first.whole.shape))
     noise *= float(np.linalg.norm(both.change)) / noise.norm()
-    return compare(both.first, both.first.whole + noise.to(both.first.values.device), both.k)
-
-
-def _value_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Relative change of the singular values that are above 0."""
-    return relative_change(before, after)[before > ZERO * before[0]] if before[0] > 0 else np.zeros(1)
+    return compare(both.first, both.first.whole + noise.to(both.first.values.device))

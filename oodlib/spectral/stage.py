@@ -15,9 +15,10 @@ import pandas as pd
 
 from oodlib.inference.evaluation import evaluate_model
 from oodlib.io import as_measurements, peak_step
-from oodlib.models.checkpoints import device, open_text
+from oodlib.models.checkpoints import open_text
 from oodlib.models.loading import load_model, load_weights
 from oodlib.models.names import Place, matrices
+from oodlib.models.weights import device
 from oodlib.run import Run
 from oodlib.spectral.angles import Comparison, compare
 from oodlib.spectral.surgery import Edit

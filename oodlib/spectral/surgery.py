@@ -20,14 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oodlib.io import write_json, write_whole
-from oodlib.models.checkpoints import Safetensors, device, open_weights
+from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import MODULES, matrices
 from oodlib.models.pairs import pair_up
-from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_count, check_same_shape, count_of
+from oodlib.models.weights import Safetensors, device
+from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_same_shape, count_of
+from oodlib.stages import NULLS
 from oodlib.tasks import check_choice
 
 PARTS = ("vectors", "values")
-NULLS = ("random", "signs", "noise")
 State = Mapping[str, Tensor]
 
 
@@ -38,8 +39,8 @@ def restore(
     recipient: Tensor | Spectrum,
     donor: Tensor | Spectrum,
     part: str = "vectors",
-    k_top: int | None = None,
-    k_tail: int = 0,
+    k_top: Count | None = None,
+    k_tail: Count = 0,
     indices: Sequence[int] | None = None,
 ) -> Tensor:
     """The recipient [m, n] with the donor's part of its spectrum at the first k_top and last k_tail indices.
@@ -47,19 +48,16 @@ def restore(
     With recipient = sum_i s_i u_i v_i^T and donor = sum_i t_i a_i b_i^T, part "vectors" replaces u_i, v_i by
     a_i, b_i and keeps s_i; part "values" replaces s_i by t_i and keeps u_i, v_i. The other terms stay. New
     vectors are not made orthogonal to those that stay, so that a partial edit may shift singular values.
-    k_top=None means all r = min(m, n) indices when k_tail is 0, and none otherwise. `indices` are edited instead, if
-    given. Either matrix may be given as its Spectrum, which saves a decomposition; the result is then in float64.
-    ValueError: unknown part; k_top or k_tail not in 0..r, or k_top + k_tail > r; shapes that differ; an unfit
-    matrix (see `svd.as_matrix`).
+    k_top and k_tail: see `ends`. `indices` are edited instead, if given. Either matrix may be given as its Spectrum,
+    which saves a decomposition; the result is then in float64.
+    ValueError: unknown part; what `ends` refuses; shapes that differ; an unfit matrix (see `svd.as_matrix`).
     """
     check_choice("part", part, PARTS)
     own, other = _spectra(recipient, donor)
-    rank = len(own.values)
-    k_tail = check_count("k_tail", k_tail, 0, rank)
-    k_top = check_count("k_top", (0 if k_tail else rank) if k_top is None else k_top, 0, rank)
-    if k_top + k_tail > rank:
-        raise ValueError(f"k_top + k_tail must be at most {rank}, got {k_top} + {k_tail}")
-    indices = [*range(k_top), *range(rank - k_tail, rank)] if indices is None else indices
+    if indices is None:
+        rank = len(own.values)
+        top, tail = ends(k_top, k_tail, rank)
+        indices = [*range(top), *range(rank - tail, rank)]
     chosen = torch.tensor(indices, dtype=torch.long, device=own.values.device)
     u, s, v = own.left[:, chosen], own.values[chosen], own.right[:, chosen]
     if part == "vectors":
@@ -69,10 +67,24 @@ def restore(
     return _like(recipient, own.whole + new - (u * s) @ v.T)
 
 
+def ends(top: Count | None, tail: Count, rank: int) -> tuple[int, int]:
+    """How many leading and trailing of `rank` directions `top` and `tail` mean, as `svd.count_of` takes them, or 0.
+
+    top None means all of them where tail is 0, and none otherwise. ValueError where there are not so many.
+    """
+    k_tail = count_of(tail, rank) if tail else 0
+    k_top = (0 if tail else rank) if top is None else count_of(top, rank) if top else 0
+    if k_top + k_tail == rank + 1 and isinstance(top, float):
+        k_tail -= 1  # two shares of the whole, both rounded up
+    if k_top + k_tail > rank:
+        raise ValueError(f"k_top + k_tail must be at most {rank}, got {k_top} + {k_tail}")
+    return k_top, k_tail
+
+
 def random_vectors(
     recipient: Tensor | Spectrum,
     donor: Tensor | Spectrum,
-    k_top: int | None = None,
+    k_top: Count | None = None,
     seed: int = 0,
     signs: bool = False,
 ) -> Tensor:
@@ -94,8 +106,7 @@ def random_vectors(
     The same seed gives the same draws on every device. ValueErrors as for `restore`.
     """
     own, other = _spectra(recipient, donor)
-    rank = len(own.values)
-    k = check_count("k_top", rank if k_top is None else k_top, 0, rank)
+    k, _ = ends(k_top, 0, len(own.values))
     u, s, v = own.left[:, :k], own.values[:k], own.right[:, :k]
     a, b = other.left[:, :k], other.right[:, :k]
     nearest = torch.where((u * a).sum(0) + (v * b).sum(0) < 0, -1.0, 1.0).to(s.dtype)
@@ -176,9 +187,9 @@ class Edit:
 
     part: "vectors" or "values" of the donor replace the recipient's (see `restore`); or a null control: "random"
     (`random_vectors`), "signs" (the same with random signs) or "noise" (`random_change`, as far as the vectors would
-    move it). top and tail: how many leading and trailing directions, as `svd.count_of` takes them; top None: all, or
-    with a tail none. layers: their numbers, None for all. embeddings: the embedding and the head too. seed: of the
-    nulls' draws. ValueError: an unknown part, a null with a tail.
+    move it). top and tail: how many leading and trailing directions, see `ends`. layers: their numbers, None for all.
+    embeddings: the embedding and the head too. seed: of the nulls' draws. ValueError: an unknown part, a null with a
+    tail.
     """
 
     part: str = "vectors"
@@ -193,26 +204,15 @@ class Edit:
         if self.part in NULLS and self.tail:
             raise ValueError(f"part {self.part!r} edits leading directions only, not a tail")
 
-    def counts(self, rank: int) -> tuple[int, int]:
-        """How many leading and trailing directions of a matrix of this rank; ValueError where there are not so many."""
-        tail = count_of(self.tail, rank) if self.tail else 0
-        top = (0 if tail else rank) if self.top is None else count_of(self.top, rank) if self.top else 0
-        if top + tail == rank + 1 and isinstance(self.top, float):
-            tail -= 1  # two shares of the whole, both rounded up
-        if top + tail > rank:
-            raise ValueError(f"k_top + k_tail must be at most {rank}, got {top} + {tail}")
-        return top, tail
-
     def matrix(self, name: str, recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> Tensor:
         """The edited matrix; nulls draw anew for each name, the same on every run."""
-        weight = recipient.whole if isinstance(recipient, Spectrum) else recipient
-        top, tail = self.counts(min(weight.shape))
         seed = self.seed + crc32(name.encode())
-        if self.part in ("random", "signs"):
-            return random_vectors(recipient, donor, top, seed, signs=self.part == "signs")
+        if self.part in PARTS:
+            return restore(recipient, donor, self.part, self.top, self.tail)
         if self.part == "noise":
-            return random_change(weight, restore(recipient, donor, "vectors", top), seed)
-        return restore(recipient, donor, self.part, top, tail)
+            weight = recipient.whole if isinstance(recipient, Spectrum) else recipient
+            return random_change(weight, restore(recipient, donor, "vectors", self.top), seed)
+        return random_vectors(recipient, donor, self.top, seed, signs=self.part == "signs")
 
     def chosen(self, state: State) -> list[str]:
         """The names of the matrices that are edited."""
@@ -257,7 +257,7 @@ class ModelEdit:
         if missing:
             raise ValueError("cannot be edited: " + "; ".join(f"{name}: {remarks[name]}" for name in missing))
         for pair in pairs:
-            edit.counts(min(pair.shape))
+            ends(edit.top, edit.tail, min(pair.shape))
 
     def write(self, out: Path, done: Callable[[], None] = lambda: None) -> list[float]:
         """Write the edited model: a transformers folder like the recipient's, which appears when it is whole.
@@ -271,7 +271,6 @@ class ModelEdit:
         moved = []
 
         def write(folder: Path) -> None:
-            folder.mkdir()
             for shard in self.recipient.shards:
                 for change in self._shard(shard, folder / shard.relative_to(self.recipient.path)):
                     moved.append(change)
@@ -283,10 +282,6 @@ class ModelEdit:
 
         write_whole(out.resolve(), write)
         return moved
-
-    def equal(self, name: str) -> bool:
-        """Whether a matrix is the same in both, so that nothing can be restored."""
-        return torch.equal(self.recipient.tensor(name).double(), self.donor.tensor(self.pairs[name].other).double())
 
     def _shard(self, source: Path, target: Path) -> Iterator[float]:
         with safe_open(source, framework="pt") as tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -35,8 +36,8 @@ def value_change(rotation: pd.DataFrame) -> Figure:
         if metric == "direction":
             rows = rows.assign(value=np.degrees(rows["value"]))
         for pair, name, hue, dash in _pairs(rows):
-            curves = pair.groupby("position")["value"].quantile([0.25, 0.5, 0.75]).unstack()
-            draw.middle_half(axis, curves, dash, hue, name)
+            look = {"estimator": "median", "errorbar": ("pi", 50), "color": hue, "linestyle": dash, "label": name}
+            sns.lineplot(pair, x="position", y="value", ax=axis, legend=False, **look)
         axis.set(title=title, xlabel="place in the spectrum (0 = largest)", ylabel=unit, ylim=(0, None))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     draw.legend_below(figure, axes[0], 3)
@@ -50,7 +51,7 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     maps = [draw.by_module(rows) for rows, *_ in pairs]
     top = max(float(table.to_numpy().max()) for table in maps)
     for axis, table, (_, name, *_) in zip(axes[0], maps, pairs, strict=True):
-        draw.module_map(axis, table, top, bar=axis is axes[0, -1], annot=table.shape[1] <= 6)
+        draw.module_map(axis, table, top, cbar=axis is axes[0, -1])
         axis.set_title(name)
     return figure
 
@@ -125,7 +126,7 @@ def _other_edits(axis: Axes, edits: pd.DataFrame, levels: tuple) -> None:
     names = [_edit_name(a) for a in edits["arm"]]
     means = bands(edits.assign(name=names)[["name", "part", "seed", "value", "n"]])
     for y, row in enumerate(means.itertuples()):
-        draw.estimate(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
+        draw.point(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
     for level, _, dash in levels:
         axis.axvline(level, color=GREY, linestyle=dash, linewidth=1.2)
     axis.set_yticks(range(len(means)), means["name"])

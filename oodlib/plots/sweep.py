@@ -28,8 +28,8 @@ def forest(effects: list[Effect]) -> Figure:
     beside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 10}
     for row, effect in enumerate(effects):
         hue, mark = LOOKS[effect.verdict]
-        draw.estimate(axis, _points(effect.gain), row - 0.14, GREY, size=8, markerfacecolor="none")
-        draw.estimate(axis, _points(effect.effect), row + 0.14, hue, mark, size=8)
+        draw.point(axis, _points(effect.gain), row - 0.14, GREY, size=8, markerfacecolor="none")
+        draw.point(axis, _points(effect.effect), row + 0.14, hue, mark, size=8)
         axis.text(1.02, row, short_label(effect.best), **beside)
     axis.text(1.02, -0.95, "best baseline", weight="bold", **beside)
     axis.axvline(0, color=GREY, linewidth=1)
@@ -61,7 +61,7 @@ def arms(table: pd.DataFrame, condition: str, metric: str = "accuracy") -> Figur
             shown = in_order(rows.columns)
             for y, arm in enumerate(shown):
                 axis.plot(rows[arm], [y] * len(rows), "o", color=colour(arm), alpha=0.3, markersize=4)
-                draw.estimate(axis, over_seeds(rows[arm]), y, colour(arm), "D", size=8)
+                draw.point(axis, over_seeds(rows[arm]), y, colour(arm), "D", size=8)
             axis.axvline(rows["start"].mean(), color=COLOURS["start"], linewidth=0.8, linestyle=":")
             axis.set_yticks(range(len(shown)), [label(a) for a in shown] if axis is line[0] else [""] * len(shown))
             axis.set(title=f"{LABELS[split]}, from step {start}", xlabel=ACCURACY, ylim=(len(shown) - 0.5, -0.5))
@@ -121,7 +121,7 @@ def _mitigations(mitigations: pd.DataFrame, x: str) -> tuple[Figure, Axes]:
 
 def _mark(axis: Axes, rows: pd.DataFrame, column: str, hue: str, mark: str, name: str, full: bool) -> None:
     look = {"size": 7} if full else {"size": 14, "markerfacecolor": "none", "markeredgewidth": 1.8}
-    draw.cross(axis, over_seeds(rows[column]), over_seeds(rows["ood"]), hue, mark, label=name, **look)
+    draw.point(axis, over_seeds(rows[column]), over_seeds(rows["ood"]), hue, mark, label=name, **look)
 
 
 def best_start(mitigations: pd.DataFrame) -> Figure:
@@ -138,7 +138,7 @@ def best_start(mitigations: pd.DataFrame) -> Figure:
             before, after = over_seeds(rows[split]), over_seeds(rows[f"rl_{split}"])
             axis.plot([before.value, after.value], [y, y], color="#BBBBBB", linewidth=1)
             for estimate, shift, arm in ((before, 0.1, "start"), (after, -0.1, "rl")):
-                draw.estimate(axis, estimate, y + shift, colour(arm), label=None if y else label(arm))
+                draw.point(axis, estimate, y + shift, colour(arm), label=None if y else label(arm))
         axis.set(title=f"{LABELS[split]} accuracy", xlabel=ACCURACY, ylim=(len(names) - 0.5, -0.5))
         draw.percent(axis.xaxis)
     axes[0].set_yticks(range(len(names)), names)

@@ -62,7 +62,7 @@ def _map(axis: Axes, rotation: pd.DataFrame, step: int) -> None:
         axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes)
         axis.axis("off")
         return
-    draw.module_map(axis, table, float(np.degrees(watched["value"].max())), bar=True, annot=table.shape[1] <= 8)
+    draw.module_map(axis, table, float(np.degrees(watched["value"].max())))
 
 
 def edited(measured: dict[str, tuple[float, float, float]], known: dict[str, dict[str, float]], title: str) -> Figure:

@@ -251,7 +251,7 @@ def test_the_command_compares(tuned, tmp_path):
     done = oodlib("compare", "tiny", tuned, "--out", tmp_path, "--modules", "o_proj", "--layers", "0-1,3", "--k", "10%")
     assert done.exit_code == 0, done.output
     assert pd.read_parquet(tmp_path / "tuned.parquet")["layer"].unique().tolist() == [0, 1, 3]
-    assert {f.name for f in (tmp_path / "figures").glob("*.png")} == {"where.png", "angles.png", "values.png"}
+    assert {f.name for f in (tmp_path / "figures").glob("*.png")} == {"where.png", "spectra.png"}
 
 
 @pytest.mark.parametrize(

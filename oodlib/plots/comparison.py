@@ -36,7 +36,11 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
     for panels, (column, quantity) in zip(axes.T, quantities.items(), strict=True):
         top = max(rows[column].max() for rows in leading.values()) or 1
         for axis, (name, rows) in zip(panels, leading.items(), strict=True):
-            grid, text = (_grid(rows, what, modules) for what in (column, f"{column}_text"))
+            in_order = sorted(rows["layer"].unique(), key=lambda layer: (layer == "none", str(layer).zfill(4)))
+            grid, text = (
+                rows.pivot(index="module", columns="layer", values=what).reindex(modules)[in_order]
+                for what in (column, f"{column}_text")
+            )
             draw.module_map(axis, grid, top, annot=text, fmt="", annot_kws={"size": 9}, cbar_kws={"label": quantity})
             axis.set_title(name)
     figure.supxlabel(
@@ -55,20 +59,12 @@ def _leading(table: pd.DataFrame) -> pd.DataFrame:
     short = summary(table)
     short = short.loc[(short["share"] - SHARE).abs().groupby(short["matrix"]).idxmin()]
     short["alike"] = short["angle"] <= short["noise_angle"] + 1e-9
+    short["layer"] = short["layer"].astype(object).where(short["layer"].notna(), "none")
     numbers = ["share", "change_ratio", "angle", "gap_supports", "alike"]
-    layer = short["layer"].astype(object).where(short["layer"].notna(), "none")
-    rows = (
-        short.astype(dict.fromkeys(numbers, float)).groupby([layer, "module"], sort=False)[numbers].mean().reset_index()
-    )
+    rows = short.astype(dict.fromkeys(numbers, float)).groupby(["layer", "module"])[numbers].mean().reset_index()
     angles = zip(rows["angle"], rows["gap_supports"], rows["alike"], strict=True)
     texts = ["≈" * (noise > 0.5) + (f"{angle:.1f}" if gap > 0.5 else f"({angle:.1f})") for angle, gap, noise in angles]
     return rows.assign(angle_text=texts, change_ratio_text=rows["change_ratio"].map("{:.1%}".format))
-
-
-def _grid(rows: pd.DataFrame, column: str, modules: list[str]) -> pd.DataFrame:
-    """A column as a table of modules by layer; last, as "none", what is in no layer."""
-    grid = rows.pivot(index="module", columns="layer", values=column).reindex(modules)
-    return grid[sorted(grid.columns, key=lambda layer: (layer == "none", layer if layer != "none" else 0))]
 
 
 def spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
@@ -82,11 +78,21 @@ def spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
         values, angles = _curves(Path(out) / name, table)
         look = {"x": "position", "y": "value", "estimator": "median", "errorbar": ("pi", 50)}
         sns.lineplot(values, ax=left, color=GREY, **look)
-        sns.lineplot(angles, ax=right, hue="leading", style="of", palette="crest", **look)
+        sns.lineplot(angles.sort_values("share"), ax=right, hue="leading", style="of", palette="viridis", **look)
+        sns.move_legend(right, "center left", bbox_to_anchor=(1, 0.5))
         left.axhline(0, color=GREY, linewidth=0.8)
-        left.set(title=name, xlabel="place in the spectrum (0 % = largest)", ylabel="relative change of the value")
+        left.set(
+            title=f"{name}: values",
+            xlabel="place in the spectrum (0 % = largest)",
+            ylabel="relative change of the value",
+        )
         left.yaxis.set_major_formatter(PercentFormatter(1))
-        right.set(xlabel="principal angle, by rank", ylabel="principal angle (°), left and right", yscale="log")
+        right.set(
+            title="vectors",
+            xlabel="principal angle, by rank",
+            ylabel="angle (°), left and right",
+            yscale="log",
+        )
         for axis in (left, right):
             axis.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -96,7 +102,7 @@ def _curves(folder: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
     """The curves of each matrix that changed (of all, if none did), at POSITIONS: columns position, value.
 
     First the singular values' relative change; then the angles above 0 in degrees, left and right, with the columns
-    leading (share of the directions) and of (the checkpoint, or noise).
+    share, leading (the share in words) and of (training or noise).
     """
     ratio = table[table["metric"] == "change_ratio"].set_index("matrix")["value"]
     changed = table[table["matrix"].map(ratio) > 0]
@@ -111,7 +117,7 @@ def _curves(folder: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
             if "angle_" in name:
                 share = int(name.rsplit("_", 1)[1]) / min(rows, cols)
                 of = "noise" if name.startswith("null") else "training"
-                angles.append(_resampled(np.degrees(angle)).assign(leading=f"{share:.0%}", of=of))
+                angles.append(_resampled(np.degrees(angle)).assign(share=share, leading=f"{share:.0%}", of=of))
     angles = pd.concat(angles)
     return pd.concat(values), angles[angles["value"] > 0]
 

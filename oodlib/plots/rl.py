@@ -66,20 +66,18 @@ def advantages(rollouts: pd.DataFrame) -> Figure:
 
 
 def rewards(rollouts: pd.DataFrame) -> Figure:
-    """Mean training reward against RL update, for each start."""
+    """Mean training reward against RL update, for each start, in blocks of five updates with a 95 % band.
+
+    The band is over seeds; over groups of answers to one hand, where there is one seed.
+    """
+    unit = ["seed"] if rollouts["seed"].nunique() > 1 else ["seed", "group"]
+    blocks = rollouts.assign(update=rollouts["update"] // 5 * 5 + 2)
+    means = blocks.groupby(["from_step", "update", *unit], observed=True)["reward"].mean().reset_index()
+    means["from step"] = means["from_step"].astype(str)
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    starts = sorted(rollouts["from_step"].unique())
-    for start, hue in zip(starts, sns.color_palette("viridis_r", len(starts)), strict=True):
-        rows = rollouts[rollouts["from_step"] == start]
-        groups = rows.groupby(["seed", "update", "group"], observed=True)["reward"].mean().reset_index()
-        if groups["seed"].nunique() > 1:  # the band is over seeds, else over groups of answers to one hand
-            groups = groups.groupby(["seed", "update"], observed=True)["reward"].mean().reset_index()
-        curve = groups.groupby("update")["reward"].agg(["mean", "sem"]).rolling(5, center=True, min_periods=1).mean()
-        axis.plot(curve.index, curve["mean"], color=hue, label=f"from step {start}")
-        low, high = curve["mean"] - 1.96 * curve["sem"], curve["mean"] + 1.96 * curve["sem"]
-        axis.fill_between(curve.index, low, high, color=hue, alpha=0.15, linewidth=0)
-    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 batches")
-    draw.legend_below(figure, axis, len(starts))
+    look = {"hue": "from step", "palette": "viridis_r", "style": "from step", "dashes": False, "markers": True}
+    sns.lineplot(means, x="update", y="reward", errorbar=("se", 1.96), ax=axis, **look)
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, means of 5 batches")
     return figure
 
 

@@ -111,7 +111,7 @@ def with_room(axis: Axes, places: Sequence[float]) -> list[int]:
     across = axis.transAxes.inverted().transform(points)[:, 0]
     kept = [len(places) - 1]
     for i in reversed(range(len(places))):
-        if across[kept[-1]] - across[i] > 0.075:  # of the axis: a label of three digits takes so much
+        if across[kept[-1]] - across[i] > 0.095:  # of the axis: a label of three digits takes so much
             kept.append(i)
     return kept[::-1]
 

@@ -83,6 +83,7 @@ def surgery(measurements: pd.DataFrame) -> Figure:
     """Accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8), OOD above ID."""
     accuracy = measurements[measurements["metric"] == "accuracy"]
     edits = accuracy[accuracy["stage"] == "surgery"]
+    edits = edits.assign(arm=edits["arm"].astype(str).str.replace(r" draw \d+$", "", regex=True))
     edits = edits.assign(part=edits["arm"].str.split().str[0], leading=edits["arm"].str.fullmatch(r"\w+ top [\d.]+"))
     columns = 1 if edits["leading"].all() else 2
     figure, axes = plt.subplots(2, columns, figsize=(WIDTH, 8), squeeze=False, layout="constrained")
@@ -101,6 +102,9 @@ def surgery(measurements: pd.DataFrame) -> Figure:
             look = {"color": GREY, "linestyle": dash, "linewidth": 1.2, "label": name}
             for draw_level in (axis.axhline, *(other.axvline for other in others)):
                 draw_level(curves[split, step], **look)
+        axis.set_ylim(bottom=0)
+        for other in others:
+            other.set_xlim(left=0)
     for axis, title in zip(axes[0], ("Leading directions, all projections", "Other edits"), strict=False):
         axis.set_title(title)
     axes[1, 0].set(xlabel="share of directions restored, leading first")
@@ -117,17 +121,17 @@ def _leading_edits(axis: Axes, edits: pd.DataFrame, start: pd.DataFrame) -> None
         )
         draw.line(axis, bands(pd.concat([start.assign(step=0.0)[rows.columns], rows])), part, name)
         axis.lines[-1].set(marker=look[0], linestyle=look[1:])
-    axis.set(ylim=(0, None))
     draw.percent(axis.xaxis)
     draw.percent(axis.yaxis)
 
 
 def _other_edits(axis: Axes, edits: pd.DataFrame) -> None:
-    means = bands(edits[["arm", "part", "seed", "value", "n"]])
+    edits = edits.groupby(["arm", "part", "seed"], sort=False, as_index=False)[["value", "n"]].mean()  # over draws
+    means = bands(edits)
     for y, row in enumerate(means.itertuples()):
         draw.point(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
     axis.set_yticks(range(len(means)), means["arm"].str.replace(" layers", ", layers"))
-    axis.set(xlim=(0, None), ylim=(len(means) - 0.5, -0.5))
+    axis.set_ylim(len(means) - 0.5, -0.5)
     draw.percent(axis.xaxis)
 
 

@@ -34,7 +34,7 @@ def forest(effects: list[Effect]) -> Figure:
         axis.text(1.02, row, label(effect.best).removeprefix("baseline: "), **beside)
     axis.text(1.02, -0.95, "best baseline", weight="bold", **beside)
     axis.axvline(0, color=GREY, linewidth=1)
-    axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     axis.set_yticks(range(len(effects)), [f"{e.condition}, from step {e.start} (n = {e.effect.n})" for e in effects])
     axis.set(ylim=(len(effects) - 0.4, -0.8), xlabel="difference in OOD accuracy within three attempts, points (95 %)")
     axis.set_title("Does RL heal more than its best baseline?")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -11,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.analysis.stats import rank_correlation
 from oodlib.inference.episodes import as_text, generate
-from oodlib.run import Results, Run
+from oodlib.run import Run
 from oodlib.tasks import SPLITS, get_task
 from oodlib.tasks.general_points import RULES, Problem, compact_feedback, compact_prompt
 
@@ -54,16 +52,6 @@ def _outcome(problem: Problem, text: str) -> str:
     return get_task("general_points").verify_formula(problem, text.split(";")[-1]).outcome
 
 
-def base_model_sentence(table: pd.DataFrame) -> Markdown:
-    """What `base_model_table` shows, in words."""
-    right, in_json = (table.set_index(["rule", "format"])[column] for column in ("right formula", "in JSON"))
-    return Markdown(
-        f"{SEEN}Before SFT the base model finds a right formula for {right['ID', PLAIN]:.0%} of the hands under the ID "
-        f"rule and {right['OOD', PLAIN]:.0%} under the OOD rule. Asked for JSON under the ID rule, it "
-        f"answers in JSON {in_json['ID', 'json']:.0%} of the time."
-    )
-
-
 def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hands: int = 300) -> Markdown:
     """Dialogues with the ID rule in the prompt and a checker that applies the OOD rule: one, and what all show."""
     task, told, misread = get_task("general_points"), [], []
@@ -83,16 +71,12 @@ def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, h
     )
 
 
-def curve(measurements: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.Series:
-    """A metric of the SFT checkpoints on a split by step, mean over seeds."""
-    rows = measurements.query("stage == 'sft' and split == @split and metric == @metric")
-    return rows.groupby("step")["value"].mean()
-
-
 def wrong_answers(measurements: pd.DataFrame) -> str:
     """How OOD answers with wrong numbers, and those with a wrong value, change from the OOD peak to the end."""
-    peak = curve(measurements, "ood").idxmax()
-    numbers, value = (curve(measurements, "ood", outcome) for outcome in ("wrong_numbers", "wrong_value"))
+    ood = measurements.query("stage == 'sft' and split == 'ood'")
+    means = ood.pivot_table(index="step", columns="metric", values="value")
+    peak = means["accuracy"].idxmax()
+    numbers, value = means["wrong_numbers"], means["wrong_value"]
     return (
         f"From the peak (step {peak}) to the end, OOD answers with *wrong numbers* go from {numbers[peak]:.0%} to "
         f"{numbers.iloc[-1]:.0%}, those with a *wrong value* from {value[peak]:.0%} to {value.iloc[-1]:.0%}."
@@ -124,27 +108,3 @@ def recovery_table(measurements: pd.DataFrame) -> pd.DataFrame:
     starts = sft[sft["step"].isin(rl["from_step"])].assign(arm="start", from_step=sft["step"])
     table = pd.concat([starts, rl]).pivot_table(index="from_step", columns=["split", "arm"], values="value")
     return (100 * table).round(1)
-
-
-def reward_gain(rollouts: pd.DataFrame) -> Markdown:
-    """By how much RL's mean reward in its last three batches exceeds that in its first three, for each start."""
-    means = rollouts.groupby(["from_step", "update"])["reward"].mean().groupby("from_step")
-    gains = means.apply(lambda r: r.tail(3).mean() - r.head(3).mean())
-    said = "; ".join(f"from step {step}, {gain:+.2f}" for step, gain in gains.items())
-    return Markdown(f"{SEEN}Mean reward of the last three batches less that of the first three: {said}.")
-
-
-def surgery_table(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy on both splits, and relative distance moved, of each surgical edit; mean over seeds, a row an edit."""
-    rows = measurements.query("stage == 'surgery' and metric in ('accuracy', 'relative_distance')")
-    what = rows["metric"].where(rows["metric"] != "accuracy", rows["split"].str.upper() + " accuracy")
-    return rows.assign(what=what).pivot_table(index="arm", columns="what", values="value").round(3)
-
-
-def provenance(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What made a run's folder, from its manifest: facts by name, and the time and memory of each stage."""
-    manifest = Results(folder).manifest
-    facts = {name: manifest[name] for name in ("preset", "seeds", "written", "git", "python")}
-    facts |= {**manifest["hardware"], **manifest["packages"]}
-    stages = pd.DataFrame(manifest["stages"]).T[["wall_s", "peak_mib", "written"]]
-    return pd.Series(facts, name="value").to_frame(), stages

@@ -153,13 +153,13 @@ def test_goes_on_where_it_stopped(tuned, tmp_path):
 
 
 def test_figures_show_what_the_tables_say_and_can_be_read(tuned, tmp_path, smallest_text):
-    list(Comparing("tiny", [str(tuned), str(BASE)], tmp_path).run())
-    tables = figures.read_tables(tmp_path)
+    comparing = Comparing("tiny", [str(tuned), str(BASE)], tmp_path)
+    list(comparing.run())
+    tables = {target.name: target.table() for target in comparing.targets}
     assert set(tables) == {"tuned", BASE.name}
     heat = figures.where(tables).axes[0].collections[0]
-    assert heat.get_facecolors().shape[0] == 28
-    assert len(figures.angle_spectra(tmp_path, {"tuned": tables["tuned"]}).axes[0].lines) == 6
-    assert len(figures.value_spectra(tmp_path, tables).axes[0].lines) == 3
+    assert heat.get_array().size == 28
+    assert len(figures.spectra(tmp_path, {"tuned": tables["tuned"]}).axes[1].lines) >= 6
     three = {f"tuned {i}": tables["tuned"] for i in range(3)}
     assert smallest_text(figures.where(three)) >= 9
 
@@ -188,12 +188,13 @@ def test_a_row_of_the_map_is_its_module_also_where_a_checkpoint_lacks_one(tmp_pa
     for order in (("moved", "part"), ("part", "moved")):
         folders = [save(tmp_path / f"{order[0]}-first-{name}", {"moved": moved, "part": part}[name]) for name in order]
         out = tmp_path / f"out-{order[0]}"
-        list(Comparing(base, folders, out).run())
-        figure = figures.where(figures.read_tables(out))
+        comparing = Comparing(base, folders, out)
+        list(comparing.run())
+        figure = figures.where({target.name: target.table() for target in comparing.targets})
         assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == list(names)
-        column = figure.axes[order.index("moved")]
-        turned = {figures._cell(t)[0]: float(t.get_text()) for t in column.texts}
-        assert turned[0] > 1 and turned[1] == turned[2] == 0
+        moved_angles = figure.axes[2 * order.index("moved") + 1]  # a row a checkpoint: change, angle
+        angles = moved_angles.collections[0].get_array().reshape(3, -1)
+        assert (angles[0] > 1).all() and np.allclose(angles[1:], 0, atol=0.05)
 
 
 def test_matrices_in_no_layer_stand_in_tables_and_figures(tmp_path):
@@ -252,7 +253,7 @@ def test_the_command_compares(tuned, tmp_path):
     done = oodlib("compare", "tiny", tuned, "--out", tmp_path, "--modules", "o_proj", "--layers", "0-1,3", "--k", "10%")
     assert done.exit_code == 0, done.output
     assert pd.read_parquet(tmp_path / "tuned.parquet")["layer"].unique().tolist() == [0, 1, 3]
-    assert {f.name for f in (tmp_path / "figures").glob("*.png")} == {"where.png", "angles.png", "values.png"}
+    assert {f.name for f in (tmp_path / "figures").glob("*.png")} == {"where.png", "spectra.png"}
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ def compare(
     if not tables:
         raise ValueError("no matrix could be analysed: see the remarks above")
     write_figure(out, figures.where(tables), "where")
-    write_figure(out, figures.angle_spectra(out, tables), "angles")
-    write_figure(out, figures.value_spectra(out, tables), "values")
+    write_figure(out, figures.spectra(out, tables), "spectra")
     print_table(pd.DataFrame([_summarise(name, table) for name, table in tables.items()]))
     console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
     console.print(f"tables, arrays and figures are in {out}")

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
-from scipy.stats import binomtest
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 from oodlib.analysis.stats import Estimate
-from oodlib.plots.style import COLOURS, GREY, LABELS, MODULE_ORDER, WIDTH, colour, label
-
-
-def panels(count: int, width: float, height: float, more: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """A figure of `count` panels that share the y axis, at most three in a row, and its axes [rows, columns].
-
-    width, height: inches of a panel; more: of the figure, besides.
-    """
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    size = (min(WIDTH, width * columns), height * rows + more)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
-    return figure, axes
+from oodlib.plots.style import COLOURS, GREY, LABELS, MODULE_ORDER, colour, label
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
@@ -57,23 +42,13 @@ def bars(axis: Axes, data: pd.DataFrame, arm: str, look: str, shift: float = 1, 
     axis.errorbar(shift * data["from_step"], data["mean"], ends, fmt=look, color=colour(arm), capsize=3, **more)
 
 
-def middle_half(axis: Axes, curves: pd.DataFrame, look: str, hue: Any, name: str, alpha: float = 0.12) -> None:
-    """The median of a bundle of curves, and the band that holds its middle half; curves: columns 0.25, 0.5, 0.75."""
-    axis.plot(curves.index, curves[0.5], look, color=hue, label=name)
-    axis.fill_between(curves.index, curves[0.25], curves[0.75], color=hue, alpha=alpha, linewidth=0)
-
-
-def estimate(axis: Axes, x: Estimate, y: float, hue: str, mark: str = "o", size: float = 7, **more: Any) -> None:
-    """A mark with its interval, at the height y."""
-    axis.plot([x.low, x.high], [y, y], color=hue, linewidth=2)
-    axis.plot(x.value, y, mark, color=hue, markersize=size, **more)
-
-
-def cross(axis: Axes, x: Estimate, y: Estimate, hue: str, mark: str, size: float = 8, **more: Any) -> None:
-    """A mark with an interval either way."""
-    axis.plot([x.low, x.high], [y.value] * 2, color=hue, linewidth=1.4)
-    axis.plot([x.value] * 2, [y.low, y.high], color=hue, linewidth=1.4)
-    axis.plot(x.value, y.value, mark, color=hue, markersize=size, **more)
+def point(
+    axis: Axes, x: Estimate, y: Estimate | float, hue: str, mark: str = "o", size: float = 7, **more: Any
+) -> None:
+    """A mark with the interval of x, and with that of y where y is an estimate."""
+    ends = [[[e.value - e.low], [e.high - e.value]] if isinstance(e, Estimate) else None for e in (x, y)]
+    y = y.value if isinstance(y, Estimate) else y
+    axis.errorbar(x.value, y, ends[1], ends[0], fmt=mark, color=hue, elinewidth=1.8, markersize=size, **more)
 
 
 def losses(axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, more: str, size: float = 5) -> None:
@@ -100,10 +75,10 @@ def by_module(angles: pd.DataFrame) -> pd.DataFrame:
     return table.reindex([m for m in MODULE_ORDER if m in table.index])
 
 
-def module_map(axis: Axes, table: pd.DataFrame, top: float, bar: bool, annot: bool, **more: Any) -> None:
-    """A heat map of a table of modules by layer, from 0 to `top`."""
-    look = {"fmt": ".1f", "cbar_kws": {"label": "mean principal angle (°)"}, **more}
-    sns.heatmap(table, ax=axis, cmap="viridis", vmin=0, vmax=top, cbar=bar, annot=annot, **look)
+def module_map(axis: Axes, table: pd.DataFrame, top: float, **more: Any) -> None:
+    """A heat map of a table of modules by layer, from 0 to `top`; with its numbers, if they have room."""
+    look = {"fmt": ".1f", "annot": table.shape[1] <= 8, "cbar_kws": {"label": "mean principal angle (°)"}, **more}
+    sns.heatmap(table, ax=axis, cmap="viridis", vmin=0, vmax=top, **look)
     axis.set(xlabel="layer", ylabel="")
     axis.tick_params(axis="y", rotation=0)
 
@@ -119,43 +94,25 @@ def mark_peak(axis: Axes, step: float, text: str) -> None:
     )  # fmt: skip
 
 
-def step_axis(axis: Axes, steps, first: float | None = None, last: float | None = None) -> None:
-    """A symmetric-log step axis (early checkpoints are dense) with plain tick labels."""
+def step_axis(axis: Axes, steps: Iterable[float], first: float | None = None, last: float | None = None) -> None:
+    """A symmetric-log step axis (early checkpoints are dense), with the steps that have room as its ticks."""
     steps = sorted(float(s) for s in steps)
-    positive = [s for s in steps if s > 0]
-    axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
-    low, high = (steps[0] if first is None else first), (steps[-1] * 1.08 if last is None else last)
-    axis.set_xlim(low, high)
-    axis.xaxis.set_major_locator(FixedLocator([steps[i] for i in _with_room(axis, steps, steps)]))
+    axis.set_xscale("symlog", linthresh=min(s for s in steps if s > 0), linscale=0.5)
+    axis.set_xlim(steps[0] if first is None else first, steps[-1] * 1.08 if last is None else last)
+    shown = [steps[i] for i in with_room(axis, steps)]
+    axis.set_xticks(shown, [f"{step:.0f}" for step in shown])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("SFT step")
 
 
-def steps_above(axis: Axes, places: pd.Series) -> None:
-    """A second axis on top that says which SFT step lies where; places: x by step, in the axis' present scale."""
-    places = places.sort_values()
-    shown = places.iloc[_with_room(axis, places.to_numpy(), places.index)]
-    above = axis.secondary_xaxis("top")
-    above.xaxis.set_major_locator(FixedLocator(shown))
-    above.xaxis.set_minor_locator(NullLocator())
-    above.xaxis.set_major_formatter(FixedFormatter([f"{step}" for step in shown.index]))
-    above.set_xlabel("SFT step")
-
-
-def _with_room(axis: Axes, places, steps) -> list[int]:
-    """Which of the ascending places can carry their step as a label; the last always does."""
+def with_room(axis: Axes, places: Sequence[float]) -> list[int]:
+    """Which of the ascending places can carry a label, in the axis' present scale; the last always does."""
     points = axis.transData.transform([(place, 1) for place in places])
     across = axis.transAxes.inverted().transform(points)[:, 0]
-    spec = axis.get_subplotspec()
-    shares = np.array(spec.get_gridspec().get_width_ratios() or np.ones(spec.get_geometry()[1]), dtype=float)
-    inches = 0.8 * axis.get_figure().get_figwidth() * shares[spec.colspan.start] / shares.sum()
-    kept, before = [], np.inf
-    for i in reversed(range(len(steps))):
-        half = 0.045 * len(f"{steps[i]:.0f}") + 0.05  # inches: a digit is about 0.09 wide
-        if across[i] * inches + half < before:
+    kept = [len(places) - 1]
+    for i in reversed(range(len(places))):
+        if across[kept[-1]] - across[i] > 0.095:  # of the axis: a label of three digits takes so much
             kept.append(i)
-            before = across[i] * inches - half
     return kept[::-1]
 
 
@@ -163,9 +120,3 @@ def percent(axis: Axis) -> None:
     """Ticks in whole percent."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def wilson_band(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95 % interval of each share of `n` problems: the lower ends, the upper ends."""
-    intervals = [binomtest(round(float(s) * n), n).proportion_ci(method="wilson") for s in share]
-    return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])

@@ -34,8 +34,8 @@ def recovery(measurements: pd.DataFrame) -> Figure:
         axis.set(title=f"{LABELS[split]} accuracy", xlabel="SFT step from which it starts", ylim=(0, None))
         axis.set_ylabel(f"accuracy on all {LABELS[split]} hands")
     here.set_ylim(top=max(0.05, here.get_ylim()[1]) * 1.05)
-    paper_curve(paper, "sft", COLOURS["sft"])
-    paper_curve(paper, "rl_from_step", COLOURS["rl"])
+    for series in ("sft", "rl"):
+        draw.line(paper, paper_curve(series), series)
     window = PAPER["rl_window_llama_steps"]
     paper.axvspan(*window, color=COLOURS["paper"], alpha=0.08, linewidth=0)
     paper.set(title="The paper: LLaMA-3.2-11B, OOD accuracy", xlabel="SFT step from which it starts", ylim=(0, 0.3))
@@ -49,39 +49,35 @@ def recovery(measurements: pd.DataFrame) -> Figure:
 
 def advantages(rollouts: pd.DataFrame) -> Figure:
     """How the advantages spread in RL from each SFT checkpoint (C6)."""
-    starts = sorted(rollouts["from_step"].unique())
-    figure, axes = draw.panels(len(starts), 4.6, 3.4)
-    edge = float(np.abs(rollouts["advantage"]).max()) + 1e-6
-    bins = np.linspace(-edge, edge, 26)
-    for axis, start in zip(axes.flat, starts, strict=False):
+    grid = sns.displot(
+        rollouts, x="advantage", col="from_step", col_wrap=3, height=3, aspect=1.05, bins=26, stat="proportion",
+        common_norm=False, color=COLOURS["rl"], linewidth=0,
+    )  # fmt: skip
+    grid.set_titles("from step {col_name}").set_axis_labels("advantage", "share of samples")
+    for start, axis in grid.axes_dict.items():
         rows = rollouts[rollouts["from_step"] == start]
-        axis.hist(rows["advantage"], bins, weights=np.full(len(rows), 1 / len(rows)), color=COLOURS["rl"], alpha=0.85)
         skewness = rows.groupby("seed", observed=True)["advantage"].skew().abs().mean()
         right = (rows["outcome"] == "correct").mean()
-        axis.set(title=f"from step {start}", xlabel="advantage")
         axis.text(0.04, 0.96, f"correct {right:.0%}\n|skewness| {skewness:.2f}", transform=axis.transAxes, va="top")
         axis.axvline(0, ymax=0.75, color=GREY, linewidth=0.8)  # below the text
-    first = axes[0, 0]
-    first.set(ylabel="share of samples", ylim=(0, first.get_ylim()[1] * 1.3))
-    draw.percent(first.yaxis)
-    return figure
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.3)
+    draw.percent(axis.yaxis)
+    return grid.figure
 
 
 def rewards(rollouts: pd.DataFrame) -> Figure:
-    """Mean training reward against RL update, for each start."""
+    """Mean training reward against RL update, for each start, in blocks of five updates with a 95 % band.
+
+    The band is over seeds; over groups of answers to one hand, where there is one seed.
+    """
+    unit = ["seed"] if rollouts["seed"].nunique() > 1 else ["seed", "group"]
+    blocks = rollouts.assign(update=rollouts["update"] // 5 * 5 + 2)
+    means = blocks.groupby(["from_step", "update", *unit], observed=True)["reward"].mean().reset_index()
+    means["from step"] = means["from_step"].astype(str)
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    starts = sorted(rollouts["from_step"].unique())
-    for start, hue in zip(starts, sns.color_palette("viridis_r", len(starts)), strict=True):
-        rows = rollouts[rollouts["from_step"] == start]
-        groups = rows.groupby(["seed", "update", "group"], observed=True)["reward"].mean().reset_index()
-        if groups["seed"].nunique() > 1:  # the band is over seeds, else over groups of answers to one hand
-            groups = groups.groupby(["seed", "update"], observed=True)["reward"].mean().reset_index()
-        curve = groups.groupby("update")["reward"].agg(["mean", "sem"]).rolling(5, center=True, min_periods=1).mean()
-        axis.plot(curve.index, curve["mean"], color=hue, label=f"from step {start}")
-        low, high = curve["mean"] - 1.96 * curve["sem"], curve["mean"] + 1.96 * curve["sem"]
-        axis.fill_between(curve.index, low, high, color=hue, alpha=0.15, linewidth=0)
-    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, mean of 5 batches")
-    draw.legend_below(figure, axis, len(starts))
+    look = {"hue": "from step", "palette": "viridis_r", "style": "from step", "dashes": False, "markers": True}
+    sns.lineplot(means, x="update", y="reward", errorbar=("se", 1.96), ax=axis, **look)
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, means of 5 batches")
     return figure
 
 
@@ -94,7 +90,7 @@ def rotation_and_recovery(turned: pd.DataFrame) -> Figure:
     marks = dict(zip(sorted(turned["from_step"].unique()), "osD^v<>P" * 4, strict=False))
     for (arm, start), rows in turned.groupby(["arm", "from_step"], observed=True):
         angle, gain = over_seeds(np.degrees(rows["rotation"])), over_seeds(100 * rows["ood"])
-        draw.cross(axis, angle, gain, colour(arm), marks[start])
+        draw.point(axis, angle, gain, colour(arm), marks[start])
     axis.axhline(0, color=GREY, linestyle=":", linewidth=1.2)
     unit = "mean principal angle from the start, leading 20 % (°)"
     axis.set(xlabel=unit, ylabel="OOD accuracy gained (points)", xlim=(0, None))

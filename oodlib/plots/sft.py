@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -29,22 +28,23 @@ def accuracy_curve(measurements: pd.DataFrame) -> Figure:
     draw.mark_peak(here, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
     here.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
     draw.legend_below(figure, here, 2)
-    share = paper_curve(paper, "sft", COLOURS["ood"])
-    paper.axvline(share.idxmax(), color=GREY, linestyle=":")
+    reported = paper_curve("sft")
+    draw.line(paper, reported, "ood")
+    paper.axvline(reported.loc[reported["mean"].idxmax(), "step"], color=GREY, linestyle=":")
     paper.set(xlabel=f"SFT step ({PAPER_HANDS} hands, one run)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
     for axis in (here, paper):
         draw.percent(axis.yaxis)
     return figure
 
 
-def paper_curve(axis: Axes, series: str, hue: str) -> pd.Series:
-    """Draw OOD accuracy of the paper's LLaMA, "sft" or "rl_from_step", with Wilson's intervals; the shares by step."""
+def paper_curve(arm: str) -> pd.DataFrame:
+    """OOD accuracy of the paper's LLaMA after SFT, or after RL from there, with Wilson's intervals.
+
+    arm: sft or rl. Columns step, mean, low, high.
+    """
     curve = PAPER["llama_3_2_11b_ood_by_sft_step"]
-    share = pd.Series(curve[series], curve["step"]) / 100
-    axis.plot(share.index, share, "o-", color=hue, markersize=5)
-    low, high = draw.wilson_band(share.to_numpy(), PAPER_HANDS)
-    axis.fill_between(share.index, low, high, color=hue, alpha=0.13, linewidth=0)
-    return share
+    share = np.divide(curve["sft" if arm == "sft" else "rl_from_step"], 100)
+    return bands(pd.DataFrame({"step": curve["step"], "seed": 0, "value": share, "n": PAPER_HANDS}))
 
 
 def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
@@ -96,7 +96,12 @@ def rotation_and_accuracy(turned: pd.DataFrame) -> Figure:
         draw.line(axis, data.assign(step=degrees.reindex(data["step"]).to_numpy()), split)
     unit = "mean principal angle from the base, leading 20 % (°)"
     axis.set(xlabel=unit, ylabel="accuracy", ylim=(0, None), xscale="log")
-    draw.steps_above(axis, degrees[degrees > 0])
+    steps = degrees[degrees > 0].sort_values()
+    steps = steps.iloc[draw.with_room(axis, steps)]
+    above = axis.secondary_xaxis("top")
+    above.set_xticks(steps, steps.index.astype(str))
+    above.set_xticks([], minor=True)
+    above.set_xlabel("SFT step")
     axis.xaxis.set_major_formatter(ScalarFormatter())
     draw.percent(axis.yaxis)
     axis.legend(loc="upper left")

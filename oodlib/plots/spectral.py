@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -35,8 +36,8 @@ def value_change(rotation: pd.DataFrame) -> Figure:
         if metric == "direction":
             rows = rows.assign(value=np.degrees(rows["value"]))
         for pair, name, hue, dash in _pairs(rows):
-            curves = pair.groupby("position")["value"].quantile([0.25, 0.5, 0.75]).unstack()
-            draw.middle_half(axis, curves, dash, hue, name)
+            look = {"estimator": "median", "errorbar": ("pi", 50), "color": hue, "linestyle": dash, "label": name}
+            sns.lineplot(pair, x="position", y="value", ax=axis, legend=False, **look)
         axis.set(title=title, xlabel="place in the spectrum (0 = largest)", ylabel=unit, ylim=(0, None))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     draw.legend_below(figure, axes[0], 3)
@@ -50,7 +51,7 @@ def rotation_map(rotation: pd.DataFrame) -> Figure:
     maps = [draw.by_module(rows) for rows, *_ in pairs]
     top = max(float(table.to_numpy().max()) for table in maps)
     for axis, table, (_, name, *_) in zip(axes[0], maps, pairs, strict=True):
-        draw.module_map(axis, table, top, bar=axis is axes[0, -1], annot=table.shape[1] <= 6)
+        draw.module_map(axis, table, top, cbar=axis is axes[0, -1])
         axis.set_title(name)
     return figure
 
@@ -81,55 +82,56 @@ def turning(rotation: pd.DataFrame) -> Figure:
 def surgery(measurements: pd.DataFrame) -> Figure:
     """Accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8), OOD above ID."""
     accuracy = measurements[measurements["metric"] == "accuracy"]
-    edits = accuracy[accuracy["stage"] == "surgery"].copy()
-    pattern = r"^(?P<part>\w+) (?P<place>top|tail|every) (?P<share>[\d.]+|matrix)(?: layers (?P<layers>\d+))?"
-    parts = edits["arm"].str.extract(pattern)
-    edits = pd.concat([edits, parts.assign(share=pd.to_numeric(parts["share"], errors="coerce"))], axis=1)
-    end, leading = int(edits["step"].max()), (edits["place"] == "top") & edits["layers"].isna()
-    columns = 1 if leading.all() else 2
+    edits = accuracy[accuracy["stage"] == "surgery"]
+    edits = edits.assign(arm=edits["arm"].astype(str).str.replace(r" draw \d+$", "", regex=True))
+    edits = edits.assign(part=edits["arm"].str.split().str[0], leading=edits["arm"].str.fullmatch(r"\w+ top [\d.]+"))
+    columns = 1 if edits["leading"].all() else 2
     figure, axes = plt.subplots(2, columns, figsize=(WIDTH, 8), squeeze=False, layout="constrained")
-    curves = accuracy[accuracy["stage"] == "sft"].groupby(["split", "step"])["value"].mean()
-    peak = curves["ood"].idxmax()
-    for split, (axis, *more) in zip(("ood", "id"), axes, strict=True):
-        chosen, sft = edits["split"] == split, accuracy[(accuracy["stage"] == "sft") & (accuracy["split"] == split)]
-        levels = ((curves[split, peak], "OOD peak", "--"), (curves[split, end], "end of SFT", ":"))
-        _leading_edits(axis, edits[chosen & leading], sft[sft["step"] == end], levels)
+    sft = accuracy[accuracy["stage"] == "sft"]
+    curves = sft.groupby(["split", "step"])["value"].mean()
+    ends = ((curves["ood"].idxmax(), "OOD peak", "--"), (edits["step"].max(), "end of SFT", ":"))
+    for split, (axis, *others) in zip(("ood", "id"), axes, strict=True):
+        rows = edits[edits["split"] == split]
+        start = sft[(sft["split"] == split) & (sft["step"] == edits["step"].max())]
+        _leading_edits(axis, rows[rows["leading"]], start)
         axis.set(ylabel=f"{LABELS[split]} accuracy of the edited model")
-        for other in more:
-            _other_edits(other, edits[chosen & ~leading], levels)
+        for other in others:
+            _other_edits(other, rows[~rows["leading"]])
             other.set(xlabel=f"{LABELS[split]} accuracy")
-    axes[0, 0].set_title("Leading directions, all projections")
-    if columns == 2:
-        axes[0, 1].set_title("Other edits")
+        for step, name, dash in ends:
+            look = {"color": GREY, "linestyle": dash, "linewidth": 1.2, "label": name}
+            for draw_level in (axis.axhline, *(other.axvline for other in others)):
+                draw_level(curves[split, step], **look)
+        axis.set_ylim(bottom=0)
+        for other in others:
+            other.set_xlim(left=0)
+    for axis, title in zip(axes[0], ("Leading directions, all projections", "Other edits"), strict=False):
+        axis.set_title(title)
     axes[1, 0].set(xlabel="share of directions restored, leading first")
     draw.legend_below(figure, axes[0, 0], 3)
     return figure
 
 
-def _leading_edits(axis: Axes, edits: pd.DataFrame, start: pd.DataFrame, levels: tuple) -> None:
+def _leading_edits(axis: Axes, edits: pd.DataFrame, start: pd.DataFrame) -> None:
+    """A curve a part over the share of directions, from the unedited model's accuracy (`start`) at 0."""
+    edits = edits.assign(step=edits["arm"].str.split().str[2].astype(float))
     for part, (name, look) in EDITS.items():
-        rows = edits[edits["part"] == part]
-        per_seed = rows.groupby(["share", "seed"]).agg(value=("value", "mean"), n=("n", "first")).reset_index()
-        origin = start.assign(share=0.0)[["share", "seed", "value", "n"]]
-        mean = bands(pd.concat([origin, per_seed])).sort_values("share")
-        draw.line(axis, mean.rename(columns={"share": "step"}), part, name)
+        rows = (
+            edits[edits["part"] == part].groupby(["step", "seed"], as_index=False).agg({"value": "mean", "n": "first"})
+        )
+        draw.line(axis, bands(pd.concat([start.assign(step=0.0)[rows.columns], rows])), part, name)
         axis.lines[-1].set(marker=look[0], linestyle=look[1:])
-    for level, name, dash in levels:
-        axis.axhline(level, color=GREY, linestyle=dash, linewidth=1.2, label=name)
-    axis.set(ylim=(0, None))
     draw.percent(axis.xaxis)
     draw.percent(axis.yaxis)
 
 
-def _other_edits(axis: Axes, edits: pd.DataFrame, levels: tuple) -> None:
-    names = [_edit_name(a) for a in edits["arm"]]
-    means = bands(edits.assign(name=names)[["name", "part", "seed", "value", "n"]])
+def _other_edits(axis: Axes, edits: pd.DataFrame) -> None:
+    edits = edits.groupby(["arm", "part", "seed"], sort=False, as_index=False)[["value", "n"]].mean()  # over draws
+    means = bands(edits)
     for y, row in enumerate(means.itertuples()):
-        draw.estimate(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
-    for level, _, dash in levels:
-        axis.axvline(level, color=GREY, linestyle=dash, linewidth=1.2)
-    axis.set_yticks(range(len(means)), means["name"])
-    axis.set(xlim=(0, None), ylim=(len(means) - 0.5, -0.5))
+        draw.point(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
+    axis.set_yticks(range(len(means)), means["arm"].str.replace(" layers", ", layers"))
+    axis.set_ylim(len(means) - 0.5, -0.5)
     draw.percent(axis.xaxis)
 
 
@@ -143,13 +145,3 @@ def _pairs(data: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str, str]]:
         (data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"),
     )
     return [pair for pair in pairs if len(pair[0])]
-
-
-def _edit_name(arm: str) -> str:
-    part, place, share, *layers = arm.split()
-    part = {"random": "random turn", "signs": "random signs"}.get(part, part)
-    if place == "every":
-        return f"{part}, every matrix"
-    if layers:
-        return f"{part}, first {layers[1]} layer{'s' if layers[1] != '1' else ''}"
-    return f"{part}, trailing {float(share):.0%}"

@@ -92,11 +92,6 @@ def label(arm: str) -> str:
     return f"baseline: {baseline.label}" if baseline.counts else baseline.label
 
 
-def short_label(arm: str) -> str:
-    """A baseline's label alone, where it is clear that it is one."""
-    return label(arm).removeprefix("baseline: ")
-
-
 def colour(arm: str) -> str:
     """The colour of a split, an arm or an edit."""
     if arm in COLOURS or not (baseline := _baseline(arm)):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodlib.analysis.stats import bands
+from oodlib.analysis.stats import Estimate, bands
 from oodlib.plots import draw
-from oodlib.plots.style import COLOURS, OUTCOME_COLOURS, WIDTH
+from oodlib.plots.style import COLOURS, LABELS, OUTCOME_COLOURS, WIDTH
 
 
 def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> Figure:
@@ -34,35 +33,25 @@ def timeline(measurements: pd.DataFrame, rotation: pd.DataFrame, step: int) -> F
     draw.percent(curve.yaxis)
     loss.legend(handles=loss.lines[:1], loc="upper center")
     loss.set(title="Losses (of a right answer)")
-    _outcome_bars(answers, sft[sft["step"] == step])
-    _map(turned, rotation, step)
-    return figure
 
+    shares = sft[sft["step"] == step].pivot_table(index="split", columns="metric", values="value")
+    shares = shares.rename(columns={"accuracy": "correct"}).reindex(["ood", "id"], columns=list(OUTCOME_COLOURS))
+    shares = shares.rename(index=LABELS, columns=lambda outcome: outcome.replace("_", " "))
+    shares.plot.barh(stacked=True, ax=answers, color=list(OUTCOME_COLOURS.values()), width=0.8, xlim=(0, 1))
+    answers.set(title="Its answers", xlabel="share of all hands", ylabel="")
+    answers.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10)
+    answers.grid(False)
+    draw.percent(answers.xaxis)
 
-def _outcome_bars(axis: Axes, rows: pd.DataFrame) -> None:
-    means = rows.groupby(["split", "metric"])["value"].mean()
-    left = np.zeros(2)
-    for outcome, hue in OUTCOME_COLOURS.items():
-        metric = "accuracy" if outcome == "correct" else outcome
-        shares = np.array([means.get((split, metric), 0.0) for split in ("ood", "id")])
-        axis.barh([0, 1], shares, left=left, color=hue, label=outcome.replace("_", " "))
-        left += shares
-    axis.set(xlim=(0, 1), title="Its answers", yticks=[0, 1], yticklabels=["OOD", "ID"], xlabel="share of all hands")
-    draw.percent(axis.xaxis)
-    axis.grid(False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10)
-
-
-def _map(axis: Axes, rotation: pd.DataFrame, step: int) -> None:
     watched = rotation[(rotation["metric"] == "rotation") & (rotation["stage"] == "sft")]
-    table = draw.by_module(watched[watched["step"] == step])
-    axis.set_title("Leading directions turned")
-    if table.empty:
+    turned.set_title("Leading directions turned")
+    if len(at_step := watched[watched["step"] == step]):
+        draw.module_map(turned, draw.by_module(at_step), float(np.degrees(watched["value"].max())))
+    else:
         why = "the base itself: nothing turned" if step == 0 else "rotation was not watched in this run"
-        axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes)
-        axis.axis("off")
-        return
-    draw.module_map(axis, table, float(np.degrees(watched["value"].max())), bar=True, annot=table.shape[1] <= 8)
+        turned.text(0.5, 0.5, why, ha="center", va="center", transform=turned.transAxes)
+        turned.axis("off")
+    return figure
 
 
 def edited(measured: dict[str, tuple[float, float, float]], known: dict[str, dict[str, float]], title: str) -> Figure:
@@ -74,8 +63,7 @@ def edited(measured: dict[str, tuple[float, float, float]], known: dict[str, dic
         axis.plot(end, y, "s", color="k", markersize=9, label="end of SFT (recipient)" if y else None)
         axis.plot(peak, y, "^", color="#7F7F7F", markersize=10, label="OOD peak (donor)" if y else None)
         value, low, high = measured[split]
-        ends = [[max(value - low, 0)], [max(high - value, 0)]]
-        axis.errorbar([value], [y + 0.22], xerr=ends, fmt="D", color=COLOURS[split], markersize=8, capsize=4)
+        draw.point(axis, Estimate(value, low, high, 0, ""), y + 0.22, COLOURS[split], "D", capsize=4)
         axis.text(high + 0.015, y + 0.22, f"{value:.0%}", va="center", color=COLOURS[split], fontsize=11)
     axis.set(yticks=[0, 1], yticklabels=["OOD", "ID"], ylim=(-0.5, 1.7), xlim=(0, 1.02), title=title)
     axis.set_xlabel("accuracy (diamond: the edited model, 95 % interval)")

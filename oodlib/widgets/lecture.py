@@ -6,7 +6,6 @@ from html import escape
 
 import ipywidgets as widgets
 import pandas as pd
-from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
 from oodlib.analysis import claims
@@ -25,33 +24,25 @@ class Guess:
             middle, min=low, max=high, step=step, description=f"my guess{unit and f' ({unit})'}", readout_format=form,
             style=parts.WIDE, layout={"width": "420px"},
         )  # fmt: skip
+        self.answer = parts.result_area()
         self.slider.observe(self._moved, "value")
-        if parts.somebody():
-            box = widgets.VBox([widgets.HTML(parts.on_paper(escape(question))), self.slider])
-            box.add_class("oodlib-widget").add_class("oodlib-guess")
-            display(box)
-            parts.make_accessible()
-        else:
-            display(Markdown(f"*Your guess:* {question}"))
+        asked = parts.on_paper(escape(question))
+        parts.show_widget("guess", [self.slider], widgets.HTML(asked), asked)
 
     def _moved(self, _: object) -> None:
         self.made = True
 
     def against(self, measured: float) -> None:
         """Show the measurement, and the guess beside it if one was made."""
+        told = f"{self.question} Measured: {measured:{self.form}}{self.unit}."
 
-        def said() -> str:
-            told = f"{self.question} Measured: {measured:{self.form}}{self.unit}. "
-            if not self.made:
-                return told + ("No guess was made: move the slider above." if parts.somebody() else "")
-            return told + f"You guessed {self.slider.value:{self.form}}{self.unit}."
+        def say(_: object = None) -> None:
+            guess = f"You guessed {self.slider.value:{self.form}}{self.unit}." if self.made else "No guess was made."
+            self.answer.value = parts.on_paper(escape(f"{told} {guess}"))
 
-        if not parts.somebody():
-            display(Markdown(said()))
-            return
-        shown = widgets.HTML(parts.on_paper(escape(said())))
-        self.slider.observe(lambda _: setattr(shown, "value", parts.on_paper(escape(said()))), "value")
-        display(shown)
+        say()
+        self.slider.observe(say, "value")
+        parts.show_widget("answer", [], self.answer, parts.on_paper(escape(told)))
 
 
 def beside_the_paper(evidence: Evidence, *names: str) -> Styler:

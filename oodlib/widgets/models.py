@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
@@ -62,23 +60,11 @@ class Models:
         missing = self.missing()
         return [name for name in self.keys if name not in missing]
 
-    def make(self, names: list[str], told: Callable[[float], None] = lambda _: None) -> None:
-        """Train what `names` need, resuming what was begun; `told` hears the share that is done."""
-        steps, stop = self.run.config.sft.checkpoints[1:], threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(1):
-                told(np.mean([self.run.sft_weights(self.seed, step).exists() for step in steps]))
-
-        watching = threading.Thread(target=watch, daemon=True)
-        watching.start()
-        try:
-            train(self.run, self.seed)
-            if any(self.keys[name][0] == "rl" for name in names):
-                run_arm(self.run, self.seed, "rl", self.start)
-        finally:
-            stop.set()
-            watching.join()
+    def make(self, names: list[str]) -> None:
+        """Train what `names` need, resuming what was begun."""
+        train(self.run, self.seed)
+        if any(self.keys[name][0] == "rl" for name in names):
+            run_arm(self.run, self.seed, "rl", self.start)
 
 
 class Bench:

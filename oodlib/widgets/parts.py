@@ -10,11 +10,13 @@ from typing import Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import Javascript, display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from oodlib.io import as_png
-from oodlib.plots.style import OUTCOME_COLOURS
+from oodlib.plots.style import OUTCOME_COLOURS, neat
 from oodlib.widgets.models import Models
 
 WIDE = {"description_width": "initial"}
@@ -42,18 +44,9 @@ def on_paper(text: str) -> str:
     return f'<div style="background: #fff; color: #000; padding: 8px; line-height: 1.6">{text}</div>'
 
 
-def as_table(heads: list[str], rows: list[list[str]]) -> str:
-    """A table of cells that are HTML already; the first of a row names it."""
-    plain = "text-align: left; vertical-align: top; padding: 1px 16px 1px 0"
-    cell = f'style="{plain}; white-space: nowrap"'
-    top = "".join(f'<th scope="col" {cell}>{head}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row" {cell}>{first}</th>'
-        + "".join(f"<td {cell}>{text}</td>" for text in others)
-        + f'<td style="{plain}">{last}</td></tr>'  # alone may be broken into lines
-        for first, *others, last in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def as_table(table: pd.DataFrame, words: str) -> Styler:
+    """A table, to be refined and then rendered, whose cells are HTML; those of the column `words` may be broken."""
+    return neat(table, words=(words,)).format(None)
 
 
 def as_outcome(outcome: str, more: str = "") -> str:
@@ -87,21 +80,11 @@ def show_widget(name: str, controls: list[widgets.Widget], result: widgets.Widge
     box.add_class("oodlib-widget").add_class(f"oodlib-{name}")
     shown = {"text/html": still} if isinstance(still, str) else {"image/png": _base64(still)}
     shown["text/plain"] = f"what the widget {name} shows at first"
-    if somebody():
-        shown |= box._repr_mimebundle_()
-    display(shown, raw=True)
-    make_accessible()
-
-
-def make_accessible() -> None:
-    """Give the sliders shown so far a name that screen readers say, and the widgets the keys pressed in them."""
-    if somebody():
-        display(Javascript(ACCESS))
-
-
-def somebody() -> bool:
-    """Whether a person can operate widgets here: the kernel was started by Jupyter's server or by VS Code."""
-    return bool({"JPY_SESSION_NAME", "VSCODE_PID"} & set(os.environ))
+    if not os.environ.keys() & {"JPY_SESSION_NAME", "VSCODE_PID"}:  # set where Jupyter's server or VS Code is at work
+        display(shown, raw=True)
+        return
+    display(shown | box._repr_mimebundle_(), raw=True)
+    display(Javascript(ACCESS))
 
 
 def checkpoints_needed(models: Models, names: list[str], ready: Callable[[], None]) -> widgets.VBox:
@@ -117,16 +100,15 @@ def checkpoints_needed(models: Models, names: list[str], ready: Callable[[], Non
         )
     )
     button = widgets.Button(description="train them", tooltip="train the missing checkpoints")
-    bar = widgets.FloatProgress(max=1, description="training", layout={"visibility": "hidden"})
-    box = widgets.VBox([note, widgets.HBox([button, bar])])
+    box = widgets.VBox([note, button])
 
     def pressed(_: Any) -> None:
-        button.disabled, bar.layout.visibility = True, "visible"
+        button.disabled, button.description = True, "training …"
         try:
-            models.make(missing, lambda share: setattr(bar, "value", share))
+            models.make(missing)
         except Exception as error:  # shown where the person looks
             note.value = on_paper(f"Training stopped: {escape(f'{type(error).__name__}: {error}')}")
-            button.disabled = False
+            button.disabled, button.description = False, "train them"
             return
         box.children = []
         ready()

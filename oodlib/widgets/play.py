@@ -9,6 +9,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 
 from oodlib.inference.episodes import as_text
 from oodlib.inference.token_probabilities import Said, likeliest, parting, say
@@ -24,7 +25,8 @@ DEALT_FROM = 50  # hands, of which the first that the rule can solve is dealt
 def play(run: Run, seed: int | None = None) -> None:
     """Deal or type a hand, choose a rule, and see the base, peak, end and RL models answer it side by side.
 
-    Behind each token of an answer, how sure the model was of it; where two answers part, what both might have said.
+    Behind each token of an answer, how sure the model was of it; where the OOD peak's answer and the end's part, what
+    both might have said.
     """
     models, task = Models(run, seed), run.task
     rng = np.random.default_rng(models.seed)
@@ -35,7 +37,6 @@ def play(run: Run, seed: int | None = None) -> None:
     for box in worth:
         box.layout.width, box.style.description_width = "90px", "20px"
     deal, ask = widgets.Button(description="deal"), widgets.Button(description="play", button_style="primary")
-    pair = [widgets.Dropdown(description=text, layout={"width": "250px"}) for text in ("compare", "with")]
     result = parts.result_area()
 
     def under_the_rule(cards: Iterable[str]) -> Any:
@@ -49,11 +50,14 @@ def play(run: Run, seed: int | None = None) -> None:
             return
         prompt = as_text(task.prompt(problem, run.config.task.prompt_style), load("base")[1])
         said = {name: say(*load(name), prompt, run.config.task.max_new_tokens) for name in models.there()}
-        rows = [_answer_row(name, task, problem, said[name]) for name in said]
-        apart = _parting(*((p.value, said[p.value]) for p in pair), load("base")[1]) if len(said) > 1 else ""
+        rows = [_answer_row(task, problem, answer) for answer in said.values()]
+        apart = _parting(*list(said.items())[1:3], load("base")[1]) if len(said) > 2 else ""
         solutions = ", ".join(task.solutions(problem.numbers)[:8]) or "none"
-        answers = parts.as_table(["model", "verdict", "answer (the darker, the surer)"], rows)
-        result.value = parts.on_paper(f"{answers}{apart}<p>Solutions of {problem.numbers}: {escape(solutions)}</p>")
+        words = "answer (the darker, the surer)"
+        answers = parts.as_table(pd.DataFrame(rows, [*said], ["verdict", words]), words)
+        result.value = parts.on_paper(
+            f"{answers.to_html()}{apart}<p>Solutions of {problem.numbers}: {escape(solutions)}</p>"
+        )
 
     def ruled(_: Any) -> None:
         for box, value in zip(worth, RULES[rule.value] or (), strict=bool(RULES[rule.value])):
@@ -70,27 +74,14 @@ def play(run: Run, seed: int | None = None) -> None:
     ask.on_click(answer)
     deal.on_click(dealt)
 
-    settled = []  # holds something while a change of `pair` is the reader's
-
-    def ready() -> None:
-        settled.clear()
-        there = models.there()
-        for control, i in zip(pair, (1, 2), strict=True):
-            control.options, control.disabled = there, len(there) < 2
-            control.value = there[min(i, len(there) - 1)]
-        settled.append(True)
-        answer()
-
-    for control in pair:
-        control.observe(lambda _: settled and answer(), "value")
-    needs = parts.checkpoints_needed(models, list(models.keys), ready)
+    needs = parts.checkpoints_needed(models, list(models.keys), answer)
     if needs.children:  # until they are trained, those that are there answer
-        ready()
-    controls = [hand, rule, *worth, deal, ask, *pair]
+        answer()
+    controls = [hand, rule, *worth, deal, ask]
     parts.show_widget("play", controls, widgets.VBox([needs, result]), result.value)
 
 
-def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
+def _answer_row(task: Any, problem: Any, said: Said) -> list[str]:
     outcome, more = task.verify(problem, said.text).outcome, ""
     if outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
         more = ", but its formula is right"
@@ -98,20 +89,21 @@ def _answer_row(name: str, task: Any, problem: Any, said: Said) -> list[str]:
         f'<span title="probability {p:.2f}" style="background: rgba(86, 180, 233, {0.75 * p:.2f})">{escape(t)} </span>'
         for t, p in zip(said.tokens, said.sure, strict=True)
     )
-    return [escape(name), parts.as_outcome(outcome, more), marks]
+    return [parts.as_outcome(outcome, more), marks]
 
 
 def _parting(one: tuple[str, Said], other: tuple[str, Said], tokenizer: Any) -> str:
     """A table of what two models might have said where their answers part."""
     place = parting(one[1], other[1])
     if place is None:
-        return "<p>The two that are compared say the same.</p>"
+        return f"<p>{escape(one[0])} and {escape(other[0])} say the same.</p>"
     if place >= min(len(one[1].tokens), len(other[1].tokens)):
-        return "<p>One of the two that are compared goes on where the other ends.</p>"
+        return f"<p>One of {escape(one[0])} and {escape(other[0])} goes on where the other ends.</p>"
     common = escape(" ".join(one[1].tokens[:place])) or "the start"
-    rows = [
-        [escape(name), *(f"{parts.as_code(w)} {p:.0%}" for w, p in likeliest(said, place, tokenizer).items())]
+    places = ["likeliest next", "second", "third", "fourth"]
+    rows = {
+        name: [f"{parts.as_code(word)} {p:.0%}" for word, p in likeliest(said, place, tokenizer).items()]
         for name, said in (one, other)
-    ]
-    table = parts.as_table(["compared", "likeliest next", "second", "third", "fourth"], rows)
-    return f"<p>They part after <code>{common}</code>. What each might have said there:</p>{table}"
+    }
+    table = parts.as_table(pd.DataFrame.from_dict(rows, orient="index", columns=places), places[-1])
+    return f"<p>They part after <code>{common}</code>. What each might have said there:</p>{table.to_html()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,12 +12,10 @@ from oodlib.widgets import parts
 
 
 def rollouts(run: Run, seed: int | None = None) -> None:
-    """Browse RL's samples: a hand's prompt, answers, rewards and advantages; its greedy answer before and after."""
+    """Browse RL's samples: a hand's prompt, and its answers with their rewards and advantages."""
     seed = run.config.seed if seed is None else seed
     table = run.table("rollouts")
     table = table[table["seed"] == seed]
-    hands = run.table("hands").query("seed == @seed and split == 'id'")
-    judged = hands.set_index(hands["problem"].astype(str).map(_sorted))
     largest = max(float(table["advantage"].abs().max()), 1e-6)
     starts = sorted(table["from_step"].unique().tolist())
     start = widgets.Dropdown(options=starts, description="RL from step", style=parts.WIDE)
@@ -44,30 +41,24 @@ def rollouts(run: Run, seed: int | None = None) -> None:
         if rows.empty:
             return
         problem = str(rows["problem"].iloc[0])
-        cells = [rows["reward"].map("{:+g}".format), [_advantage(a, largest) for a in rows["advantage"]]]
-        cells += [rows["outcome"].astype(str).map(parts.as_outcome), rows["answer"].map(parts.as_code)]
-        samples = parts.as_table(["reward", "advantage", "verdict", "answer"], list(zip(*cells, strict=True)))
+        samples = pd.DataFrame(
+            {
+                "reward": rows["reward"],
+                "advantage": rows["advantage"],
+                "verdict": rows["outcome"].astype(str).map(parts.as_outcome),
+                "answer": rows["answer"].map(parts.as_code),
+            }
+        )
+        samples = parts.as_table(samples, "answer").format("{:+g}", "reward").format("{:+.2f}", "advantage")
+        samples.bar("advantage", align=0, vmin=-largest, vmax=largest, color=["#CCCCCC", "#CBBFE2"]).hide()
         asked = _asked(run.task, problem, run.config.task.prompt_style)
-        greedy = _greedy(judged, _sorted(problem), start.value)
-        result.value = parts.on_paper(f"{asked}{samples}<p>{escape(greedy)}</p>")
+        result.value = parts.on_paper(f"{asked}{samples.to_html()}")
 
     start.observe(started, "value")
     update.observe(updated, "value")
     hand.observe(show, "value")
     started()
     parts.show_widget("rollouts", [start, update, hand], result, result.value)
-
-
-def _advantage(value: float, largest: float) -> str:
-    """A number with a bar from the middle, to the right where it is positive."""
-    width, hue = 40 * abs(value) / largest, "#54278F" if value > 0 else "#8C8C8C"
-    left, right = (40, 40 - width) if value > 0 else (40 - width, 40)
-    bar = f"display: inline-block; height: 9px; width: {width:.0f}px; margin: 0 {right:.0f}px 0 {left:.0f}px"
-    return f'<span aria-hidden="true" style="{bar}; background: {hue}"></span> {value:+.2f}'
-
-
-def _sorted(label: str) -> str:
-    return " ".join(sorted(str(label).split()))
 
 
 def _asked(task: Any, label: str, style: str) -> str:
@@ -77,14 +68,3 @@ def _asked(task: Any, label: str, style: str) -> str:
     prompt = task.prompt(task.problem(label.split(), dict.fromkeys("JQK", 10)), style)
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     return f"<p>prompt: {parts.as_code(text)}</p>"
-
-
-def _greedy(judged: pd.DataFrame, label: str, start: int) -> str:
-    """How the hand is played greedily before RL and after it (whatever the order of its cards)."""
-    if label not in judged.index:
-        return "This hand was not evaluated."
-    answers = judged.loc[[label]]
-    before = answers.query("stage == 'sft' and step == @start")["outcome"]
-    after = answers.query("stage == 'rl' and arm == 'rl' and from_step == @start")["outcome"]
-    said = [str(outcome.iloc[0]).replace("_", " ") if len(outcome) else "not measured" for outcome in (before, after)]
-    return f"Played greedily, this hand's answer is {said[0]} before RL and {said[1]} after it."

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
-from matplotlib.figure import Figure
 
-from oodlib.analysis.stats import bands
 from oodlib.plots import widgets as figures
 from oodlib.run import Run
 from oodlib.widgets import parts
@@ -45,14 +41,12 @@ def surgery(run: Run, seed: int | None = None) -> None:
         if top.value + tail.value > 100:
             result.value = parts.on_paper("Leading and trailing directions overlap: their sum is at most 100 %.")
             return
-        seconds = time.perf_counter()
         chosen = (*layers.value, *([None] if outer.value else []))
         measured, hands = bench().measure(part.value, top.value / 100, tail.value / 100, chosen, all_hands)
-        seconds = time.perf_counter() - seconds
         named = ", ".join("embeddings" if layer is None else str(layer) for layer in chosen) or "none"
         title = f"{part.value}: leading {top.value} %, trailing {tail.value} %, layers {named}"
         said = ", ".join(f"{s.upper()} {v:.1%} [{a:.1%}, {b:.1%}]" for s, (v, a, b) in measured.items())
-        text = f"{title}. Accuracy of the edited model on {hands}: {said} ({seconds:.1f} s)."
+        text = f"{title}. Accuracy of the edited model on {hands}: {said}."
         picture = parts.as_picture(figures.edited(measured, known, title), text)
         result.value = parts.on_paper(f"{picture}<p>{escape(text)}</p>")
 
@@ -69,17 +63,5 @@ def surgery(run: Run, seed: int | None = None) -> None:
         control.disabled = True
     every.on_click(lambda _: edit(all_hands=True))
     needs = parts.checkpoints_needed(models, [recipient, donor], ready)
-    picture = _measured_edit(run.table("measurements"), models.seed, known)
-    parts.show_widget("surgery", controls, widgets.VBox([needs, result]), picture)
-
-
-def _measured_edit(measurements: pd.DataFrame, seed: int, known: dict[str, dict[str, float]]) -> Figure:
-    """The edit with which the table opens, all vectors, as the run measured it on all hands."""
-    edits = measurements.query("stage == 'surgery' and metric == 'accuracy' and seed == @seed")
-    arm = next((a for a in ("vectors every matrix", "vectors top 1") if a in set(edits["arm"])), None)
-    if arm is None:
-        return figures.edited({split: (v, v, v) for split, v in known["end"].items()}, known, "nothing is edited yet")
-    rows = bands(edits[edits["arm"] == arm][["split", "seed", "value", "n"]])
-    measured = {row.split: (row.mean, row.low, row.high) for row in rows.itertuples()}
-    where = "embeddings too" if arm.endswith("matrix") else "without embeddings"
-    return figures.edited(measured, known, f"vectors: leading 100 %, trailing 0 %, all layers, {where}; on all hands")
+    still = parts.on_paper("Open this notebook in Jupyter to edit the model; the table above has the run's own edits.")
+    parts.show_widget("surgery", controls, widgets.VBox([needs, result]), still)

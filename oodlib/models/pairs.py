@@ -65,6 +65,12 @@ def pair_up(
             notes += [note for note in (base.rounded.get(name), other.rounded.get(partner)) if note]
             remarks |= {name: "; ".join(notes)} if notes else {}
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
+    if pairs:
+        places = [*ours.values(), *theirs.values()]
+        lacking = sorted((layers or set()) - {place.layer for place in places})
+        remarks |= {f"layer {n}": "in neither checkpoint" for n in lacking}
+        unused = [p for p in modules if modules != list(MODULES) and not any(place.fits([p]) for place in places)]
+        remarks |= {f"modules {pattern}": "fits no matrix" for pattern in unused}
     if not pairs and not remarks:
         asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
         there = _chosen(base, ["*"], None).values()

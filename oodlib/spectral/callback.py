@@ -55,8 +55,10 @@ class RotationCallback(TrainerCallback):
         references: Mapping[str, str | Path] | None = None,
     ):
         count_of(k, 1)
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"every must be a number of updates from 1, got {every}")
+        if not (isinstance(every, Collection) and every and not isinstance(every, str)) and (
+            type(every) is not int or every < 1
+        ):
+            raise ValueError(f"every must be a whole number from 1, or several updates, got {every!r}")
         self.file, self.every, self.modules, self.k = Path(file), every, tuple(modules), k
         self._given = ({} if start is None else {"start": start}) | dict(references or {})
         self._references: dict[str, Callable[[str], Tensor]] = {}  # the tensor of a name, by reference

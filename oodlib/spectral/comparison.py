@@ -22,7 +22,7 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from oodlib.io import digest, read_json, write_json, write_table, write_whole
@@ -58,9 +58,12 @@ class Target:
         """The rows and tokens of a matrix, as JSON; nothing where it is not analysed yet."""
         if not (file := array_file(self.folder, matrix)).exists():
             return {}
-        with safe_open(file, framework="np") as arrays:
-            results = arrays.metadata()
-        return results if results["mark"] == self.mark else {}
+        try:
+            with safe_open(file, framework="np") as arrays:
+                results = arrays.metadata() or {}
+        except SafetensorError:  # damaged: analysed again
+            return {}
+        return results if results.get("mark") == self.mark else {}
 
     def table(self, content: str = "rows") -> pd.DataFrame:
         """The rows (or "tokens") of every matrix that is analysed, in the base's order."""
@@ -104,6 +107,11 @@ class Comparing:
             if not pairs:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
+            for pair in pairs:
+                rank = min(pair.shape)
+                if above := [str(k) for k in self.ks if count_of(k, rank) > rank]:
+                    note = f"has {rank} directions, fewer than k = {', '.join(above)}: all are taken"
+                    remarks[pair.name] = "; ".join([*filter(None, [remarks.get(pair.name)]), note])
             about = {"base": _named(base), "checkpoint": _named(where)}
             about |= {"k": list(map(str, self.ks)), "null_seed": null_seed}
             mark = digest([METHOD, self.base.mark, weights.mark, about["k"], null_seed])
@@ -224,6 +232,7 @@ def _names(checkpoints: list[str]) -> list[str]:
     parts = [[p for p in re.split(r"[/\\@]", c) if p.strip(".~")] or ["checkpoint"] for c in checkpoints]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]) for p in parts]
+        names = [f"{name}-checkpoint" if name == "figures" else name for name in names]  # where the figures are
         if len(set(names)) == len(names):
             return names
     raise ValueError(f"the same checkpoint is given twice: {', '.join(checkpoints)}")

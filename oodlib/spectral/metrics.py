@@ -24,6 +24,10 @@ METRICS = {
     "change_spectral_norm": "largest singular value of the change",
     "value_change_mean": "mean over the singular values above 0 of |after - before| / before",
     "value_change_max": "the largest of these",
+    "stable_rank_before": "squared Frobenius norm / squared largest singular value (Rudelson & Vershynin 2007)",
+    "stable_rank_after": "the same of the second matrix",
+    "effective_rank_before": "exp of the entropy of the singular values' shares of their sum (Roy & Vetterli 2007)",
+    "effective_rank_after": "the same of the second matrix",
     "scaling_share": "share of change_norm^2 on the diagonal of the first matrix's singular basis: values changed",
     "rotation_share": "share off that diagonal, within the basis: vectors turned among themselves",
     "outside_share": "share outside the span of the basis's longer side: vectors turned out of it",
@@ -92,6 +96,10 @@ def _whole(both: Comparison) -> dict[str, float]:
         "change_spectral_norm": both.change[0],
         "value_change_mean": relative.mean() if len(relative) else 0.0,
         "value_change_max": relative.max(initial=0.0),
+        "stable_rank_before": stable_rank(both.values0),
+        "stable_rank_after": stable_rank(both.values1),
+        "effective_rank_before": effective_rank(both.values0),
+        "effective_rank_after": effective_rank(both.values1),
         **_shares(both, moved),
     }
 
@@ -110,6 +118,17 @@ def _shares(both: Comparison, moved: float) -> dict[str, float]:
         outside = float(long.beyond.trace()) / moved**2
     outside = min(max(outside, 0.0), 1.0)
     return {"scaling_share": scaling, "rotation_share": max(0.0, 1 - scaling - outside), "outside_share": outside}
+
+
+def stable_rank(values: np.ndarray) -> float:
+    """||W||_F^2 / ||W||_2^2 from the singular values [r], descending; 0 of a zero matrix."""
+    return float((values**2).sum() / values[0] ** 2) if values[0] > 0 else 0.0
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp(-sum p log p) with p = values / sum(values) (Roy & Vetterli 2007); 0 of a zero matrix."""
+    p = values[values > 0] / (values.sum() or 1.0)
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
 
 
 def noise_null(both: Comparison, seed: int) -> Comparison:

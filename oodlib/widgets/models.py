@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -60,11 +61,23 @@ class Models:
         missing = self.missing()
         return [name for name in self.keys if name not in missing]
 
-    def make(self, names: list[str]) -> None:
-        """Train what `names` need, resuming what was begun."""
-        train(self.run, self.seed)
-        if any(self.keys[name][0] == "rl" for name in names):
-            run_arm(self.run, self.seed, "rl", self.start)
+    def make(self, names: list[str], report: Callable[[float], None] = lambda share: None) -> None:
+        """Train what `names` need, resuming what was begun; `report` gets the share of SFT's checkpoints that is done."""
+        steps, stop = self.run.config.sft.checkpoints[1:], threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(1):
+                report(sum(self.run.sft_weights(self.seed, step).exists() for step in steps) / len(steps))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            train(self.run, self.seed)
+            if any(self.keys[name][0] == "rl" for name in names):
+                run_arm(self.run, self.seed, "rl", self.start)
+        finally:
+            stop.set()
+            watcher.join()
 
 
 class Bench:

@@ -100,15 +100,16 @@ def checkpoints_needed(models: Models, names: list[str], ready: Callable[[], Non
         )
     )
     button = widgets.Button(description="train them", tooltip="train the missing checkpoints")
-    box = widgets.VBox([note, button])
+    bar = widgets.FloatProgress(max=1, description="training", layout={"visibility": "hidden"})
+    box = widgets.VBox([note, widgets.HBox([button, bar])])
 
     def pressed(_: Any) -> None:
-        button.disabled, button.description = True, "training …"
+        button.disabled, bar.layout.visibility = True, "visible"
         try:
-            models.make(missing)
+            models.make(missing, lambda share: setattr(bar, "value", share))
         except Exception as error:  # shown where the person looks
             note.value = on_paper(f"Training stopped: {escape(f'{type(error).__name__}: {error}')}")
-            button.disabled, button.description = False, "train them"
+            button.disabled = False
             return
         box.children = []
         ready()

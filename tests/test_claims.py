@@ -35,6 +35,12 @@ GOOD = {
 }
 
 
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    """These verdicts are clear: a tenth of the bootstrap's resamples decides them as well."""
+    monkeypatch.setattr("oodlib.analysis.stats.RESAMPLES", 200)
+
+
 def made_up(seeds=(1,), jitter=0.0, **changes):
     """Evidence with these accuracies: the first share of the hands (in another order a seed) is right."""
     facts = {**GOOD, **changes}

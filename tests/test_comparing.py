@@ -79,7 +79,7 @@ def test_what_is_unfit_is_left_out_with_a_remark(tuned, tmp_path):
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "of 16384 entries are NaN" in said or "entries are NaN" in said
-    tables = figures.read_tables(tmp_path / "out")
+    tables = {name: pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("broken", "tuned")}
     assert tables["broken"]["matrix"].nunique() == 3 and tables["tuned"]["matrix"].nunique() == 4
     remarks = json.loads((tmp_path / "out" / "broken" / "about.json").read_text())["remarks"]
     assert f"{DOWN} of {tmp_path / 'broken'}: 1 of" in remarks[DOWN]

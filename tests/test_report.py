@@ -75,7 +75,7 @@ def data(**kinds):
     return new_output("display_data", {kind.replace("_", "/"): value for kind, value in kinds.items()})
 
 
-@pytest.fixture(scope="module", params=["tiny", "sweep"])
+@pytest.fixture(scope="module", params=["tiny"])
 def committed(request):
     return as_html(CHECKOUT / "outputs" / request.param)
 

@@ -161,7 +161,7 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
 
 
 def test_says_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="every must be a number of updates from 1, got 0"):
+    with pytest.raises(ValueError, match="every must be a whole number from 1, or several updates, got 0"):
         RotationCallback(tmp_path / "a.parquet", every=0)
     with pytest.raises(ValueError, match="k 'all': allowed are"):
         RotationCallback(tmp_path / "a.parquet", k="all")

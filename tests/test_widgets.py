@@ -156,10 +156,11 @@ def test_missing_checkpoints_are_named_and_trained_at_a_button_s_press(run, tmp_
     assert names and "base" not in names
     ready = []
     box = parts.checkpoints_needed(models, names, lambda: ready.append(True))
-    note, button = box.children
+    note, row = box.children
+    button, bar = row.children
     assert all(name in note.value for name in names) and not ready
     button.click()
-    assert ready and not models.missing() and not box.children
+    assert ready and not models.missing() and not box.children and bar.layout.visibility == "visible"
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ class Models:
         return [name for name in self.keys if name not in missing]
 
     def make(self, names: list[str], report: Callable[[float], None] = lambda share: None) -> None:
-        """Train what `names` need, resuming what was begun; `report` gets the share of SFT's checkpoints that is done."""
+        """Train what `names` need, resuming what was begun; `report` gets the share of SFT that is done."""
         steps, stop = self.run.config.sft.checkpoints[1:], threading.Event()
 
         def watch() -> None:

@@ -4,16 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from oodlib.report.report import write_report
 
 from oodlib.config import CHECKOUT
+from oodlib.report import write_report
 
 pytestmark = pytest.mark.browser
 AXE = Path(os.environ.get("AXE") or CHECKOUT / ".venv" / "browser" / "node_modules" / "axe-core" / "axe.min.js")
 WINDOWS = {"phone": (390, 844), "small phone": (360, 740), "desktop": (1280, 900)}
 
 
-@pytest.fixture(scope="module", params=["tiny", "sweep"])
+@pytest.fixture(scope="module", params=["tiny"])
 def report(request, tmp_path_factory):
     return write_report(CHECKOUT / "outputs" / request.param, tmp_path_factory.mktemp("report") / "page.html")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oodlib import Run, ensure
-from oodlib.cli.notebooks import NOTEBOOKS, STAGE_NOTEBOOKS
+from oodlib.cli.execute import NOTEBOOKS, STAGE_NOTEBOOKS
 from oodlib.config import PARAMS, load_config
 from oodlib.inference.episodes import play
 from oodlib.models.loading import load_model

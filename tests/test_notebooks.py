@@ -17,7 +17,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from oodlib.analysis.sweep import Sweep
-from oodlib.cli.notebooks import STAGE_NOTEBOOKS
+from oodlib.cli.execute import STAGE_NOTEBOOKS
 from oodlib.config import CHECKOUT, Config, read_yaml
 
 FOLDER = CHECKOUT / "notebooks"

@@ -42,7 +42,7 @@ def reproduce(
     What is already done in the folder, with the same settings and seed, is loaded; what was cut off goes on from its
     last checkpoint. So after an interruption just give the same command again.
     """
-    from oodlib.cli.notebooks import run_notebooks
+    from oodlib.cli.execute import run_notebooks
     from oodlib.provenance import Meter
     from oodlib.run import Run
     from oodlib.stages import check
@@ -157,7 +157,7 @@ def presets(
 @app.command()
 def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; must not hold any yet.")]) -> None:
     """Copy the notebooks, exercises and solutions into a folder of your own, to open in JupyterLab."""
-    from oodlib.cli.notebooks import copy_notebooks
+    from oodlib.cli.execute import copy_notebooks
 
     console.print(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
 

@@ -10,7 +10,7 @@ import pytest
 from driving import Lab
 
 from oodlib import STAGES, Run, ensure
-from oodlib.cli.notebooks import NOTEBOOKS, STAGE_NOTEBOOKS
+from oodlib.cli.execute import NOTEBOOKS, STAGE_NOTEBOOKS
 from oodlib.config import CHECKOUT, load_config
 
 TOOLS = CHECKOUT / ".venv" / "browser"

@@ -3,7 +3,7 @@
 import pytest
 from driving import Notebook
 
-from oodlib.cli.notebooks import NOTEBOOKS
+from oodlib.cli.execute import NOTEBOOKS
 
 pytestmark = pytest.mark.browser
 

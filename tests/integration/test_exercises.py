@@ -5,7 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "notebooks" / "exercises"))
+sys.path.append(str(Path(__file__).parents[2] / "notebooks" / "exercises"))
 import checks
 import nbformat
 import numpy as np

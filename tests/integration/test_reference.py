@@ -6,10 +6,12 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from oodlib import STAGES, Run, ensure
 from oodlib.analysis import Evidence, claims
 from oodlib.analysis.sweep import Sweep
+from oodlib.cli import app
 from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS, KEYS
 from oodlib.run import Results
@@ -112,3 +114,8 @@ def test_its_scorecard_is_what_its_tables_say(reference):
         assert old["verdict"] == new["verdict"] and old["claim"] == new["claim"]
         for name in ("estimate", "ci_low", "ci_high", "paper"):
             assert (pd.isna(old[name]) and pd.isna(new[name])) or old[name] == pytest.approx(new[name], abs=1e-6)
+
+
+def test_the_command_prints_the_scorecard_of_a_committed_run():
+    done = CliRunner().invoke(app, ["scorecard", str(CHECKOUT / "outputs" / "tiny")], env={"COLUMNS": "200"})
+    assert done.exit_code == 0 and "C4" in done.output and "One seed" in done.output

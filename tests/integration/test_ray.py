@@ -79,7 +79,7 @@ def test_a_dead_address_is_a_clear_error_in_bounded_time(tiny_run, monkeypatch):
 def test_a_cluster_started_here_shows_a_jobs_own_error_and_repeats_only_a_lost_job(tiny_run, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))  # a worker imports this file
     run = on_ray(tiny_run)
     with pytest.raises(ValueError, match="this is the cause") as caught:

@@ -4,7 +4,6 @@ import pytest
 from typer.testing import CliRunner
 
 from oodlib.cli import app
-from oodlib.config import CHECKOUT
 
 
 def call(*words):
@@ -39,11 +38,6 @@ def test_a_wrong_call_is_one_line_and_status_2(words, said):
     assert result.exit_code == 2
     assert said in result.output and "Traceback" not in result.output
     assert len(result.output.strip().splitlines()) <= 3
-
-
-def test_the_committed_reference_run_gives_its_scorecard():
-    result = call("scorecard", str(CHECKOUT / "outputs" / "tiny"))
-    assert result.exit_code == 0 and "C4" in result.output
 
 
 def test_a_sweep_s_unknown_phase_is_one_line(tmp_path):

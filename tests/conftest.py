@@ -16,6 +16,7 @@ from oodlib.config import load_config
 from oodlib.run import Run
 
 warnings.filterwarnings("ignore")
+EXAMPLE_LINE = '{"prompt": "2 + 3 =\\n", "completion": "5", "answer": 5}'
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +87,18 @@ def texts_on_texts():
         ]
 
     return overlapping
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes a file of lines for each split; its options, as a configuration has them."""
+
+    def write(*lines, checker="number", **splits):
+        options = {"checker": checker}
+        for name, mine in {"id": lines or [EXAMPLE_LINE], "ood": lines or [EXAMPLE_LINE], **splits}.items():
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("\n".join(mine) + "\n")
+            options[name] = str(path)
+        return options
+
+    return write

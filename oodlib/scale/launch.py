@@ -21,8 +21,7 @@ from oodlib.config import PACKAGE, PARAMS, Config
 from oodlib.io import read_json, write_json
 from oodlib.models.loading import quiet
 from oodlib.run import Run
-from oodlib.training.setup import NoData
-from oodlib.training.trainer import STEP
+from oodlib.training.setup import STEP, NoData
 
 CONFIGURATIONS = PARAMS / "accelerate"
 

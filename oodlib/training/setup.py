@@ -14,6 +14,8 @@ from oodlib.config import Config
 from oodlib.inference.episodes import Episode, play
 from oodlib.tasks import Task
 
+STEP = "oodlib-step"  # the first word of a line in which one of several processes says how far it is
+
 
 class NoData(RuntimeError):
     """A baseline has nothing to learn from at this start; the checkpoint then stays as it is."""

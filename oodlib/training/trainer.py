@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,8 @@ from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import Run
 from oodlib.spectral.callback import RotationCallback
 from oodlib.tasks import Task
+from oodlib.training.setup import STEP, Setup
 
-if TYPE_CHECKING:
-    from oodlib.training.setup import Setup
-
-STEP = "oodlib-step"  # the first word of a line in which one of several processes says how far it is
 ROTATION = "rotation.parquet"  # beside the checkpoints: how far training turned the weights
 LEFTOVERS = ("*.pt", "*.pth", "*.bin", "optimizer_*", "pytorch_model_fsdp_*")  # what only going on needs
 

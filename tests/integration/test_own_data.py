@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from itertools import count
 
 import pytest
 
@@ -15,44 +14,7 @@ from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
 from oodlib.tasks import get_task
 
-CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 3?"}]
 EXAMPLE = load_config("custom").task.options
-NAMES = count()  # a module is imported once a process
-
-
-def line(prompt="2 + 3 =\n", completion="5", answer=5, **others):
-    return json.dumps({"prompt": prompt, "completion": completion, "answer": answer, **others})
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Writes a file of lines for each split; its options, as a configuration has them."""
-
-    def write(*lines, checker="number", **splits):
-        options = {"checker": checker}
-        for name, mine in {"id": lines or [line()], "ood": lines or [line()], **splits}.items():
-            path = tmp_path / f"{name}.jsonl"
-            path.write_text("\n".join(mine) + "\n")
-            options[name] = str(path)
-        return options
-
-    return write
-
-
-@pytest.fixture
-def judge(tmp_path, monkeypatch, data):
-    """A task whose checker has this body."""
-
-    def make(body):
-        module = f"my_checker_{next(NAMES)}"
-        (tmp_path / f"{module}.py").write_text(
-            f"from oodlib.tasks import Verdict\ndef check(answer, text):\n    {body}\n"
-        )
-        monkeypatch.syspath_prepend(tmp_path)
-        task = get_task("jsonl", data(checker=f"{module}:check"))
-        return lambda text: task.verify(task.split("id")[0], text)
-
-    return make
 
 
 def test_every_stage_runs_on_one_s_own_data(tiny_run):
@@ -76,7 +38,7 @@ def test_every_stage_runs_on_one_s_own_data(tiny_run):
 def test_after_a_wrong_attempt_the_checker_s_message_is_heard(data, style):
     model, tokenizer = load_model(model_folder("tiny"))
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' : ' + m.content }} <eos> {% endfor %}"
-    task = get_task("jsonl", data(line("J = 10 ; J + 1 =\n", answer=24)))
+    task = get_task("jsonl", data('{"prompt": "J = 10 ; J + 1 =\\n", "completion": "5", "answer": 24}'))
     (episode,) = play(model, tokenizer, task, task.split("id"), style, 4, attempts=3)
     heard = tokenizer.decode([t for t, own in zip(episode.tokens, episode.own, strict=True) if not own])
     assert len(episode.verdicts) == 3 and not episode.solved and "<unk>" in heard

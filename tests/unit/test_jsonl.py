@@ -20,21 +20,6 @@ def line(prompt="2 + 3 =\n", completion="5", answer=5, **others):
 
 
 @pytest.fixture
-def data(tmp_path):
-    """Writes a file of lines for each split; its options, as a configuration has them."""
-
-    def write(*lines, checker="number", **splits):
-        options = {"checker": checker}
-        for name, mine in {"id": lines or [line()], "ood": lines or [line()], **splits}.items():
-            path = tmp_path / f"{name}.jsonl"
-            path.write_text("\n".join(mine) + "\n")
-            options[name] = str(path)
-        return options
-
-    return write
-
-
-@pytest.fixture
 def judge(tmp_path, monkeypatch, data):
     """A task whose checker has this body."""
 

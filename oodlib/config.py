@@ -70,7 +70,7 @@ class Config(Section):
         get_task(self.task.name, self.task.options)
         for name, values in _lists(self):
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} = {values}: something stands there twice")
+                raise ValueError(f"{name} = {values}: a value is listed twice")
         strangers = sorted(set(self.rl.starts) - set(self.sft.checkpoints))
         if strangers:
             raise ValueError(f"rl.starts = {self.rl.starts}: allowed are sft.checkpoints, {self.sft.checkpoints}")
@@ -193,7 +193,7 @@ def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"unknown preset {name!r}{where}: allowed are {', '.join(config_names())}, or a file's path")
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no parameters: sections and their settings are asked for")
+        raise ValueError(f"{path} holds no parameters: expected sections with their settings")
     like = values.pop("like", None)
     values = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
     if like is None:
@@ -245,6 +245,8 @@ def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in changes.items():
         section, dot, inner = name.partition(".")
+        if not section or (dot and not inner):
+            raise ValueError(f"{name!r} is no setting: expected SECTION.NAME, such as sft.steps")
         if value is None and not dot:
             continue
         value = value if section == "task" else _numbers(value)
@@ -301,7 +303,7 @@ def _validated(values: dict[str, Any]) -> Config:
     for name, field in Config.model_fields.items():
         settings = getattr(field.annotation, "model_fields", None)
         if settings and not isinstance(values.get(name, {}), dict):
-            raise ValueError(f"{name} = {values[name]!r}: a mapping is asked for, of {', '.join(settings)}")
+            raise ValueError(f"{name} = {values[name]!r}: expected a mapping with any of {', '.join(settings)}")
     try:
         return Config(**values)
     except ValidationError as error:
@@ -327,7 +329,7 @@ def _sentence(error: ValidationError) -> str:
 def _nearest(name: str) -> str | None:
     """The setting that is called most alike, by its dotted name, a flat one (sft_steps), or its last part."""
     sections = {n: getattr(f.annotation, "model_fields", {}) for n, f in Config.model_fields.items()}
-    dotted = [*sections, "like", *(f"{section}.{n}" for section, fields in sections.items() for n in fields)]
+    dotted = [*sections, *(f"{section}.{n}" for section, fields in sections.items() for n in fields)]
     names = {d.split(".")[-1]: d for d in reversed(dotted)} | {d.replace(".", "_"): d for d in dotted}
     names |= {d: d for d in dotted}
     near = get_close_matches(name, names, 1)

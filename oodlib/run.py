@@ -299,7 +299,7 @@ class Run:
         return bool(self.sources) and not self.borrowed
 
     def figure(self, figure: Any, name: str) -> Any:
-        """Keep a matplotlib figure as PNG in the run's folder, if what it shows was measured there."""
+        """Keep a matplotlib figure as PNG and SVG in the run's folder, if what it shows was measured there."""
         if self.own:
             write_figure(self.folder, figure, name)
         return figure

@@ -53,6 +53,11 @@ class EvalSettings(Section):
     attempts: Attempts = setting("attempts at a problem; after a wrong one the checker's message comes back")
 
 
+def _check_warmup(name: str, section: Any) -> None:
+    if section.warmup_steps > section.steps:
+        raise ValueError(f"{name}.warmup_steps = {section.warmup_steps}: at most {name}.steps ({section.steps})")
+
+
 class SFTSettings(Section):
     steps: Whole = setting("optimiser steps")
     checkpoints: Steps = setting("steps that are kept and measured, from 0 to the last")
@@ -71,6 +76,7 @@ class SFTSettings(Section):
         points = self.checkpoints
         if points != sorted(set(points)) or points[0] != 0 or points[-1] != self.steps:
             raise ValueError(f"sft.checkpoints = {points}: must rise from 0 to sft.steps ({self.steps}), none twice")
+        _check_warmup("sft", self)
         return self
 
 
@@ -113,6 +119,7 @@ class RLSettings(Section):
     def _possible(self) -> RLSettings:
         for name in self.baselines:
             BASELINES.check(name, "rl.baselines")
+        _check_warmup("rl", self)
         if self.algorithm == "rloo" and self.attempts > 1:
             raise ValueError(f"rl.attempts = {self.attempts}: rloo plays one; take 1, or rl.algorithm grpo or ppo")
         if self.algorithm == "ppo" and self.kl:
@@ -154,3 +161,9 @@ class MachineSettings(Section):
     ray_address: str | None = setting("of a running cluster; not given: RAY_ADDRESS, or one started here", None)
     job_gpus: Amount = setting("GPUs that a job reserves on a cluster that has any", 1.0)
     generator: Literal["auto", "vllm", "dynamic", "continuous"] = setting("what generates answers", "auto")
+
+    @model_validator(mode="after")
+    def _possible(self) -> MachineSettings:
+        if self.processes and not self.launch:
+            raise ValueError(f"machine.processes = {self.processes}: goes with machine.launch, which is not given")
+        return self

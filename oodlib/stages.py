@@ -18,13 +18,13 @@ from tqdm.auto import tqdm
 
 from oodlib.config import Config
 from oodlib.io import clear_error
+from oodlib.models.sources import model_folder
 from oodlib.provenance import Meter
 from oodlib.registry import BASELINES
 from oodlib.run import STAGES, Busy, Job, Results, Run
 from oodlib.tasks import SPLITS, check_choice, get_task
 
-NEEDS = {"sft": None, "rl": "sft", "rotation": "rl", "surgery": "sft"}  # what must have been run before
-NULLS = ("random", "signs", "noise")  # the null controls of surgery, see `spectral.surgery.Edit`
+NULLS = ("random", "signs", "noise")  # the null edits of surgery, see `spectral.surgery.Edit`
 
 
 def waves(config: Config, stage: str) -> list[list[Job]]:
@@ -61,7 +61,7 @@ def waves(config: Config, stage: str) -> list[list[Job]]:
 
 
 def edits(config: Config) -> dict[str, dict[str, Any]]:
-    """The surgical edits of a preset by name, as arguments of `rotation.operate`; the name is the table's `arm`."""
+    """The surgical edits of a configuration by name, as arguments of `operate`; the name is the table's `arm`."""
     found: dict[str, dict[str, Any]] = {}
     for share in config.surgery.shares:
         for part in ("values", "vectors"):
@@ -84,9 +84,19 @@ def edits(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def check(config: Config) -> None:
-    """ValueError for a baseline that does not fit the configuration, or options that TRL or PEFT refuse."""
+    """ValueError for what can be found out before any work: a model, a launch configuration or a package that is not
+    there, a baseline that does not fit the configuration, options that TRL or PEFT refuse."""
+    folder = model_folder(config.model.source)
     for name in config.rl.baselines:
         BASELINES.get(name).check(config)
+    if config.machine.launch:
+        import_module("oodlib.scale.launch").configuration(config.machine.launch)
+    if config.machine.generator == "vllm":
+        import_module("oodlib.training.rl").by_vllm(config)
+    if config.surgery.layers:
+        n_layers = import_module("transformers").AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+        if max(config.surgery.layers) > n_layers:
+            raise ValueError(f"surgery.layers = {config.surgery.layers}: {config.model.source} has {n_layers} layers")
     if config.sft.options or config.rl.options or config.model.lora:
         import_module("oodlib.training.rehearsal").rehearse(config)
 
@@ -144,7 +154,7 @@ def _run(run: Run, stage: str) -> bool:
     ran = any(not run.done(job) for wave in mine for job in wave)
     if ran:
         check(run.config)
-        if needed := NEEDS[stage]:
+        for needed in STAGES[stage].after[-1:]:  # it brings those before it
             _run(run, needed)
         with Meter() as meter:
             for wave in mine:

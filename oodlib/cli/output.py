@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-console = Console()
+console = Console(emoji=False)  # hub:x:y is a name
 
 
 class ShortErrors(TyperGroup):
-    """Commands of which an expected error becomes one line and exit status 2."""
+    """A group of commands that turns an expected error into one line and exit status 2."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
@@ -24,7 +24,9 @@ class ShortErrors(TyperGroup):
         except (typer.Exit, typer.Abort):  # RuntimeErrors too
             raise
         except (ValueError, RuntimeError, OSError) as error:
-            Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+            Console(stderr=True, emoji=False).print(
+                f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False
+            )
             raise typer.Exit(2) from None
 
 

@@ -60,8 +60,10 @@ def compare(
         raise ValueError("no matrix could be analysed: see the remarks above")
     write_figure(out, figures.where(tables), "where")
     write_figure(out, figures.spectra(out, tables), "spectra")
-    print_table(pd.DataFrame([_summarise(name, table) for name, table in tables.items()]))
-    console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
+    rows = [row for name, table in tables.items() if (row := _summarise(name, table))]
+    if rows:
+        print_table(pd.DataFrame(rows))
+        console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
     console.print(f"tables, arrays and figures are in {out}")
 
 
@@ -69,7 +71,7 @@ def restore(
     recipient: Annotated[str, typer.Argument(help="The model to edit, a folder of safetensors.")],
     donor: Annotated[str, typer.Argument(help=f"Where the singular vectors or values come from: {CHECKPOINT}.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the edited model (not for a dry run).")] = None,
-    part: Annotated[str, typer.Option(help="vectors or values; or a null control: random, signs, noise.")] = "vectors",
+    part: Annotated[str, typer.Option(help="vectors or values; or a null edit: random, signs, noise.")] = "vectors",
     k_top: Annotated[str | None, typer.Option(help=f"Leading {COUNT}. Default: all.")] = None,
     k_tail: Annotated[str | None, typer.Option(help=f"Trailing {COUNT}.")] = None,
     modules: Modules = None,
@@ -111,19 +113,25 @@ def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
         console.print(f"[yellow]{escape(checkpoint)}[/yellow]: {escape(f'{name}: {reason}')}", highlight=False)
 
 
-def _summarise(name: str, table: pd.DataFrame) -> dict[str, str]:
-    """A row for the terminal: means over the matrices that changed, at the middle k; says what turned most there."""
+def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
+    """A row for the terminal: means over the matrices that changed, at the middle k; says what turned most there.
+
+    None where no matrix changed.
+    """
     from oodlib.spectral.comparison import summary
 
     short = summary(table)
     ranks = short.groupby("matrix")["k"]
     middle = short[ranks.rank(method="first") == (ranks.transform("count") + 1) // 2]
     changed = middle[middle["change_ratio"] > 0]
+    if changed.empty:
+        console.print(f"{name}: all {len(middle)} matrices are unchanged")
+        return None
     if same := len(middle) - len(changed):
         console.print(f"{name}: {same} of {len(middle)} matrices are unchanged; what follows is of the others")
     row = {"checkpoint": name, "leading": f"{middle['share'].median():.0%}"}
     for column, (head, form) in COLUMNS.items():
-        row[head] = form.format(changed[column].mean()) if len(changed) and changed[column].notna().all() else ""
+        row[head] = form.format(changed[column].mean()) if changed[column].notna().all() else ""
     for most in changed.nlargest(3, "angle").itertuples():
         sure = "" if most.gap_supports else " ?"
         console.print(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}", highlight=False)

@@ -51,11 +51,11 @@ def pair_up(
         partners = [name] if name in other.shapes else their_tails[place.tail] or [name]
         taken.update(partners)
         partner, shape = partners[0], base.shapes[name]
-        rivals = len(our_tails[place.tail]) if partner != name else 1
+        n_candidates = len(our_tails[place.tail]) if partner != name else 1
         if len(partners) > 1:
             remarks[name] = f"could be any of {', '.join(partners)} in {other.path.name}"
-        elif rivals > 1:
-            remarks[name] = f"one of {rivals} that {partner} in {other.path.name} could belong to"
+        elif n_candidates > 1:
+            remarks[name] = f"one of {n_candidates} that {partner} in {other.path.name} could belong to"
         elif reason := unfit(base, name, shape) or unfit(other, partner, shape):
             tied = partner not in other.shapes and place.module in HEADS
             remarks[name] = f"{reason} (tied to the embedding)" if tied else reason

@@ -1,7 +1,7 @@
 """Surgery on weight matrices: a recipient gets some of a donor's singular vectors or singular values.
 
 The paper puts the singular vectors (or values) of the checkpoint with the best OOD accuracy back into a later
-one, to see which of the two carries the lost accuracy. `random_vectors` and `random_change` add the null controls that
+one, to see which of the two carries the lost accuracy. `random_vectors` and `random_change` add the null edits that
 the paper lacks. An `Edit` says what is done to a whole model. All arithmetic is in float64; results have the
 recipient's shape, dtype and device.
 """
@@ -88,7 +88,7 @@ def random_vectors(
     seed: int = 0,
     signs: bool = False,
 ) -> Tensor:
-    """The null controls of restore(part="vectors"): the same principal angles, in random directions.
+    """The null edits of restore(part="vectors"): the same principal angles, in random directions.
 
     The recipient's leading k_top (default min(m, n)) left and right singular vectors are each turned by
     `random_turn`, with independent draws, and keep their singular values. The donor's vectors, with signs
@@ -117,7 +117,7 @@ def random_vectors(
 
 
 def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
-    """The other null control: the recipient [m, n] moved as far as `edited` is, in a random direction.
+    """The other null edit: the recipient [m, n] moved as far as `edited` is, in a random direction.
 
     The change is a Gaussian matrix scaled to the Frobenius norm of edited - recipient. It matches the distance,
     as `random_vectors` matches the angles. ValueError: shapes that differ, an unfit matrix.
@@ -185,7 +185,7 @@ def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:
 class Edit:
     """What is done to a recipient's matrices with a donor's.
 
-    part: "vectors" or "values" of the donor replace the recipient's (see `restore`); or a null control: "random"
+    part: "vectors" or "values" of the donor replace the recipient's (see `restore`); or a null edit: "random"
     (`random_vectors`), "signs" (the same with random signs) or "noise" (`random_change`, as far as the vectors would
     move it). top and tail: how many leading and trailing directions, see `ends`. layers: their numbers, None for all.
     embeddings: the embedding and the head too. seed: of the nulls' draws. ValueError: an unknown part, a null with a

@@ -19,6 +19,7 @@ from oodlib.registry import TASKS
 SPLITS = ("id", "ood")
 OUTCOMES = ("correct", "wrong_value", "wrong_numbers", "illegal", "malformed")
 STYLES = ("compact", "chat")
+METHODS = ("split", "sample", "prompt", "answer", "verify", "feedback", "label")  # of the protocol below
 
 Outcome = Literal["correct", "wrong_value", "wrong_numbers", "illegal", "malformed"]
 
@@ -59,7 +60,7 @@ class Task(Protocol):
         """Judge a model's answer. Never runs it."""
 
     def feedback(self, problem: Any, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
-        """What is said after a wrong try, before the next one."""
+        """What is said after a wrong attempt, before the next one."""
 
     def label(self, problem: Any) -> str:
         """A short name of the problem, unique in its split."""
@@ -83,9 +84,11 @@ def get_task(name: str, options: Mapping[str, str] | None = None) -> Task:
 def _get_task(name: str, options: tuple[tuple[str, str], ...]) -> Task:
     found = TASKS.get(name)
     if callable(found):
-        return found(dict(options))
-    if options:
+        found = found(dict(options))
+    elif options:
         raise ValueError(f"task.options = {dict(options)}: the task {name!r} takes none")
+    if absent := [method for method in METHODS if not callable(getattr(found, method, None))]:
+        raise ValueError(f"task.name = {name!r}: it is no task, for it lacks {', '.join(absent)}")
     return found
 
 

@@ -1,8 +1,9 @@
 """PPO with a value head and generalised advantage estimates (Schulman et al. 2017, 2016), as the paper used it.
 
-TRL has no PPO trainer any more; this one stands on transformers' Trainer (accelerate, schedules, checkpoints). A try
-is an action: the value of the state before it, its reward and the discount are those of a try, as in the official
-code, and all tokens of a try share its advantage. The clipped ratio is a token's, as is usual for language models.
+TRL has no PPO trainer any more; this one stands on transformers' Trainer (accelerate, schedules, checkpoints). An
+attempt is an action: the value of the state before it, its reward and the discount are those of an attempt, as in the
+official code, and all tokens of an attempt share its advantage. The clipped ratio is a token's, as is usual for
+language models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ VALUE_HEAD_RATE = 100  # the value head is new, and learns so many times as fast
 
 
 def gae(rewards: list[float], values: list[float], discount: float, decay: float) -> np.ndarray:
-    """Advantages [T] of an episode that ends after its last try: sum over l of (discount decay)^l delta_(t+l).
+    """Advantages [T] of an episode that ends after its last attempt: sum over l of (discount decay)^l delta_(t+l).
 
     delta_t = reward_t + discount value_(t+1) - value_t, with value 0 after the end (Schulman et al. 2016, eq. 16).
     """
@@ -87,10 +88,10 @@ class PPOTrainer(Trainer):
         batch = self._stack([self.played[i] for i in mine])
         logp, entropy, values = self._forward(batch)
         own, states = batch["own"][:, 1:], batch["states"]
-        tokens, tries = (sum(float(self.played[i][name].sum()) for i in whole) for name in ("own", "states"))
+        tokens, attempts = (sum(float(self.played[i][name].sum()) for i in whole) for name in ("own", "states"))
         surrogate = clipped_loss(logp, batch["logp"][:, 1:], batch["advantage"][:, 1:], config.rl.clip)
         policy_loss = (surrogate * own).sum() / tokens
-        value_loss = 0.5 * ((values - batch["return"]).square() * states).sum() / tries
+        value_loss = 0.5 * ((values - batch["return"]).square() * states).sum() / attempts
         mean_entropy = (entropy * own).sum() / tokens
         for name, value in (("entropy", mean_entropy), ("value_loss", value_loss)):
             self._measured[name] = value.item() * world() + (self._measured[name] if self._part else 0.0)
@@ -160,23 +161,23 @@ class PPOTrainer(Trainer):
 
 
 def _row(episode: Episode) -> dict[str, Tensor]:
-    """An episode as tensors over its tokens: which are own, of which try (-1: none), and which end a state."""
+    """An episode as tensors over its tokens: which are own, of which attempt (-1: none), and which end a state."""
     before = len(episode.prompt)
     n = before + len(episode.tokens)
     own = torch.tensor([0] * before + episode.own)
-    tries, states = torch.full((n,), -1), torch.zeros(n)
+    attempts, states = torch.full((n,), -1), torch.zeros(n)
     for t, start in enumerate(episode.starts):
         end = episode.starts[t + 1] if t + 1 < len(episode.starts) else len(episode.tokens)
-        tries[before + start : before + end] = t
+        attempts[before + start : before + end] = t
         states[before + start - 1] = 1
-    tries[own == 0] = -1
+    attempts[own == 0] = -1
     zeros = torch.zeros(n)
     ids = torch.tensor(episode.prompt + episode.tokens)
     return {
         "ids": ids,
         "mask": torch.ones(n, dtype=torch.long),
         "own": own.float(),
-        "try": tries,
+        "try": attempts,
         "states": states,
         "logp": zeros.clone(),
         "value": zeros.clone(),

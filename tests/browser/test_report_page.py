@@ -55,7 +55,7 @@ def test_the_page_asks_for_nothing_and_keeps_within_the_window(report, page_of, 
 def test_axe_finds_no_fault(report, page_of, window, scheme):
     assert AXE.exists(), "axe-core is missing: make test-browser installs it"
     page, *_ = page_of(report, window, scheme)
-    page.evaluate(AXE.read_text())
+    page.evaluate(AXE.read_text(encoding="utf-8"))
     violations = page.evaluate("axe.run()")["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == []
 

@@ -1,4 +1,4 @@
-"""The house: imports go one way, lazy ones counted in, and files are of a size to be read."""
+"""The structure: imports go one way, lazy ones and those named by text included."""
 
 import ast
 from collections import defaultdict

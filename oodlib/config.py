@@ -204,14 +204,14 @@ def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, and a key that stands twice is an error."""
+    """Safe YAML in which 1e-4 is a number, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice (from line {line})")
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice (from line {line})")
         return super().construct_mapping(node, deep)
 
 
@@ -237,7 +237,7 @@ def read_value(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, TypeError) as error:
-        raise ValueError(f"{text!r} is no value: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{text!r} is not a value: {' '.join(str(error).split())}") from None
 
 
 def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run: a folder of measurements, filled by independent jobs, each of which is done whole or not at all.
+"""A run: a folder of measurements, filled by independent jobs; each is done completely or not at all.
 
     outputs/tiny/
         manifest.json          settings, seeds, versions, hardware, time and memory a stage
@@ -184,7 +184,7 @@ class Run:
         return found
 
     def _unchanged(self, stage: str, manifest: Mapping[str, Any]) -> bool:
-        """Whether a manifest has the settings of now for a stage, or for all of them ("all")."""
+        """Whether a manifest has the current settings for a stage, or for all of them ("all")."""
         now = self.settings(*({stage} & set(STAGES)))
         return all(manifest.get("settings", {}).get(section) == values for section, values in now.items())
 
@@ -212,7 +212,7 @@ class Run:
         return path.exists() and read_json(path) == self.key(job)
 
     def finish(self, job: Job, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Lay down a job's part, whole or not at all."""
+        """Write a job's part, completely or not at all."""
 
         def write(folder: Path) -> None:
             folder.mkdir()
@@ -295,7 +295,7 @@ class Run:
 
     @property
     def own(self) -> bool:
-        """Whether all that was asked for was measured in this run's folder, so that results may be written."""
+        """Whether this run's own folder holds everything that was loaded, so that results may be written there."""
         return bool(self.sources) and not self.borrowed
 
     def figure(self, figure: Any, name: str) -> Any:

@@ -115,9 +115,9 @@ def _left(run: Run, stage: str) -> tuple[list[Job], Path | None]:
 
 
 def ensure(run: Run, *stages: str) -> None:
-    """Have the measurements of stages at hand: from this run, from the reference run, or by running their jobs.
+    """Load the measurements of stages from this run or from the reference run, or run their jobs.
 
-    Says which. Jobs that are done are not run again; one that was interrupted goes on from its last
+    Prints which. Jobs that are done are not run again; one that was interrupted goes on from its last
     checkpoint. What a stage needs before it is run first.
     """
     for stage in stages:
@@ -149,7 +149,7 @@ def _ensure(run: Run, stage: str) -> Path:
 
 
 def _run(run: Run, stage: str) -> bool:
-    """Run what is left of a stage, and before it of what it needs; whether anything was."""
+    """Run what is left of a stage, and first of the stages it needs; returns whether anything ran."""
     mine = waves(run.config, stage)
     ran = any(not run.done(job) for wave in mine for job in wave)
     if ran:
@@ -190,7 +190,7 @@ def _run_wave(run: Run, stage: str, wave: list[Job]) -> None:
 
 
 def work(run: Run, job: Job, threads: int) -> Job:
-    """Do one job and lay its part down."""
+    """Do one job and write its part."""
     import torch  # late, as transformers is, which takes seconds
 
     from oodlib.models.loading import quiet

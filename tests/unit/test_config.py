@@ -70,6 +70,12 @@ def test_every_configuration_in_params_is_valid_and_names_itself(name):
         ({"model.lora": {"r": "four"}}, ["model.lora.r", "four", "integer"]),
         ({"model.lora": {"r": 4}, "sft.mitigation": "rpsft"}, ["model.lora", "sft.mitigation"]),
         ({"machine.launch": "fsdp2", "rl.attempts": 2}, ["machine.launch", "fsdp2", "ddp"]),
+        ({"machine.processes": 2}, ["machine.processes = 2", "machine.launch"]),
+        ({"sft.warmup_steps": 99}, ["sft.warmup_steps = 99", "sft.steps (24)"]),
+        ({"rl.warmup_steps": 99}, ["rl.warmup_steps = 99", "rl.steps (4)"]),
+        ({"task.name": "os:path"}, ["task.name", "os:path", "verify"]),
+        ({"": 3}, ["''", "SECTION.NAME"]),
+        ({"sft.": 3}, ["'sft.'", "SECTION.NAME"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(changes, words):
@@ -95,7 +101,7 @@ def test_numbers_are_numbers_at_every_depth(tmp_path):
     assert given.sft.learning_rate == 1e-4 and given.sft.options["adam_epsilon"] == 1e-7, "as papermill -y reads it"
     assert read_value("1e-4") == 1e-4 and read_value("[1, 2e3]") == [1, 2e3] and read_value("ddp") == "ddp"
     for text in ("{", "a: b: c"):
-        with pytest.raises(ValueError, match="no value"):
+        with pytest.raises(ValueError, match="not a value"):
             read_value(text)
 
 

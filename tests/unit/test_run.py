@@ -199,3 +199,20 @@ def test_the_manifest_forgets_only_the_stages_whose_settings_changed(tiny_run):
     other = tiny_run({"rl.kl": 0.1})
     other.note("rotation", 1.0, 1.0)
     assert set(Results(run.folder).manifest["stages"]) == {"sft", "surgery", "rotation"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.source": "nowhere"}, ["nowhere", "tiny"]),
+        ({"model.source": "hub:x:y"}, ["hub:x:y", "REVISION"]),
+        ({"machine.launch": "ddq"}, ["machine.launch", "ddq", "fsdp2"]),
+        ({"surgery.layers": [1, 9]}, ["surgery.layers = [1, 9]", "4 layers"]),
+    ],
+)
+def test_what_is_not_there_is_found_out_before_any_work(changes, words, tmp_path):
+    run = Run(load_config("smoke", {**changes, "machine.reference": False}), tmp_path / "run")
+    with pytest.raises(ValueError) as caught:
+        ensure(run, "sft")
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not list(run.folder.glob("parts/*")) and not (run.folder / "checkpoints").exists()

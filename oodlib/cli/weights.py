@@ -124,11 +124,11 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
     ranks = short.groupby("matrix")["k"]
     middle = short[ranks.rank(method="first") == (ranks.transform("count") + 1) // 2]
     changed = middle[middle["change_ratio"] > 0]
-    if changed.empty:
-        console.print(f"{name}: all {len(middle)} matrices are unchanged")
-        return None
     if same := len(middle) - len(changed):
-        console.print(f"{name}: {same} of {len(middle)} matrices are unchanged; what follows is of the others")
+        rest = "; what follows is of the others" if len(changed) else ""
+        console.print(f"{name}: {same} of {len(middle)} matrices are unchanged{rest}")
+    if changed.empty:
+        return None
     row = {"checkpoint": name, "leading": f"{middle['share'].median():.0%}"}
     for column, (head, form) in COLUMNS.items():
         row[head] = form.format(changed[column].mean()) if changed[column].notna().all() else ""

@@ -76,7 +76,7 @@ class RotationCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._references, self._spectra, self._rows = {}, {}, []
-        start = {name: weight.detach() for name, _, weight in self._matrices(model)}
+        start = {name: weight.detach() for name, _, weight in self.matrices(model)}
         if not start:
             raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
         if "start" not in self._given:
@@ -99,20 +99,21 @@ class RotationCallback(TrainerCallback):
         step = state.global_step
         if state.is_world_process_zero and self._due(step):
             log = control.should_log  # which our own row would take away
-            self._measure(model, step)
+            self.measure(model, step)
             control.should_log = log
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if state.is_world_process_zero and state.global_step and not self._due(state.global_step):
-            self._measure(model, state.global_step)
+            self.measure(model, state.global_step)
 
     def _due(self, step: int) -> bool:
         return step % self.every == 0 if isinstance(self.every, int) else step in self.every
 
     @torch.no_grad()
-    def _measure(self, model: nn.Module, step: int) -> None:
+    def measure(self, model: nn.Module, step: int) -> None:
+        """Measure the model now, log the means, and add the rows of this step to the table."""
         rows = []
-        for name, place, weight in self._matrices(model):
+        for name, place, weight in self.matrices(model):
             for reference in self._references:
                 before = self._before(reference, name, weight)
                 rank = len(before.values)
@@ -140,7 +141,7 @@ class RotationCallback(TrainerCallback):
             self._spectra[reference, name] = before
         return before
 
-    def _matrices(self, model: nn.Module) -> Iterator[tuple[str, Place, Tensor]]:
+    def matrices(self, model: nn.Module) -> Iterator[tuple[str, Place, Tensor]]:
         """The chosen weight matrices of a model, adapters counted in, under the names that a checkpoint gives them."""
         for path, module in model.named_modules():
             inner: Any = getattr(module, "base_layer", module)

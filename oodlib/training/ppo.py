@@ -80,7 +80,7 @@ class PPOTrainer(Trainer):
         self._part = self._part + 1 if step == self._step else 0  # an update's batch comes in parts
         self._step, position = step, step % self.setup.config.rl.cycle
         if position == 0 and self._part == 0:
-            self.played = self._play(step)
+            self.played = self.play(step)
         epoch, number = divmod(position, config.rl.updates_per_batch)
         order = np.random.default_rng([self.setup.seed, 4, step // self.setup.config.rl.cycle, epoch])
         whole = np.array_split(order.permutation(len(self.played)), config.rl.updates_per_batch)[number]
@@ -103,7 +103,7 @@ class PPOTrainer(Trainer):
         super().log({**logs, **(self._measured if "loss" in logs else {})}, start_time)
 
     @torch.no_grad()
-    def _play(self, step: int) -> list[dict[str, Tensor]]:
+    def play(self, step: int) -> list[dict[str, Tensor]]:
         """A batch of episodes with old log-probabilities [tokens], advantages [tokens] and returns [tokens]."""
         config, setup = self.setup.config, self.setup
         first = step // setup.config.rl.cycle * config.rl.prompts

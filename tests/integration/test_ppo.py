@@ -101,15 +101,15 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     setup = setup_for(run, tmp_path, task)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
     fit(trainer, tmp_path, [40])
-    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer._play(38)])
+    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer.play(38)])
     np.testing.assert_allclose(found.mean(0), [-1.9, -1.0], atol=0.2)
 
 
-def test_advantages_go_to_the_tokens_of_their_try(tiny_run, tmp_path):
+def test_advantages_go_to_the_tokens_of_their_attempt(tiny_run, tmp_path):
     run = tiny_run({"rl.algorithm": "ppo", "rl.attempts": 2})
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    for row in trainer._play(0):
+    for row in trainer.play(0):
         own = row["own"] > 0
         assert (row["advantage"][~own] == 0).all() and (row["logp"][own] < 0).all()
         assert (row["try"][own] >= 0).all() and row["states"].sum() == row["try"].max() + 1
@@ -121,11 +121,11 @@ def test_advantages_go_to_the_tokens_of_their_try(tiny_run, tmp_path):
 
 
 def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
-    """The messages between tries, and the prompt, are context: whatever stands there for them, the loss is the same."""
+    """The messages between attempts, and the prompt, are context: whatever stands there for them, the loss is the same."""
     run = tiny_run({"rl.algorithm": "ppo", "rl.attempts": 2, "rl.updates_per_batch": 1})
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    trainer.played = trainer._play(0)
+    trainer.played = trainer.play(0)
     trainer.state.global_step, trainer.setup = 1, replace(setup, config=run.config.changed({"rl.epochs": 2}))
 
     def loss(column, where, value):
@@ -146,7 +146,7 @@ def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
 
 
 def test_grpo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path, monkeypatch):
-    """TRL's loss over episodes of several tries: old log-probabilities of the checker's tokens do not matter."""
+    """TRL's loss over episodes of several attempts: old log-probabilities of the checker's tokens do not matter."""
     run = tiny_run({"rl.attempts": 2, "rl.steps": 2})
     setup = setup_for(run, tmp_path)
     trainer = make_trainer(setup)

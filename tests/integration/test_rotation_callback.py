@@ -120,7 +120,7 @@ def test_weights_that_are_no_numbers_any_more_stop_nothing(tmp_path):
     mine.train()
     with torch.no_grad():
         mine.model.model.layers[0].self_attn.q_proj.weight[0, 0] = float("nan")
-    callback._measure(mine.model, 2)
+    callback.measure(mine.model, 2)
     last = pd.read_parquet(tmp_path / "rotation.parquet").query("step == 2")
     assert last[last["layer"] == 0]["value"].isna().all() and last[last["layer"] == 1]["value"].notna().all()
 
@@ -135,9 +135,9 @@ def test_merged_and_two_adapters_are_counted_once(tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj", "o_proj"))
-    apart = {name: weight.detach().clone() for name, _, weight in callback._matrices(model)}
+    apart = {name: weight.detach().clone() for name, _, weight in callback.matrices(model)}
     model.merge_adapter(["default", "b"])
-    together = {name: weight for name, _, weight in callback._matrices(model)}
+    together = {name: weight for name, _, weight in callback.matrices(model)}
     assert set(apart) == set(together) and len(apart) == 8
     for name, weight in apart.items():
         torch.testing.assert_close(together[name], weight, rtol=1e-4, atol=1e-5)
@@ -149,11 +149,11 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
     callback = RotationCallback(tmp_path / "a.parquet", modules=("v_proj",))
     model.model.layers[0].self_attn.v_proj.weight = torch.nn.Parameter(torch.ones(4), requires_grad=False)
     with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.v_proj\.weight is sharded"):
-        list(callback._matrices(model))
+        list(callback.matrices(model))
     quantised = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
     model.model.layers[0].self_attn.v_proj.weight = quantised
     with pytest.raises(ValueError, match=r"is quantised \(torch.int8\)"):
-        list(callback._matrices(model))
+        list(callback.matrices(model))
     mine = trainer(tmp_path / "run")
     RotationCallback(tmp_path / "a.parquet", modules=("query",)).attach(mine)
     with pytest.raises(ValueError, match="no weight matrix of the model matches modules query"):

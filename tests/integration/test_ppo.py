@@ -121,7 +121,7 @@ def test_advantages_go_to_the_tokens_of_their_attempt(tiny_run, tmp_path):
 
 
 def test_ppo_learns_nothing_from_what_the_checker_said(tiny_run, tmp_path):
-    """The messages between attempts, and the prompt, are context: whatever stands there for them, the loss is the same."""
+    """The messages between attempts, and the prompt, are context: their values do not change the loss."""
     run = tiny_run({"rl.algorithm": "ppo", "rl.attempts": 2, "rl.updates_per_batch": 1})
     setup = setup_for(run, tmp_path)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))

@@ -53,11 +53,6 @@ class EvalSettings(Section):
     attempts: Attempts = setting("attempts at a problem; after a wrong one the checker's message comes back")
 
 
-def _check_warmup(name: str, section: Any) -> None:
-    if section.warmup_steps > section.steps:
-        raise ValueError(f"{name}.warmup_steps = {section.warmup_steps}: at most {name}.steps ({section.steps})")
-
-
 class SFTSettings(Section):
     steps: Whole = setting("optimiser steps")
     checkpoints: Steps = setting("steps that are kept and measured, from 0 to the last")
@@ -76,7 +71,6 @@ class SFTSettings(Section):
         points = self.checkpoints
         if points != sorted(set(points)) or points[0] != 0 or points[-1] != self.steps:
             raise ValueError(f"sft.checkpoints = {points}: must rise from 0 to sft.steps ({self.steps}), none twice")
-        _check_warmup("sft", self)
         return self
 
 
@@ -119,7 +113,6 @@ class RLSettings(Section):
     def _possible(self) -> RLSettings:
         for name in self.baselines:
             BASELINES.check(name, "rl.baselines")
-        _check_warmup("rl", self)
         if self.algorithm == "rloo" and self.attempts > 1:
             raise ValueError(f"rl.attempts = {self.attempts}: rloo plays one; take 1, or rl.algorithm grpo or ppo")
         if self.algorithm == "ppo" and self.kl:

@@ -190,7 +190,7 @@ def test_papermill_with_a_configuration_s_file_gives_no_warning(reproduced, tmp_
     """As in the docs: parameters from the YAML file, one changed; what is done is loaded."""
     values = {**read_yaml(CHECKOUT / "params" / "smoke.yaml"), "out": str(reproduced[0])}
     with caplog.at_level(logging.WARNING):
-        outputs = execute(FOLDER / "01_sft_curve.ipynb", tmp_path / "out.ipynb", **values)
+        outputs = execute(FOLDER / "04_scorecard.ipynb", tmp_path / "out.ipynb", **values)
     assert not [r for r in caplog.records if "unknown parameter" in r.getMessage()]
     assert "already done" in str(outputs)
 

@@ -136,6 +136,8 @@ def _ensure(run: Run, stage: str) -> Path:
             "it here"
         )
         return reference
+    if left:
+        check(run.config)
     ran = False
     try:
         with run.lock():
@@ -153,7 +155,6 @@ def _run(run: Run, stage: str) -> bool:
     mine = waves(run.config, stage)
     ran = any(not run.done(job) for wave in mine for job in wave)
     if ran:
-        check(run.config)
         for needed in STAGES[stage].after[-1:]:  # it brings those before it
             _run(run, needed)
         with Meter() as meter:

@@ -19,7 +19,6 @@ from oodlib.registry import TASKS
 SPLITS = ("id", "ood")
 OUTCOMES = ("correct", "wrong_value", "wrong_numbers", "illegal", "malformed")
 STYLES = ("compact", "chat")
-METHODS = ("split", "sample", "prompt", "answer", "verify", "feedback", "label")  # of the protocol below
 
 Outcome = Literal["correct", "wrong_value", "wrong_numbers", "illegal", "malformed"]
 
@@ -87,7 +86,8 @@ def _get_task(name: str, options: tuple[tuple[str, str], ...]) -> Task:
         found = found(dict(options))
     elif options:
         raise ValueError(f"task.options = {dict(options)}: the task {name!r} takes none")
-    if absent := [method for method in METHODS if not callable(getattr(found, method, None))]:
+    methods = [method for method in vars(Task) if not method.startswith("_")]
+    if absent := [method for method in methods if not callable(getattr(found, method, None))]:
         raise ValueError(f"task.name = {name!r}: it is no task, for it lacks {', '.join(absent)}")
     return found
 

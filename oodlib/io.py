@@ -108,11 +108,3 @@ COLUMNS = [*KEYS, "metric", "value", "n"]
 def as_measurements(rows: list[tuple]) -> pd.DataFrame:
     """Rows (stage, arm, from_step, step, seed, split, metric, value, n) as a table."""
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def peak_step(measurements: pd.DataFrame, seed: int) -> int:
-    """The SFT step with the highest OOD accuracy of a seed (the earliest, if several are equal)."""
-    curve = measurements.query(
-        "stage == 'sft' and metric == 'accuracy' and split == 'ood' and seed == @seed"
-    ).sort_values("step")
-    return int(curve["step"].iloc[curve["value"].to_numpy().argmax()])

@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from oodlib.analysis.claims import listed
 from oodlib.analysis.stats import rank_correlation
 from oodlib.inference.episodes import as_text, generate
+from oodlib.plots.style import in_order
 from oodlib.run import Run
-from oodlib.tasks import SPLITS, get_task
-from oodlib.tasks.general_points import RULES, Problem, compact_feedback, compact_prompt
+from oodlib.tasks import Splits, get_task
+from oodlib.tasks.general_points import Problem, compact_feedback, compact_prompt
 
 PLAIN = "cards numbers formula"  # an answer format that the tiny base model keeps to
-THIRD = {"J": 3, "Q": 7, "K": 9}  # a rule that is neither ID nor OOD
 RIGHT_NUMBERS = ("correct", "wrong_value")  # outcomes
 SEEN = "**What was seen.** "
+MEASURES = {  # what may be forgotten: which change is for the worse, and how it is told
+    "numbers_read": (-1, "fewer have read the numbers (reading)"),
+    "old_rule": (1, "more are right by the rule of SFT (clinging)"),
+    "wrong_value": (1, "more have a wrong value (arithmetic)"),
+}
 
 
 def one_problem_of_each_split(run: Run) -> pd.DataFrame:
     """The size, the first prompt and a correct answer of each split of the run's task; a row a split."""
     task, style, rng, rows = run.task, run.config.task.prompt_style, np.random.default_rng(0), {}
-    for split in SPLITS:
-        problems = task.split(split)
+    for split in task.splits:
+        problems = task.split(split.name)
         prompt, answer = task.prompt(problems[0], style), task.answer(problems[0], style, rng)
         prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        rows[split.upper()] = (len(problems), prompt, as_text(answer, None, answer=True))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["problems", "first prompt", "a correct answer"])
+        rows[split.label] = (split.about, len(problems), prompt, as_text(answer, None, answer=True))
+    columns = ["what it is", "problems", "first prompt", "a correct answer"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def base_model_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hands: int = 200) -> pd.DataFrame:
-    """What the tiny base answers to random hands under three rules, asked for a plain format and for JSON.
+    """What the tiny base answers to random hands of each corner, asked for a plain format and for JSON.
 
-    Columns: rule, format, right formula, right numbers, in JSON (shares of the hands), first answer.
+    Columns: corner, J, Q, K, format, right formula, right numbers, in JSON (shares of the hands), first answer.
     """
     task, rows = get_task("general_points"), []
-    for name, rule in {"ID": RULES["id"], "OOD": RULES["ood"], "neither": THIRD}.items():
-        dealt = [task.problem(p.cards, rule) for p in task.sample(np.random.default_rng(0), "ood", 4 * hands)]
-        dealt = [p for p in dealt if task.solutions(p.numbers)][:hands]
+    for split in task.splits:
+        dealt = task.sample(np.random.default_rng(0), split.name, hands)
         for fmt in (PLAIN, "json"):
             answers = generate(model, tokenizer, [compact_prompt(p, fmt) for p in dealt], 32)
             outcomes = [_outcome(p, a) for p, a in zip(dealt, answers, strict=True)]
             in_json = [task.verify(p, a).outcome != "malformed" for p, a in zip(dealt, answers, strict=True)]
             shares = (np.equal(outcomes, "correct"), np.isin(outcomes, RIGHT_NUMBERS), in_json)
-            rows.append((name, fmt, *map(np.mean, shares), answers[0]))
-    return pd.DataFrame(rows, columns=["rule", "format", "right formula", "right numbers", "in JSON", "first answer"])
+            rule = ", ".join(map(str, dealt[0].rule))
+            rows.append((split.label, rule, fmt, *map(np.mean, shares), answers[0]))
+    shares = ["right formula", "right numbers", "in JSON"]
+    return pd.DataFrame(rows, columns=["corner", "J, Q, K", "format", *shares, "first answer"])
 
 
 def _outcome(problem: Problem, text: str) -> str:
@@ -53,10 +63,11 @@ def _outcome(problem: Problem, text: str) -> str:
 
 
 def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hands: int = 300) -> Markdown:
-    """Dialogues with the ID rule in the prompt and a checker that applies the OOD rule: one, and what all show."""
+    """Dialogues with the rule of SFT in the prompt and a checker that applies the OOD rule: one, and what all show."""
     task, told, misread = get_task("general_points"), [], []
-    dealt = task.sample(np.random.default_rng(1), "ood", hands)
-    prompts = [compact_prompt(task.problem(p.cards, RULES["id"]), PLAIN) for p in dealt]
+    dealt = task.sample(np.random.default_rng(1), task.splits.headline.name, hands)
+    trained = task.split(task.splits.trained.name)[0].rule
+    prompts = [compact_prompt(replace(p, rule=trained), PLAIN) for p in dealt]
     for problem, prompt, answer in zip(dealt, prompts, generate(model, tokenizer, prompts, 32), strict=True):
         verdict = task.verify_formula(problem, answer.split(";")[-1])
         if verdict.outcome == "wrong_numbers":
@@ -71,40 +82,76 @@ def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, h
     )
 
 
-def wrong_answers(measurements: pd.DataFrame) -> str:
-    """How OOD answers with wrong numbers, and those with a wrong value, change from the OOD peak to the end."""
-    ood = measurements.query("stage == 'sft' and split == 'ood'")
-    means = ood.pivot_table(index="step", columns="metric", values="value")
-    peak = means["accuracy"].idxmax()
-    numbers, value = means["wrong_numbers"], means["wrong_value"]
-    return (
-        f"From the peak (step {peak}) to the end, OOD answers with *wrong numbers* go from {numbers[peak]:.0%} to "
-        f"{numbers.iloc[-1]:.0%}, those with a *wrong value* from {value[peak]:.0%} to {value.iloc[-1]:.0%}."
-    )
+def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """Each split's measures at the headline's peak and at the end of SFT, in percent, means over seeds.
+
+    Rows: splits by label. Columns: (measure, step), for accuracy and those of `MEASURES` that the task has. NaN for
+    old_rule where it is the accuracy, for the rule is that of SFT.
+    """
+    rows = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(splits.names)]
+    means = rows.pivot_table(index="step", columns=["metric", "split"], values="value")
+    peak = means["accuracy", splits.headline.name].idxmax()
+    known = [measure for measure in ("accuracy", *MEASURES) if measure in means]
+    table = 100 * means.loc[[peak, means["accuracy"].dropna().index[-1]], known].T.unstack("metric").swaplevel(axis=1)
+    table = table.reindex(index=splits.names, columns=pd.MultiIndex.from_product([known, table.columns.levels[1]]))
+    if "old_rule" in known:
+        same = (table["old_rule"] == table["accuracy"]).all(axis=1)
+        table.loc[same, "old_rule"] = np.nan
+    return table.rename(index={split.name: split.label for split in splits})
 
 
-def rotation_sentence(table: pd.DataFrame, stage: str) -> Markdown:
+def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
+    """What is forgotten from the headline's peak to the end of SFT, by split: is it reading, clinging, arithmetic?
+
+    Where accuracy falls, those of `MEASURES` are named that get worse, each by half an answer of 100 or more.
+    """
+    table = forgotten(measurements, splits)
+    peak, end = table["accuracy"].columns
+    sentences = [f"From the {splits.headline.label} peak (step {peak}) to the end (step {end}), of 100 answers:"]
+    for split, row in table.iterrows():
+        change = row.xs(end, level=1) - row.xs(peak, level=1)
+        right = f"{abs(change['accuracy']):.0f} {'more' if change['accuracy'] > 0 else 'fewer'} are right"
+        worse = [
+            f"{abs(change[measure]):.0f} {words}"
+            for measure, (sign, words) in MEASURES.items()
+            if sign * change.get(measure, 0) >= 0.5 and change["accuracy"] <= -0.5
+        ]
+        sentences.append(f"in **{split}** {right}" + (f": {listed(worse)}" if worse else ""))
+    return sentences[0] + " " + "; ".join(sentences[1:]) + "."
+
+
+def rotation_sentence(table: pd.DataFrame, stage: str, splits: Splits) -> Markdown:
     """How accuracy goes along with rotation, from the table of `stats.rotation_and_accuracy` for that stage.
 
-    SFT: from each seed's OOD peak on, beside the mere number of steps. RL: over all arms and starts, for both splits.
+    SFT: from each seed's headline peak on, beside the mere number of steps. RL: over all arms and starts, for the
+    headline and the split that is trained on.
     """
     if table.empty:
         return Markdown("Rotation is not measured where each process holds a part of the weights (FSDP).")
+    headline, trained = splits.headline.label, splits.trained.label
     if stage == "rl":
-        ood, id_ = (rank_correlation(table, "rotation", split) for split in ("ood", "id"))
-        return Markdown(f"{SEEN}The rank correlation of rotation with the OOD gain is {ood}, with the ID gain {id_}.")
-    peaks = table.loc[table.groupby("seed")["ood"].idxmax()].set_index("seed")["step"]
+        of_headline, of_trained = (rank_correlation(table, "rotation", role) for role in ("headline", "trained"))
+        return Markdown(
+            f"{SEEN}The rank correlation of rotation with the {headline} gain is {of_headline}, with the {trained} "
+            f"gain {of_trained}."
+        )
+    peaks = table.loc[table.groupby("seed")["headline"].idxmax()].set_index("seed")["step"]
     after = table[table["step"] >= table["seed"].map(peaks)]
-    angle, step = (rank_correlation(after, column, "ood") for column in ("rotation", "step"))
+    angle, step = (rank_correlation(after, column, "headline") for column in ("rotation", "step"))
     return Markdown(
-        f"{SEEN}From the peak on, OOD accuracy's rank correlation with rotation is {angle}, with steps {step}."
+        f"{SEEN}From the peak on, {headline} accuracy's rank correlation with rotation is {angle}, with steps {step}."
     )
 
 
-def recovery_table(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy (percent, mean over seeds) of each start, and after RL and each baseline: columns (split, arm)."""
+def recovery_table(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """Accuracy (percent, mean over seeds) of each start, and after RL and each baseline.
+
+    Rows: (split's label, start), the headline first. Columns: arms, "start" and "rl" first.
+    """
     accuracy = measurements[measurements["metric"] == "accuracy"]
     sft, rl = (accuracy[accuracy["stage"] == stage] for stage in ("sft", "rl"))
     starts = sft[sft["step"].isin(rl["from_step"])].assign(arm="start", from_step=sft["step"])
-    table = pd.concat([starts, rl]).pivot_table(index="from_step", columns=["split", "arm"], values="value")
-    return (100 * table).round(1)
+    table = pd.concat([starts, rl]).pivot_table(index=["split", "from_step"], columns="arm", values="value")
+    order = {split.name: split.label for split in (splits.headline, *splits)}  # each once, in this order
+    table = table.reindex([name for name in order if name in table.index], level="split")[in_order(table.columns)]
+    return (100 * table).round(1).rename(index=order, level="split")

@@ -71,7 +71,7 @@ def as_html(folder: Path) -> str:
     for name in ("prose", "clean", "figure"):
         exporter.register_filter(name, getattr(page, name))
     exporter.environment.autoescape = True
-    about = {name: value for name, value in manifest.items() if name not in ("settings", "stages", "cells")}
+    about = {name: value for name, value in manifest.items() if name not in ("settings", "splits", "stages", "cells")}
     stages = manifest.get("stages") or manifest.get("cells") or {}
     exporter.environment.globals["report"] = {
         "name": str(manifest.get("preset") or folder.resolve().name),

@@ -44,7 +44,7 @@ from oodlib.models.sources import fingerprint, model_folder
 from oodlib.notebook import parameters
 from oodlib.provenance import describe_machine
 from oodlib.registry import BASELINES
-from oodlib.tasks import Task, get_task
+from oodlib.tasks import Splits, Task, get_task
 
 TABLES = {
     "measurements": "measurements.csv",
@@ -68,10 +68,10 @@ class Stage:
 
 
 STAGES = {
-    "sft": Stage((), 1),
-    "rl": Stage(("sft",), 1),
+    "sft": Stage((), 2),
+    "rl": Stage(("sft",), 2),
     "rotation": Stage(("sft", "rl"), 1),
-    "surgery": Stage(("sft",), 1),
+    "surgery": Stage(("sft",), 2),
 }
 
 
@@ -113,6 +113,11 @@ class Results:
     def manifest(self) -> dict[str, Any]:
         return read_json(self.folder / "manifest.json", {})
 
+    @property
+    def splits(self) -> Splits:
+        """The splits of the task that was measured."""
+        return Splits.from_dict(self.manifest["splits"])
+
     def holds(self, stage: str, settings: Mapping[str, Any], seeds: list[int]) -> bool:
         """Whether a stage was measured with these settings and seeds."""
         known = self.manifest.get("settings", {})
@@ -140,6 +145,17 @@ class Run:
     @cached_property
     def task(self) -> Task:
         return get_task(self.config.task.name, self.config.task.options)
+
+    @property
+    def splits(self) -> Splits:
+        return self.task.splits
+
+    def peak_step(self, seed: int) -> int:
+        """The SFT step with the highest headline (OOD) accuracy of a seed; the earliest, if several are equal."""
+        table, split = self.table("measurements"), self.splits.headline.name
+        curve = table.query("stage == 'sft' and metric == 'accuracy' and split == @split and seed == @seed")
+        curve = curve.sort_values("step")
+        return int(curve["step"].iloc[curve["value"].to_numpy().argmax()])
 
     # ---- tables ------------------------------------------------------------------------------------
 
@@ -236,8 +252,7 @@ class Run:
         """
         stage, name = ("sft", arm) if from_step is None else ("rl", f"{arm}-from-{from_step}")
         decisive = self._identity(stage, seed, arm)
-        if arm in ("sft", "rl") or not BASELINES.get(arm).reads_evaluation:
-            decisive.pop("eval")
+        decisive.pop("eval")
         return self.store / "checkpoints" / f"seed-{seed}" / f"{name}-{digest(decisive)[:8]}"
 
     def sft_weights(self, seed: int, step: int) -> Path:
@@ -284,6 +299,7 @@ class Run:
             **{name: machine[name] for name in ("written", "git", "tree")},
         }
         manifest = {"preset": self.config.preset, "seeds": self.config.seeds, "settings": settings}
+        manifest["splits"] = self.splits.as_dict()
         write_json(self.folder / "manifest.json", {**manifest, **machine, "stages": stages})
 
     def reference(self, stage: str) -> Path | None:

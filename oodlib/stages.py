@@ -9,6 +9,7 @@ import errno
 import gc
 import os
 import shutil
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from oodlib.models.sources import model_folder
 from oodlib.provenance import Meter
 from oodlib.registry import BASELINES
 from oodlib.run import STAGES, Busy, Job, Results, Run
-from oodlib.tasks import SPLITS, check_choice, get_task
+from oodlib.tasks import check_choice, get_task
 
-NULLS = ("random", "signs", "noise")  # the null edits of surgery, see `spectral.surgery.Edit`
+NULLS = ("random", "signs", "noise")  # of singular vectors, see `spectral.surgery.Edit`; noise of whole weights too
 
 
 def waves(config: Config, stage: str) -> list[list[Job]]:
@@ -34,7 +35,7 @@ def waves(config: Config, stage: str) -> list[list[Job]]:
     """
     check_choice("stage", stage, tuple(STAGES))
     task = get_task(config.task.name, config.task.options)
-    problems = sum(len(task.split(split)) for split in SPLITS) / config.eval.every
+    problems = sum(len(task.split(split)) for split in task.splits.names) / config.eval.every
 
     def each_seed(function: str, cost: float, jobs: dict[str, dict[str, Any]]) -> list[Job]:
         return [
@@ -56,30 +57,51 @@ def waves(config: Config, stage: str) -> list[list[Job]]:
         return [each_seed("training.arms:run_arm", cost, jobs)]
     if stage == "rotation":
         return [each_seed("spectral.stage:measure_rotation", 10 * problems, {"angles": {}})]
-    jobs = {name: {"name": name, **edit} for name, edit in edits(config).items()}
+    jobs = {name.replace(",", ""): {"name": name, **edit} for name, edit in edits(config).items()}
     return [each_seed("spectral.stage:operate", problems / 3, jobs)]
 
 
+def edit_name(
+    part: str, where: str, top: float = 1.0, draw: int | None = None, of: str | None = None, tail: float | None = None
+) -> str:
+    """The name of a surgical edit, which is the table's `arm`: "vectors, every matrix, top 0.25".
+
+    part: vectors, values or whole, or a null `of` one of them. where: projections, every matrix, embeddings (embedding
+    and head), layers N (the first N), layers N and embeddings, or numbers (the rows of `surgery.words`).
+    """
+    end = f"tail {tail:g}" if tail else f"top {top:g}" if top < 1 else ""
+    words = (f"{part} for {of}" if of else part, where, end, "" if draw is None else f"draw {draw}")
+    return ", ".join(word for word in words if word)
+
+
 def edits(config: Config) -> dict[str, dict[str, Any]]:
-    """The surgical edits of a configuration by name, as arguments of `operate`; the name is the table's `arm`."""
+    """The surgical edits of a configuration by `edit_name`, as arguments of `operate`."""
+    settings = config.surgery
     found: dict[str, dict[str, Any]] = {}
-    for share in config.surgery.shares:
-        for part in ("values", "vectors"):
-            found[f"{part} top {share:g}"] = {"part": part, "top": share}
-        for draw in range(config.surgery.draws):
-            for part in NULLS:
-                found[f"{part} top {share:g} draw {draw}"] = {"part": part, "top": share, "draw": draw}
-    if config.surgery.embeddings:
-        every = {"top": 1.0, "embeddings": True}
-        found |= {f"{part} every matrix": {"part": part, **every} for part in ("values", "vectors")}
-        for draw in range(config.surgery.draws):
-            for part in NULLS:
-                found[f"{part} every matrix draw {draw}"] = {"part": part, **every, "draw": draw}
-    for share in config.surgery.tail_shares:
-        for part in ("values", "vectors"):
-            found[f"{part} tail {share:g}"] = {"part": part, "tail": share}
-    for layers in config.surgery.layers:
-        found[f"vectors top 1 layers {layers}"] = {"part": "vectors", "top": 1.0, "layers": layers}
+
+    def add(part: str, where: str, nulls: Sequence[str] = (), **options: Any) -> None:
+        end = {name: options[name] for name in ("top", "tail") if name in options}
+        found[edit_name(part, where, **end)] = {"part": part, **options}
+        for draw in range(settings.draws):
+            for null in nulls:
+                found[edit_name(null, where, **end, draw=draw, of=part)] = {
+                    "part": null, "of": part, "draw": draw, **options
+                }  # fmt: skip
+
+    for where, embeddings in (("projections", False), ("every matrix", True))[: 1 + settings.embeddings]:
+        for top in settings.shares:
+            add("vectors", where, NULLS, top=top, embeddings=embeddings)
+            add("values", where, top=top, embeddings=embeddings)
+        for tail in settings.tail_shares:
+            add("vectors", where, tail=tail, embeddings=embeddings)
+    for layers in settings.layers:
+        add("whole", f"layers {layers}", ("noise",), layers=layers)
+        if settings.embeddings:
+            add("whole", f"layers {layers} and embeddings", ("noise",), layers=layers, embeddings=True)
+    if settings.embeddings:
+        add("whole", "embeddings", ("noise",), layers=0, embeddings=True)
+    if settings.words:
+        add("whole", "numbers", ("noise",), words=settings.words)
     return found
 
 
@@ -97,6 +119,9 @@ def check(config: Config) -> None:
         n_layers = import_module("transformers").AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
         if max(config.surgery.layers) > n_layers:
             raise ValueError(f"surgery.layers = {config.surgery.layers}: {config.model.source} has {n_layers} layers")
+    if config.surgery.words:
+        tokenizer = import_module("oodlib.models.loading").load_tokenizer(folder)
+        import_module("oodlib.spectral.stage").token_ids(tokenizer, config.surgery.words)
     if config.sft.options or config.rl.options or config.model.lora:
         import_module("oodlib.training.rehearsal").rehearse(config)
 

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from oodlib.analysis.stats import Estimate, Scores, bootstrap, over_seeds
+from oodlib.analysis.stats import Estimate, Missing, Scores, bootstrap, over_seeds
 from oodlib.run import Results, Run
+from oodlib.tasks import OUTCOMES, Split, Splits
 
 FALLEN = 0.25  # OOD accuracy is lost at a start once this share of the whole fall has happened
 NOTHING = 0.05  # a fall in accuracy smaller than this leaves nothing to recover
 Key = tuple[str, str, int, int]  # of an evaluation: stage, arm, from_step, step
-
-
-class Missing(LookupError):
-    """The run did not measure what a rule needs; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,24 @@ class Fall:
 
 
 class Evidence:
-    """A run's tables, arranged for the claims: scores by seed, the steps, and where OOD accuracy peaks and falls."""
+    """A run's tables, arranged for the claims: scores by seed, the steps, and where OOD accuracy peaks and falls.
 
-    def __init__(self, hands: pd.DataFrame, rollouts: pd.DataFrame, rotation: pd.DataFrame, training: pd.DataFrame):
+    OOD is the headline split of `splits`, ID the trained one. `mitigations` has the columns mitigation, seed, trained,
+    headline: the accuracy on these two at the end of SFT; only the sweep measures it.
+    """
+
+    def __init__(
+        self,
+        hands: pd.DataFrame,
+        rollouts: pd.DataFrame,
+        rotation: pd.DataFrame,
+        training: pd.DataFrame,
+        splits: Splits,
+        mitigations: pd.DataFrame | None = None,
+    ):
         self.hands, self.rollouts, self.rotation, self.training = hands, rollouts, rotation, training
+        self.splits = splits
+        self.mitigations = pd.DataFrame() if mitigations is None else mitigations
         self.seeds = sorted(hands["seed"].unique())
         self.steps = sorted(int(s) for s in hands.loc[hands["stage"] == "sft", "step"].unique())
         self.end = self.steps[-1]
@@ -50,13 +61,15 @@ class Evidence:
         self.starts = sorted(int(s) for s in rl["from_step"].unique())
         self.updates = int(rl["step"].max()) if len(rl) else 0
         self._scores: dict[tuple[str, str], list[Scores]] = {}
-        self.falls = [self._fall(scores) for scores in self.scores("ood")]
+        self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
     @classmethod
-    def of(cls, run: Run | Results) -> Evidence:
+    def of(cls, run: Run | Results, mitigations: pd.DataFrame | None = None) -> Evidence:
         table = run.table("measurements", "sft")
         training = table[(table["split"] == "train") & (table["metric"] == "loss")]
-        return cls(run.table("hands"), run.table("rollouts"), run.table("rotation"), training)
+        rollouts = run.table("rollouts")
+        of_rl = rollouts[rollouts["arm"] == "rl"]  # variants of RL have theirs too
+        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits, mitigations)
 
     def _fall(self, scores: Scores) -> Fall:
         ood = {t: scores[self.sft(t)] for t in self.steps}
@@ -70,33 +83,50 @@ class Evidence:
     def peaks(self) -> list[int]:
         return [fall.peak for fall in self.falls]
 
-    def scores(self, split: str, column: str = "correct") -> list[Scores]:
-        """Per seed: was the answer `correct`, was it `malformed`, or the `loss` of a right answer."""
-        if (split, column) not in self._scores:
-            rows = self.hands[self.hands["split"] == split]
-            value = rows["loss"] if column == "loss" else (rows["outcome"] == column).astype(float)
-            rows = rows.assign(value=value).astype(dict.fromkeys(("stage", "arm", "problem"), str))
+    def changing(self, *changes: str) -> Split:
+        """The split that changes exactly this, such as "rule" or "numbers"; Missing where the task has none."""
+        if not (split := self.splits.changing(*changes)):
+            raise Missing(f"the task has no split that changes the {' and the '.join(changes)} alone")
+        return split
+
+    def scores(self, split: Split, column: str = "correct") -> list[Scores]:
+        """Per seed: an outcome (`correct`, `malformed`, …), the `loss` of a right answer, or a measure of the task.
+
+        Rows are in the order of the split, so that paired splits have paired rows.
+        """
+        key = split.name, column
+        if key not in self._scores:
+            rows = self.hands[self.hands["split"] == split.name]
+            if column not in OUTCOMES and (column not in rows or rows[column].isna().all()):
+                raise Missing(f"no {column} on the split {split.name}")
+            value = rows["outcome"] == column if column in OUTCOMES else rows[column]
+            rows = rows.assign(value=value.astype(float), problem=pd.factorize(rows["problem"].astype(str))[0])
             rows, keys = rows[rows["value"].notna()], ["stage", "arm", "from_step", "step"]
-            self._scores[split, column] = [
+            rows = rows.astype(dict.fromkeys(("stage", "arm"), str))
+            self._scores[key] = [
                 Scores(rows[rows["seed"] == seed].pivot(index="problem", columns=keys, values="value"))
                 for seed in self.seeds
             ]
-        return self._scores[split, column]
+        return self._scores[key]
 
-    def measure(self, statistic: Callable[[Scores, Fall], float], split="ood", column="correct") -> Estimate:
-        """An estimate of `statistic(scores of a seed, its fall)`: over seeds, or for one seed over its problems.
+    def measure(self, statistic: Callable[..., float], *splits: Split, column: str = "correct") -> Estimate:
+        """An estimate of `statistic(scores of a seed on each split, its fall)`; without `splits`, on OOD.
 
-        The bootstrap over problems is paired: each is resampled in all evaluations at once. Missing where the
-        statistic needs an evaluation that is not there.
+        Over seeds; or, for one seed, by a bootstrap over its problems. That is paired: each problem is resampled in all
+        evaluations at once, and in all splits of as many problems, as the i-th problems of these may belong together.
+        Missing where the statistic needs an evaluation that is not there.
         """
-        by_seed = list(zip(self.scores(split, column), self.falls, strict=True))
-        try:
-            if len(by_seed) > 1:
-                return over_seeds([statistic(*seed) for seed in by_seed])
-            ((scores, fall),) = by_seed
-            return bootstrap(len(scores.table), lambda picks: statistic(scores.resampled(picks), fall), "problems")
-        except KeyError as error:
-            raise Missing(f"no evaluation {error.args[0]}") from None
+        by_split = [self.scores(split, column) for split in splits or [self.splits.headline]]
+        by_seed = list(zip(*by_split, self.falls, strict=True))
+        if len(by_seed) > 1:
+            return over_seeds([statistic(*seed) for seed in by_seed])
+        *scores, fall = by_seed[0]
+        sizes = list(dict.fromkeys(len(s.table) for s in scores))
+
+        def resampled(*picks: np.ndarray) -> float:
+            return statistic(*(s.resampled(picks[sizes.index(len(s.table))]) for s in scores), fall)
+
+        return bootstrap(sizes, resampled, "problems")
 
     # ---- keys of evaluations -----------------------------------------------------------------------
 
@@ -111,14 +141,21 @@ class Evidence:
         edits = self.hands.loc[self.hands["stage"] == "surgery", "arm"].astype(str).unique()
         return sorted(edit for edit in edits if edit.startswith(start))
 
+    def changed(self, *edits: str) -> Callable[[Scores, Fall], float]:
+        """A statistic: the change of accuracy from the end of SFT through edits, their mean."""
+
+        def change(s: Scores, fall: Fall) -> float:
+            edited = [s["surgery", edit, fall.peak, self.end] for edit in edits]
+            return float(np.mean(edited) - s[self.sft(self.end)])
+
+        return change
+
     def recovered(self, *edits: str) -> Callable[[Scores, Fall], float]:
         """A statistic: the share of the OOD accuracy lost from peak to end that edits bring back on average."""
 
-        def share(s: Scores, fall: Fall) -> float:
-            end = s[self.sft(self.end)]
-            lost = s[self.sft(fall.peak)] - end
-            if lost < NOTHING:
-                raise Missing("hardly any OOD accuracy is lost from peak to end, so there is nothing to recover")
-            return float(np.mean([(s["surgery", edit, fall.peak, self.end] - end) / lost for edit in edits]))
+        def lost(s: Scores, fall: Fall) -> float:
+            return s[self.sft(fall.peak)] - s[self.sft(self.end)]
 
-        return share
+        if any(lost(*seed) < NOTHING for seed in zip(self.scores(self.splits.headline), self.falls, strict=True)):
+            raise Missing("hardly any OOD accuracy is lost from peak to end, so there is nothing to recover")
+        return lambda s, fall: self.changed(*edits)(s, fall) / lost(s, fall)

@@ -1,104 +1,151 @@
-"""Mitigations: what each way of fine-tuning keeps of OOD accuracy, what it costs, how far it turns the weights.
+"""Mitigations: what each way of fine-tuning keeps of OOD accuracy, what it costs, how far it turns the weights (C10).
 
 Reads the sweep's table. Intervals are over seeds, paired within a seed, not corrected for the number of mitigations.
+A mitigation that learns less also forgets less, so two are compared at equal ID accuracy, the highest that both reach
+at the end: each by the highest OOD accuracy on its path from checkpoint to checkpoint at which it has that much ID
+accuracy. The path is made of straight lines and leaves the base out, which does not keep to the format.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from oodlib.analysis.claims import points
 from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.tasks import Splits
 
-ALIKE = 0.04  # of ID accuracy after RL: mitigations further below plain SFT than this are not ranked
+BOTH = ["trained", "headline"]
 
 
-def mitigations(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """ID and OOD accuracy at the end of SFT, and after RL from there; a row a mitigation and seed.
+def curves(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
+    """Accuracy along SFT: columns mitigation, seed, step, trained, headline, in the order of `names`.
 
-    `names`: what each condition is called. Columns mitigation, seed, id, ood, rl_id, rl_ood (NaN where RL was not run),
-    and angle: by how much SFT turned the leading directions from the base, the mean principal angle in degrees (NaN
-    where it was not measured). ValueError where the table has none of them.
+    `names`: what each condition is called. ValueError where the table has none of them.
     """
-    rows = table.assign(mitigation=table["condition"].map(names)).dropna(subset="mitigation")
+    titles = {splits.trained.name: "trained", splits.headline.name: "headline"}
+    rows = table.assign(mitigation=table["condition"].map(dict(names))).dropna(subset="mitigation")
+    rows = rows[(rows["stage"] == "sft") & (rows["metric"] == "accuracy") & rows["split"].isin(titles)]
     if rows.empty:
         raise ValueError("no rows of any mitigation: run `oodlib sweep mitigations` first")
-    rows["end"] = rows["mitigation"].map(rows[rows["stage"] == "sft"].groupby("mitigation")["step"].max())
-    accuracy, keys = rows[rows["metric"] == "accuracy"], ["mitigation", "seed"]
-    before, after = (
-        accuracy.query(of).pivot_table(index=keys, columns="split", values="value").reindex(columns=["id", "ood"])
-        for of in ("stage == 'sft' and step == end", "arm == 'rl' and from_step == end")
-    )
-    turned = rows.query("stage == 'rotation' and arm == 'sft' and from_step == 0 and step == end")
-    turned = turned[turned["metric"].isin(["mean_angle_left", "mean_angle_right"])]
-    angle = np.degrees(turned.groupby(keys)["value"].mean()).rename("angle")
-    both = before.join(after.add_prefix("rl_")).join(angle)
-    return both.reindex(list(names.values()), level="mitigation").reset_index()
+    wide = rows.pivot_table(index=["mitigation", "seed", "step"], columns="split", values="value")
+    order = [name for name in names.values() if name in set(rows["mitigation"])]
+    return wide.rename(columns=titles)[BOTH].dropna().reindex(order, level="mitigation").reset_index()
 
 
-def at_peak(table: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """ID and OOD accuracy of each seed's checkpoint with the highest OOD accuracy: columns seed, id, ood."""
-    sft = table[(table["condition"] == condition) & (table["stage"] == "sft") & (table["metric"] == "accuracy")]
-    both = sft.pivot_table(index=["seed", "step"], columns="split", values="value")
-    return both.loc[both.groupby("seed")["ood"].idxmax()].reset_index()[["seed", "id", "ood"]]
+def mitigations(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
+    """Accuracy at the end of SFT on the trained and the headline split, a row a mitigation and seed.
+
+    Columns mitigation, seed, trained, headline, and angle: by how much SFT turned the weights from the base, the mean
+    principal angle in degrees (NaN: not measured).
+    """
+    along = curves(table, names, splits)
+    ends = along.loc[along.groupby(["mitigation", "seed"], sort=False)["step"].idxmax()]
+    turned = table[(table["stage"] == "sft") & (table["metric"] == "rotation")]
+    turned = turned.assign(mitigation=turned["condition"].map(dict(names)), angle=np.degrees(turned["value"]))
+    keys = ["mitigation", "seed", "step"]
+    both = ends.merge(turned[[*keys, "angle"]], "left", keys)
+    return both.drop(columns="step")
 
 
-def difference(table: pd.DataFrame, column: str, one: str, other: str) -> Estimate:
-    """A column of one mitigation less that of another, paired within a seed."""
-    by_seed = table.set_index(["seed", "mitigation"])[column].unstack()
-    return over_seeds((by_seed[one] - by_seed[other]).dropna())
+def at_peak(along: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Accuracies of each seed's checkpoint with the highest headline accuracy: columns seed, trained, headline."""
+    mine = along[along["mitigation"] == name]
+    return mine.loc[mine.groupby("seed")["headline"].idxmax(), ["seed", *BOTH]].reset_index(drop=True)
+
+
+def reached(path: pd.DataFrame, trained: float) -> float:
+    """The highest headline accuracy on a path (columns step, trained, headline) with at least this trained accuracy."""
+    path = path[path["step"] > 0].sort_values("step")
+    x, y = path["trained"].to_numpy(), path["headline"].to_numpy()
+    crossings = [
+        y0 + (y1 - y0) * (trained - x0) / (x1 - x0)
+        for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False)
+        if min(x0, x1) < trained < max(x0, x1)
+    ]
+    return max([*y[x >= trained], *crossings], default=float("nan"))
+
+
+def at_equal_accuracy(along: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """Two mitigations at the trained accuracy that both reach at the end: a row a seed that has both.
+
+    Columns seed, trained (that accuracy), one, other, difference (headline). `along`: as `curves` returns it.
+    """
+    paths = dict(list(along.groupby(["mitigation", "seed"])))
+    rows = []
+    for seed in sorted({seed for name, seed in paths if name == one} & {seed for name, seed in paths if name == other}):
+        both = [paths[name, seed] for name in (one, other)]
+        trained = min(path.loc[path["step"].idxmax(), "trained"] for path in both)
+        mine, theirs = (reached(path, trained) for path in both)
+        rows.append((seed, trained, mine, theirs, mine - theirs))
+    return pd.DataFrame(rows, columns=["seed", "trained", "one", "other", "difference"])
+
+
+def difference(table: pd.DataFrame, column: str, one: str, other: str) -> Estimate | None:
+    """A column of one mitigation less that of another, paired within a seed; None where no seed has both."""
+    by_seed = table.set_index(["seed", "mitigation"])[column].unstack().reindex(columns=[one, other])
+    both = by_seed.dropna()
+    return over_seeds(both[one] - both[other]) if len(both) else None
 
 
 def compare_mitigations(table: pd.DataFrame, plain: str) -> pd.DataFrame:
-    """Each mitigation less plain SFT, accuracies in points; a row a mitigation. `table` as `mitigations` returns it."""
-    titles = {"id": "ID", "ood": "OOD", "rl_id": "ID after RL", "rl_ood": "OOD after RL", "angle": "angle (°)"}
+    """Each mitigation less plain SFT at the end, accuracies in points; `table` as `mitigations` returns it."""
+    titles = {"trained": "ID", "headline": "OOD", "angle": "angle (°)"}
     rows = {}
     for name, seeds in table.groupby("mitigation", sort=False):
         rows[name] = {"seeds": len(seeds), **dict.fromkeys(titles.values(), "")}
         for column, title in titles.items():
-            if name != plain and seeds[column].notna().any():
-                rows[name][title] = difference(table, column, name, plain).text("+.1f", 1 if column == "angle" else 100)
+            if name != plain and (d := difference(table, column, name, plain)):
+                rows[name][title] = d.text("+.1f", 1 if column == "angle" else 100)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def best_mitigations(table: pd.DataFrame, plain: str) -> str:
-    """In Markdown, computed: what keeps OOD accuracy, at what cost in ID accuracy, and where RL then ends highest."""
+def against_others(along: pd.DataFrame, claimed: str) -> dict[str, Estimate]:
+    """The headline accuracy of the mitigation `claimed` less each other's at equal trained accuracy, by the other."""
+    found = {}
+    for name in along["mitigation"].unique():
+        rows = at_equal_accuracy(along, claimed, name)
+        if name != claimed and len(rows):
+            found[name] = over_seeds(rows["difference"])
+    return found
+
+
+def equal_accuracy_table(along: pd.DataFrame, claimed: str) -> pd.DataFrame:
+    """`against_others` to read: a row a mitigation, with the mean trained accuracy at which it is compared."""
+    rows = {}
+    for name, d in against_others(along, claimed).items():
+        level = at_equal_accuracy(along, claimed, name)["trained"].mean()
+        rows[name] = (d.n, f"{level:.1%}", points(d))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "at ID accuracy", f"OOD, {claimed} - it"])
+
+
+def best_mitigation(along: pd.DataFrame, claimed: str) -> str:
+    """Whether the mitigation `claimed` keeps more OOD accuracy than each other does at equal ID accuracy (C10); in
+    Markdown, computed. Supported: above each with the whole interval; not supported: below one."""
+    found = against_others(along, claimed)
+    if not found or any(np.isnan(d.low) for d in found.values()):
+        return f"**C10 is not decided:** {claimed} and another mitigation need two seeds or more."
+    above = all(d.low > 0 for d in found.values())
+    below = [name for name, d in found.items() if d.high < 0]
+    verdict = "not supported" if below else "supported" if above else "inconclusive"
+    told = "; ".join(f"{name} {points(d)}" for name, d in found.items())
+    return (
+        f"**C10 at equal ID accuracy: {verdict}.** OOD accuracy of {claimed} less that of each other, in points: "
+        f"{told}. It keeps less than {', '.join(below) or 'none of them'}."
+    )
+
+
+def what_keeps(table: pd.DataFrame, along: pd.DataFrame, plain: str) -> str:
+    """In Markdown, computed: what ends above plain SFT, at what cost, and what of it is left at equal ID accuracy."""
     kept = []
     for name in table["mitigation"].unique():
-        if name != plain and (ood := difference(table, "ood", name, plain)).low > 0:
-            kept.append(f"{name} ({points(ood)} OOD, {points(difference(table, 'id', name, plain))} ID)")
-    text = (
-        f"**What was seen.** OOD accuracy above {plain}'s with the whole interval (points, mitigation less {plain}): "
-        f"{'; '.join(kept) or 'none'}."
-    )
-    if len(ranked := _ranked_after_rl(table, plain)):
-        best = ranked["rl_ood"].idxmax()
-        text += (
-            f" After RL, among those at most {100 * ALIKE:g} points of ID accuracy below {plain} with RL, the highest "
-            f"mean OOD accuracy is that of **{best}**: {100 * ranked.loc[best, 'rl_ood']:.1f} %, with "
-            f"{100 * ranked.loc[best, 'rl_id']:.1f} % ID accuracy."
-        )
-    return text
-
-
-def best_start(table: pd.DataFrame, plain: str, claimed: str) -> str:
-    """Whether RL ends highest on OOD problems from the mitigation `claimed` (C10); in Markdown, computed.
-
-    Supported: above each of the others that are ranked, with the whole interval.
-    """
-    others = _ranked_after_rl(table, plain).drop(index=claimed, errors="ignore")
-    best = others["rl_ood"].idxmax()
-    ood, id_ = (difference(table, column, claimed, best) for column in ("rl_ood", "rl_id"))
-    higher = all(difference(table, "rl_ood", claimed, name).low > 0 for name in others.index)
+        if name == plain or not (ood := difference(table, "headline", name, plain)) or not ood.low > 0:
+            continue
+        paid, equal = difference(table, "trained", name, plain), at_equal_accuracy(along, name, plain)["difference"]
+        kept.append(f"{name} ({points(ood)} OOD, {points(paid)} ID; {points(over_seeds(equal))} OOD at equal ID)")
     return (
-        f"**C10, best start: {'supported' if higher else 'not shown'}.** After RL, {claimed} less {best} is "
-        f"{points(ood)} points on OOD hands, {points(id_)} on ID hands. (Of the others at most {100 * ALIKE:g} points "
-        f"of ID accuracy below {plain} with RL, {best} ends highest on OOD hands.)"
+        f"**What was seen.** OOD accuracy above {plain}'s at the end with the whole interval (points, mitigation less "
+        f"{plain}): {'; '.join(kept) or 'none'}."
     )
-
-
-def _ranked_after_rl(table: pd.DataFrame, plain: str) -> pd.DataFrame:
-    """Mean accuracies after RL of the mitigations that are at most `ALIKE` of ID accuracy below plain SFT's."""
-    after = table.dropna(subset=["rl_ood"]).groupby("mitigation", sort=False)[["rl_id", "rl_ood"]].mean()
-    return after[after["rl_id"] >= after["rl_id"].get(plain, np.nan) - ALIKE]

@@ -14,8 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from oodlib.tasks import Splits
+
 LEVEL = 0.95
 RESAMPLES = 2000
+
+
+class Missing(LookupError):
+    """The run did not measure what is asked for; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,27 @@ class Estimate:
 class Scores:
     """A number for every problem in every evaluation of one seed and split.
 
-    `scores[stage, arm, from_step, step]` is the mean over the problems. `table` has a row a problem and a column an
-    evaluation; `rows` are those that a bootstrap drew.
+    `scores[stage, arm, from_step, step]` is the mean over the problems, Missing where there is none. `table` has a row
+    a problem and a column an evaluation; `rows` are those that a bootstrap drew.
     """
 
-    def __init__(self, table: pd.DataFrame, rows: np.ndarray | None = None):
+    def __init__(self, table: pd.DataFrame, rows: np.ndarray | None = None, columns: dict | None = None):
         self.table = table
         self.rows = np.arange(len(table)) if rows is None else rows
-        values = table.to_numpy()[self.rows]
-        self._means = dict(zip(table.columns, values.mean(0), strict=True)) if len(values) else {}
+        self._columns = dict(zip(table.columns, table.to_numpy().T, strict=True)) if columns is None else columns
 
     def __getitem__(self, key: tuple[str, str, int, int]) -> float:
-        return self._means[key]
+        if key not in self._columns or not len(self.rows):
+            raise Missing(f"no evaluation {key}")
+        return self._columns[key][self.rows].mean()
 
     def resampled(self, picks: np.ndarray) -> Scores:
-        return Scores(self.table, self.rows[picks])
+        return Scores(self.table, self.rows[picks], self._columns)
 
     def halves(self) -> tuple[Scores, Scores]:
         """The problems of even and of odd number, whatever was resampled: two sets without a common one."""
         odd = self.rows % 2 == 1
-        return Scores(self.table, self.rows[~odd]), Scores(self.table, self.rows[odd])
+        return self.resampled(~odd), self.resampled(odd)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -72,35 +79,41 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(low), float(high), n, "seeds")
 
 
-def bootstrap(n: int, statistic: Callable[[np.ndarray], float], unit: str) -> Estimate:
-    """The percentile bootstrap interval of `statistic(indices)`, indices drawn from range(n)."""
-    everything, rng = np.arange(n), np.random.default_rng(0)
-    value = float(statistic(everything))
-    if not np.isfinite(value):
-        return Estimate(value, np.nan, np.nan, n, unit)
-    options = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "vectorized": False}
-    interval = stats.bootstrap((everything,), statistic, rng=rng, **options).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), n, unit)
+def bootstrap(n: int | Sequence[int], statistic: Callable[..., float], unit: str) -> Estimate:
+    """The percentile bootstrap interval of `statistic(indices)`, indices drawn from range(n).
 
-
-def rotation_and_accuracy(measurements: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, id, ood, rotation.
-
-    SFT: every checkpoint that has both, and n_id, n_ood, the problems; rotation is from the base. RL: the last update
-    of every arm that trains; rotation is from the arm's start, accuracies are changes from it.
+    Several n: as many sets of indices, drawn apart.
     """
-    keys = ["seed", "arm", "from_step", "step"]
+    sets, rng = [np.arange(size) for size in np.atleast_1d(n)], np.random.default_rng(0)
+    value, total = float(statistic(*sets)), int(np.sum(n))
+    if not np.isfinite(value):
+        return Estimate(value, np.nan, np.nan, total, unit)
+    options = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "vectorized": False}
+    interval = stats.bootstrap(sets, statistic, rng=rng, **options).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high), total, unit)
+
+
+def rotation_and_accuracy(measurements: pd.DataFrame, stage: str, splits: Splits) -> pd.DataFrame:
+    """Rotation (radians) beside ID and OOD accuracy: columns seed, arm, from_step, step, trained, headline, rotation.
+
+    SFT: every checkpoint that has both, and n_trained, n_headline, the problems; rotation is from the base. RL: the
+    last update of every arm that trains; rotation is from the arm's start, accuracies are changes from it.
+    """
+    keys, both = ["seed", "arm", "from_step", "step"], ["trained", "headline"]
+    names = {splits.trained.name: "trained", splits.headline.name: "headline"}
     rows = measurements[measurements["stage"] == stage]
-    rotation = rows.query("metric == 'rotation' and split == 'weights'").set_index(keys)["value"]
-    accuracy = rows.query("metric == 'accuracy'").pivot_table(["value", "n"], keys, "split", observed=True)
-    both = accuracy["value"][["id", "ood"]].join(rotation.rename("rotation"), how="inner").reset_index()
+    rotation = rows.query("metric == 'rotation' and split == 'weights'").set_index(keys)["value"].rename("rotation")
+
+    def accuracy(of: str, column: str, index: list[str]) -> pd.DataFrame:
+        table = measurements.query("stage == @of and metric == 'accuracy'")
+        return table.pivot_table(column, index, "split", observed=True).rename(columns=names)[both]
+
+    joined = accuracy(stage, "value", keys).join(rotation, how="inner").reset_index()
     if stage == "sft":
-        return both.join(accuracy["n"][["id", "ood"]].add_prefix("n_"), on=keys)
-    sft = measurements.query("stage == 'sft' and metric == 'accuracy'")
-    start = sft.pivot_table("value", ["seed", "step"], "split", observed=True)
-    before = start.reindex(pd.MultiIndex.from_frame(both[["seed", "from_step"]]))
-    both[["id", "ood"]] -= before[["id", "ood"]].to_numpy()
-    return both
+        return joined.join(accuracy(stage, "n", keys).add_prefix("n_"), on=keys)
+    starts = pd.MultiIndex.from_frame(joined[["seed", "from_step"]])
+    joined[both] -= accuracy("sft", "value", ["seed", "step"]).reindex(starts).to_numpy()
+    return joined
 
 
 def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:

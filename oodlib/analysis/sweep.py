@@ -1,12 +1,13 @@
-"""The sweep: many runs of one declared plan, condition by condition and seed by seed, for notebooks 05 and 06.
+"""The sweep: many runs of one declared plan, cell by cell, for notebooks 05 and 06.
 
-    params/sweeps/sweep.yaml        the plan: phases (which seeds), and conditions (what each changes, and why)
+    params/sweeps/sweep.yaml        the plan: conditions (base and SFT), blocks (which arms from which of their starts),
+                                    phases (which blocks on which seeds)
     outputs/sweep/measurements.csv  the usual columns, and `condition`
-    outputs/sweep/manifest.json     for each condition and seed: a mark of its settings, code, machine, time
-    outputs/sweep/work/             parts and checkpoints, shared by all conditions; never committed
+    outputs/sweep/manifest.json     for each cell: a mark of its settings, code, machine, time
+    outputs/sweep/work/             parts and checkpoints, shared by all cells; never committed
 
-A condition and seed whose rows are in the table with the settings that it would have now is done, on whatever machine.
-One that was cut off goes on from its finished parts and its last checkpoints.
+A cell is a block, a condition and a seed. It is done if the manifest has it with the settings that it would have now,
+on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints.
 """
 
 from __future__ import annotations
@@ -16,77 +17,125 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy.stats import skew
 
 from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
 from oodlib.io import COLUMNS, as_measurements, digest, read_json, write_figure, write_json, write_table
 from oodlib.provenance import Meter, describe_machine
+from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import STAGES, Run
 from oodlib.stages import ensure
-from oodlib.tasks import check_choice
+from oodlib.tasks import Splits, check_choice, get_task
 
 PLAN = PARAMS / "sweeps" / "sweep.yaml"
-RUN = ("sft", "rl", "rotation")  # the stages of every condition
 EACH = ["arm", "from_step", "seed"]
-QUANTILES = (5, 25, 50, 75, 95)
+LEFT_OUT = ("illegal", "malformed", "reward")  # metrics of an evaluation that the analysis does not need
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A condition and a seed."""
+    """A block, a condition and a seed."""
 
+    block: str
     condition: str
     config: Config
+    stages: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.condition}/{self.config.seed}"
+        return f"{self.block}/{self.condition}/{self.config.seed}"
 
     @property
     def mark(self) -> str:
-        methods = [STAGES[stage].method for stage in RUN]
-        return digest([Run(self.config).settings(*RUN), methods])[:16]
+        methods = [STAGES[stage].method for stage in self.stages]
+        return digest([Run(self.config).settings(*self.stages), methods])[:16]
 
 
 class Plan:
-    """A plan's file: `common` changes to the configuration that it is `like`, `phases` and `conditions`."""
+    """A plan's file: `common` changes to the configuration that it is `like`, `conditions`, `blocks` and `phases`."""
 
     def __init__(self, path: Path = PLAN):
         values = read_yaml(Path(path))
-        if not isinstance(values, dict) or {"like", "phases", "conditions"} - set(values):
-            raise ValueError(f"{path} is no plan of a sweep, which has like, phases and conditions")
-        self.like, self.common = values["like"], values.get("common", {})
-        self.phases: dict[str, dict[str, Any]] = values["phases"]
+        if not isinstance(values, dict) or {"like", "conditions", "blocks", "phases"} - set(values):
+            raise ValueError(f"{path} is no plan of a sweep, which has like, conditions, blocks and phases")
+        self.like, self.common, self.costs = values["like"], values.get("common", {}), values.get("costs", {})
         self.conditions: dict[str, dict[str, Any]] = values["conditions"]
+        self.blocks: dict[str, dict[str, Any]] = values["blocks"]
+        self.phases: dict[str, dict[str, Any]] = values["phases"]
         for name, phase in self.phases.items():
-            for condition in phase["conditions"]:
-                check_choice(f"condition of phase {name}", condition, tuple(self.conditions))
+            for block in phase["blocks"]:
+                check_choice(f"block of phase {name}", block, tuple(self.blocks))
+        for name, block in self.blocks.items():
+            for condition in block["conditions"]:
+                check_choice(f"condition of block {name}", condition, tuple(self.conditions))
 
-    def config(self, condition: str, seed: int) -> Config:
+    def config(self, condition: str, seed: int, block: str | None = None) -> Config:
+        """The configuration of a condition; with a block's starts and baselines, if it has any."""
         check_choice("condition", condition, tuple(self.conditions))
         plain = load_config(self.like, {**self.common, "seed": seed, "n_seeds": 1})
-        return plain.changed({"machine.reference": False, **self.conditions[condition].get("changes", {})})
+        arms = {f"rl.{k}": v for k, v in self.blocks[block].items() if k in ("starts", "baselines")} if block else {}
+        changes = self.conditions[condition].get("changes", {})
+        return plain.changed({"machine.reference": False, **changes, **arms})
 
     def cells(self, phase: str) -> Iterator[Cell]:
         """The cells of a phase, seed by seed, so that what is there after an interruption is balanced."""
         for seed in self.seeds(phase):
-            for condition in self.phases[phase]["conditions"]:
-                yield Cell(condition, self.config(condition, seed))
+            for block in self.phases[phase]["blocks"]:
+                stages = ("sft", "rl") if "starts" in self.blocks[block] else ("sft",)
+                for condition in self.blocks[block]["conditions"]:
+                    yield Cell(block, condition, self.config(condition, seed, block), stages)
 
     def seeds(self, phase: str) -> list[int]:
         check_choice("phase", phase, tuple(self.phases))
         return self.phases[phase]["seeds"]
 
+    def names(self, phase: str) -> list[str]:
+        """A phase's conditions, in the plan's order."""
+        check_choice("phase", phase, tuple(self.phases))
+        blocks = self.phases[phase]["blocks"]
+        return list(dict.fromkeys(condition for block in blocks for condition in self.blocks[block]["conditions"]))
+
+    def mitigations(self, phase: str) -> dict[str, str]:
+        """A phase's conditions that are mitigations, plain SFT among them, and what they are called as such."""
+        called = {name: self.conditions[name].get("mitigation") for name in self.names(phase)}
+        return {name: mitigation for name, mitigation in called.items() if mitigation}
+
+    def annealed(self) -> list[str]:
+        """The conditions whose SFT ends at a rate of 0."""
+        return [name for name in self.conditions if self.config(name, 0).sft.schedule != "constant_with_warmup"]
+
     def table(self, *phases: str) -> pd.DataFrame:
         """The conditions of some phases, to read: why each is there, and what it changes."""
         rows = {}
-        for name in dict.fromkeys(condition for phase in phases for condition in self.phases[phase]["conditions"]):
+        for name in dict.fromkeys(condition for phase in phases for condition in self.names(phase)):
             changes = self.conditions[name].get("changes", {})
             texts = (f"{part}: " + ", ".join(f"{k} {v}" for k, v in change.items()) for part, change in changes.items())
-            rows[name] = (self.conditions[name]["why"], "; ".join(texts))
+            rows[name] = (self.conditions[name]["why"], "; ".join(texts) or "nothing")
         return pd.DataFrame.from_dict(rows, orient="index", columns=["why", "changes"])
+
+    def arms(self, phase: str) -> pd.DataFrame:
+        """What runs from where in a phase, to read: a row a block."""
+        rows = {}
+        for name in self.phases[phase]["blocks"]:
+            block = self.blocks[name]
+            arms = ["RL", *(BASELINES.get(b).label for b in block["baselines"])] if "starts" in block else ["none"]
+            starts = ", ".join(map(str, block.get("starts", []))) or "none"
+            rows[name] = (", ".join(block["conditions"]), starts, ", ".join(arms))
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["conditions", "starts", "arms"])
+
+    def hours(self, *phases: str, cores: int = 2) -> float:
+        """What phases take by the plan's `costs` (seconds on one core); what cells share is counted once."""
+        trained, arms = set(), set()
+        for cell in (cell for phase in phases for cell in self.cells(phase)):
+            trained.add((cell.condition, cell.config.seed))
+            if "rl" in cell.stages:
+                for arm in ("rl", *cell.config.rl.baselines):
+                    arms |= {(cell.condition, cell.config.seed, arm, start) for start in cell.config.rl.starts}
+        edited = sum(arm != "rl" and BASELINES.get(arm).make_weights is not None for *_, arm, _ in arms)
+        costs = (len(trained), len(arms) - edited, edited)
+        named = ("sft", "arm", "edit")
+        return sum(n * self.costs[name] for n, name in zip(costs, named, strict=True)) / cores / 3600
 
 
 class Sweep:
@@ -99,19 +148,38 @@ class Sweep:
     def open(cls, plan: str | None = None, folder: str | None = None) -> Sweep:
         """A sweep by the names of its plan's file and its folder; None: the project's own. Says what is there."""
         sweep = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else None)
-        table = sweep.table()
-        if table.empty:
+        cells = sweep.manifest["cells"]
+        if not cells:
             raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `oodlib sweep explore` first")
         for phase in sweep.plan.phases:
-            print(f"{phase}: {len(sweep.rows(phase).groupby(['condition', 'seed']))} conditions and seeds are measured")
+            wanted = [cell.name for cell in sweep.plan.cells(phase)]
+            print(f"{phase}: {len(cells.keys() & set(wanted))} of {len(wanted)} cells are measured")
         return sweep
 
+    @property
+    def splits(self) -> Splits:
+        """The splits of the task that is measured."""
+        task = load_config(self.plan.like, self.plan.common).task
+        return get_task(task.name, task.options).splits
+
     def rows(self, phase: str) -> pd.DataFrame:
-        """The rows of a phase's conditions and seeds, the conditions in the plan's order."""
-        seeds, conditions = self.plan.seeds(phase), self.plan.phases[phase]["conditions"]
-        table = self.table()
-        rows = table[table["seed"].isin(seeds) & table["condition"].isin(conditions)]
-        return rows.sort_values("condition", key=lambda c: c.map(conditions.index), kind="stable", ignore_index=True)
+        """The rows of a phase's conditions and seeds, in the plan's order. RuntimeError where nothing is measured."""
+        seeds, names, table = self.plan.seeds(phase), self.plan.names(phase), self.table()
+        rows = table[table["seed"].isin(seeds) & table["condition"].isin(names)]
+        if rows.empty:
+            raise RuntimeError(f"nothing of {phase} is measured yet: run `oodlib sweep {phase}` first")
+        return rows.sort_values("condition", key=lambda c: c.map(names.index), kind="stable", ignore_index=True)
+
+    def missing(self, phase: str) -> str:
+        """What of a phase is not measured, in Markdown."""
+        cells, done = [cell.name for cell in self.plan.cells(phase)], self.manifest["cells"]
+        if not (left := [name for name in cells if name not in done]):
+            return f"All {len(cells)} cells of *{phase}* are measured."
+        seeds = {int(name.rpartition("/")[2]) for name in cells if name in done}
+        return (
+            f"**Not all is measured:** {len(left)} of {len(cells)} cells of *{phase}* are missing; seeds with some "
+            f"results: {', '.join(map(str, sorted(seeds))) or 'none'}. What follows holds for what is there."
+        )
 
     def figure(self, figure: Any, name: str, save: bool) -> Any:
         """The figure, kept as PNG and SVG in the sweep's folder if asked for."""
@@ -135,43 +203,61 @@ class Sweep:
     def run(self, phase: str, at_once: int = 2) -> Iterator[tuple[list[Cell], int]]:
         """Run what is left of a phase; yields the cells just done and how many are left.
 
-        `at_once` seeds of a condition run together, so that as many cores have work to the end.
+        `at_once` seeds of a block and condition run together, so that as many cores have work to the end, each job on
+        one of them.
         """
         while left := self.left(phase):
-            condition = left[0].condition
-            seeds = [cell for cell in left if cell.condition == condition][:at_once]
-            together = [c for c in seeds if c.config.seed - seeds[0].config.seed == seeds.index(c)]
+            first = left[0]
+            alike = [cell for cell in left if (cell.block, cell.condition) == (first.block, first.condition)][:at_once]
+            together = [cell for i, cell in enumerate(alike) if cell.config.seed == first.config.seed + i]
             self._run(together)
             yield together, len(left) - len(together)
 
     def _run(self, cells: list[Cell]) -> None:
-        config, condition = cells[0].config.changed({"n_seeds": len(cells)}), cells[0].condition
-        work = self.folder / "work"
-        run = Run(config, work / "runs" / f"{condition}-{config.seed}", work)
+        cell, work = cells[0], self.folder / "work"
+        config = cell.config.changed({"n_seeds": len(cells)})
+        run = Run(config, work / "runs" / f"{cell.block}-{cell.condition}-{config.seed}", work)
         with Meter() as meter:
-            ensure(run, *RUN)
-        old, manifest, machine = self.table(), self.manifest, describe_machine()
-        again = (old["condition"] == condition) & old["seed"].isin(config.seeds)
-        frames = [frame for frame in (old[~again], summary(run).assign(condition=condition)) if len(frame)]
-        table = pd.concat(frames)[["condition", *COLUMNS]].sort_values(["condition", *COLUMNS[:-2]], kind="stable")
-        write_table(self.folder / "measurements.csv", table)
+            ensure(run, *cell.stages)
+        machine = describe_machine()
         hardware = machine["hardware"]
+        write_table(self.folder / "measurements.csv", self._merged(summary(run).assign(condition=cell.condition)))
         about = {
             "wall_s": round(meter.wall_s / len(cells), 1),
             "git": machine["git"],
             "tree": machine["tree"],
             "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
         }
-        measured = {**manifest["cells"], **{cell.name: {"mark": cell.mark, **about} for cell in cells}}
+        planned = {cell.name for phase in self.plan.phases for cell in self.plan.cells(phase)}
+        measured = {name: value for name, value in self.manifest["cells"].items() if name in planned}
+        measured |= {cell.name: {"mark": cell.mark, **about} for cell in cells}
         versions = {name: machine[name] for name in ("packages", "python")}
         write_json(self.folder / "manifest.json", {**versions, "cells": dict(sorted(measured.items()))})
 
+    def _merged(self, new: pd.DataFrame) -> pd.DataFrame:
+        """The table with new rows in place of old ones of the same arm, start, condition and seed.
+
+        Rows of conditions and seeds that the plan no longer has are dropped.
+        """
+        old, keys = self.table(), ["condition", "seed", "stage", "arm", "from_step"]
+        planned = [(cell.condition, cell.config.seed) for phase in self.plan.phases for cell in self.plan.cells(phase)]
+        again = pd.MultiIndex.from_frame(old[keys]).isin(pd.MultiIndex.from_frame(new[keys]))
+        kept = pd.MultiIndex.from_frame(old[["condition", "seed"]]).isin(planned) & ~again
+        table = pd.concat([frame for frame in (old[kept], new) if len(frame)])[["condition", *COLUMNS]]
+        return table.sort_values(["condition", *COLUMNS[:-2]], kind="stable")
+
 
 def summary(run: Run) -> pd.DataFrame:
-    """What the sweep keeps of a run: accuracies, how RL's rewards and advantages were spread, and mean angles."""
+    """What the sweep keeps of a run: what the splits' evaluations say, mean rotation, RL's rewards and advantages.
+
+    Of the task's probes nothing; of an arm's rotation the last update's.
+    """
     table, last = run.table("measurements"), run.config.rl.steps
-    kept = table["split"].isin(["id", "ood"]) & table["metric"].str.match(r"accuracy|malformed|wrong_numbers|loss")
-    angles = table["metric"].isin(["mean_angle_left", "mean_angle_right"])
+    kept = table["split"].isin(run.splits.names) & ~table["metric"].isin(LEFT_OUT)
+    turned = (table["split"] == "weights") & (table["metric"] == "rotation")
+    # SFT's rotation is not that of weights that were edited after it
+    edited = run.config.sft.mitigation != "none" and MITIGATIONS.get(run.config.sft.mitigation).edit
+    turned &= ((table["stage"] == "sft") & (not edited)) | (table["step"] == last)
     rows = []
     for (arm, start, seed), curve in table.query("split == 'train' and metric == 'reward'").groupby(EACH):
         values = curve.sort_values("step")["value"].to_numpy()
@@ -180,18 +266,16 @@ def summary(run: Run) -> pd.DataFrame:
             rows.append(("rl", arm, start, last, seed, "train", f"reward_{end}", part.mean(), len(part)))
     for (arm, start, seed), played in run.table("rollouts").groupby(EACH, observed=True):
         rows += [("rl", arm, start, last, seed, "rollouts", *number) for number in spread(played)]
-    return pd.concat([table[kept | angles], as_measurements(rows)], ignore_index=True)
+    return pd.concat([table[kept | turned], as_measurements(rows)], ignore_index=True)
 
 
 def spread(played: pd.DataFrame) -> list[tuple[str, float, int]]:
     """How the advantages of an RL run's first tenth, near its start, were spread: metric, value, n."""
     played = played[played["update"] <= played["update"].min() + played["update"].max() / 10]
     advantage, groups = played["advantage"].to_numpy(), played.groupby(["update", "group"])["reward"]
-    centred = played["reward"] - groups.transform("mean")  # unlike GRPO's advantages not of unit variance in a group
     numbers = {
         "advantage_skewness": skew(advantage) if advantage.std() else 0.0,
         "groups_without_contrast": (groups.nunique() == 1).mean(),
         "solved": (played["outcome"] == "correct").mean(),
-        **{f"centred_q{q}": np.percentile(centred, q) for q in QUANTILES},
     }
     return [(name, float(value), len(played)) for name, value in numbers.items()]

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from oodlib.config import Config
 from oodlib.inference.episodes import as_text, play
 from oodlib.io import KEYS, as_measurements
-from oodlib.tasks import OUTCOMES, SPLITS, Task, get_task
+from oodlib.tasks import OUTCOMES, Task, get_task
 
 LOGITS = 2**30
+OWN = ("problem", "outcome", "tries", "reward", "loss", *KEYS)  # columns of `evaluate`'s tables for every task
 
 
 @torch.inference_mode()
@@ -86,8 +87,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Greedy answers to EVERY problem of a split (or each `every`-th), judged: problem, outcome, tries, reward, loss.
 
-    `outcome` is that of the last attempt, `tries` how many that took, `reward` the last attempt's. `loss` (nats a
-    token; NaN if not asked for) is that of `right_answer_loss`.
+    `outcome` is that of the last attempt, `tries` how many that took, `reward` the last attempt's, as are the task's
+    further measures, a column each. `loss` (nats a token; NaN if not asked for) is that of `right_answer_loss`.
     """
     problems = task.split(split)[::every]
     episodes = play(
@@ -104,6 +105,7 @@ def evaluate(
             "tries": np.int8([len(e.verdicts) for e in episodes]),
             "reward": np.float32([v.reward for v in last]),
             "loss": losses.astype(np.float32),
+            **{name: [bool(v.measures[name]) for v in last] for name in last[0].measures},
         }
     )
 
@@ -114,14 +116,16 @@ def evaluate_model(
     tokenizer: PreTrainedTokenizerBase,
     place: tuple[str, str, int, int, int],
     loss: bool = False,
+    probes: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Both splits for a model in memory, as the tables `measurements` and `hands`.
+    """Every split for a model in memory, as the tables `measurements` and `hands`; of `probes` only `measurements`.
 
     place: what the tables call it, (stage, arm, from_step, step, seed).
     """
     task = get_task(config.task.name, config.task.options)
     rows, hands = [], []
-    for split in SPLITS:
+    for split in (*task.splits.names, *(probe.name for probe in task.splits.probes if probes)):
+        probed = split not in task.splits.names
         judged = evaluate(
             model,
             tokenizer,
@@ -130,27 +134,29 @@ def evaluate_model(
             config.task.prompt_style,
             config.task.max_new_tokens,
             config.machine.eval_batch_size,
-            loss,
-            config.eval.every,
+            loss and not probed,
+            1 if probed else config.eval.every,
             config.eval.attempts,
             config.machine.generator,
         )
         metrics = summarise(judged, config.eval.attempts)
         rows += [(*place, split, metric, value, len(judged)) for metric, value in metrics.items()]
-        hands.append(judged.assign(**dict(zip(KEYS, (*place, split), strict=True))))
+        if not probed:
+            hands.append(judged.assign(**dict(zip(KEYS, (*place, split), strict=True))))
     return {"measurements": as_measurements(rows), "hands": pd.concat(hands, ignore_index=True)}
 
 
 def summarise(hands: pd.DataFrame, attempts: int = 1) -> dict[str, float]:
     """The metrics of one evaluation: accuracy, the share of each outcome, mean reward, and loss if measured.
 
-    `accuracy` counts any right attempt; with several also accuracy@1, @2, …: right by the first, the second, …
+    The task's further measures are shares too. `accuracy` counts any right attempt; with several also accuracy@1, @2, …: right by the first, the second, …
     """
     right = hands["outcome"] == "correct"
     metrics = {"accuracy": float(right.mean())}
     if attempts > 1:
         metrics |= {f"accuracy@{n}": float((right & (hands["tries"] <= n)).mean()) for n in range(1, attempts + 1)}
     metrics |= {outcome: float((hands["outcome"] == outcome).mean()) for outcome in OUTCOMES[1:]}
+    metrics |= {name: float(hands[name].mean()) for name in hands.columns.difference(OWN, sort=False)}
     metrics["reward"] = float(hands["reward"].mean())
     if hands["loss"].notna().all():
         metrics["loss"] = float(hands["loss"].mean())

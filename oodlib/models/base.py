@@ -1,8 +1,14 @@
-"""The tiny base model: a Qwen2 of 0.8 million parameters that reads the rule of the game from its prompt.
+"""The tiny base models: a Qwen2 of 0.8 million parameters that plays the game under any rule, in two kinds.
 
-It is shipped in `oodlib/models/tiny/`, a normal transformers folder; `train_base` is how it was made. It stands in
-for the pretrained language model of the paper: it can play under any rule, and answers in another format
-than the one that is asked for until SFT teaches it to.
+They stand in for the pretrained language model of the paper, and answer in another format than the one that is asked
+for until SFT teaches it to. They differ in what they have met in training:
+
+- the believer (`tiny`, the default): J, Q, K = 11, 12, 13 in nine of ten hands, as pretraining says of cards, and any
+  rule in the rest. It knows the numbers well and follows the rule of the prompt only weakly, as pretrained models do.
+- the reader (`reader`): any rule, drawn anew for each hand. It has to read the rule.
+
+Both know 11, 12, 13 as plain cards too. They lie in `oodlib/models/tiny/` and `oodlib/models/reader/`, normal
+transformers folders; `train_base` is how they were made.
 """
 
 from __future__ import annotations
@@ -62,7 +68,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 BATCH = 128
-WRONG = (0.7, 0.15, 0.07, 0.05, 0.03)  # shares of the pretraining batches with 0, 1, … wrong attempts before the answer
+WRONG = (0.85, 0.08, 0.04, 0.02, 0.01)  # shares of the pretraining batches with 0, 1, … wrong attempts before the answer
 
 
 class _Stream(IterableDataset):
@@ -71,26 +77,28 @@ class _Stream(IterableDataset):
     Those of one batch have the same number of attempts, so that they are about equally long.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int):
-        self.task, self.tokenizer, self.seed = task, tokenizer, seed
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, belief: float):
+        self.task, self.tokenizer, self.seed, self.belief = task, tokenizer, seed, belief
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         rng = np.random.default_rng(self.seed)
         while True:
             wrong = int(rng.choice(len(WRONG), p=WRONG))
             for _ in range(BATCH):
-                *earlier, answer = self.task.pretraining_dialogue(rng, wrong)
+                *earlier, answer = self.task.pretraining_dialogue(rng, wrong, self.belief)
                 texts = [f"{t} <eos> " if i % 2 else t for i, t in enumerate(earlier)]
                 asked = self.tokenizer("".join(texts))["input_ids"]
                 given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
                 yield {"input_ids": asked + given, "labels": [-100] * len(asked) + given}
 
 
-def train_base(folder: Path, task: str = "general_points", seed: int = 0, steps: int = 900) -> Path:
-    """Train the tiny base model from nothing and save it, tokenizer included, in `folder`.
+def train_base(
+    folder: Path, task: str = "general_points", seed: int = 0, steps: int = 1300, belief: float = 0.9
+) -> Path:
+    """Train a tiny base model from nothing and save it, tokenizer included, in `folder`.
 
-    AdamW (weight decay 0.01), cosine schedule with 3 % warm-up. With the defaults about a quarter of
-    an hour on one CPU core.
+    belief: in which share of the hands J, Q, K are 11, 12, 13; in the others they are anything. AdamW (weight decay
+    0.01), cosine schedule with 3 % warm-up. With the defaults about twenty minutes on one CPU core.
     """
     set_seed(seed)
     the_task = get_task(task)
@@ -115,7 +123,7 @@ def train_base(folder: Path, task: str = "general_points", seed: int = 0, steps:
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Stream(the_task, tokenizer, seed),
+        train_dataset=_Stream(the_task, tokenizer, seed, belief),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     trainer.train()

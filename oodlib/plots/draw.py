@@ -11,10 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from oodlib.analysis.stats import Estimate
-from oodlib.plots.style import COLOURS, GREY, LABELS, MODULE_ORDER, colour, label
+from oodlib.plots.style import COLOURS, GREY, MODULE_ORDER, colour, label
+from oodlib.tasks import Split, Splits
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
@@ -22,17 +23,30 @@ def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
-def line(axis: Axes, data: pd.DataFrame, arm: str, name: str | None = None, size: float = 5) -> None:
-    """Mean and band (columns step, mean, low, high) of a split, an arm or an edit."""
+def line(
+    axis: Axes, data: pd.DataFrame, of: str | Split, name: str | None = None, size: float = 5, **more: Any
+) -> None:
+    """Mean and band (columns step, mean, low, high) of a split, an arm or an edit; `more` changes the line."""
     data = data.sort_values("step")
-    axis.plot(data["step"], data["mean"], "o-", color=colour(arm), label=name or label(arm), markersize=size)
-    axis.fill_between(data["step"], data["low"], data["high"], color=colour(arm), alpha=0.18, linewidth=0)
+    look = {"color": colour(of), "marker": "o", "markersize": size, "label": name or label(of), **more}
+    axis.plot(data["step"], data["mean"], **look)
+    axis.fill_between(data["step"], data["low"], data["high"], color=look["color"], alpha=0.15, linewidth=0)
 
 
-def splits(axis: Axes, data: pd.DataFrame, more: str = "", size: float = 5) -> None:
-    """The `line` of each split."""
-    for split in ("id", "ood"):
-        line(axis, data[data["split"] == split], split, LABELS[split] + more, size)
+def by_split(axis: Axes, data: pd.DataFrame, splits: Splits, more: str = "", size: float = 5) -> None:
+    """The `line` of each split that the table has."""
+    for split in splits:
+        if len(rows := data[data["split"] == split.name]):
+            line(axis, rows, split, split.label + more, size)
+
+
+def at_ends(axis: Axes, ends: Iterable[tuple[float, str]], gap: float) -> None:
+    """Texts to the right of the axis, each at a height of its y axis, but `gap` of the axis or more apart."""
+    (low, high), room = axis.get_ylim(), 1.0
+    for below, (height, text) in reversed(list(enumerate(sorted(ends)))):
+        place = max(min((height - low) / (high - low), room), gap * below)
+        axis.text(1.03, place, text, transform=axis.transAxes, va="center", fontsize=10)
+        room = place - gap
 
 
 def bars(axis: Axes, data: pd.DataFrame, arm: str, look: str, shift: float = 1, **more: Any) -> None:
@@ -51,7 +65,9 @@ def point(
     axis.errorbar(x.value, y, ends[1], ends[0], fmt=mark, color=hue, elinewidth=1.8, markersize=size, **more)
 
 
-def losses(axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, more: str, size: float = 5) -> None:
+def losses(
+    axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, splits: Splits, more: str, size: float = 5
+) -> None:
     """Training loss, smoothed, and the test losses with their bands, on a logarithmic axis.
 
     rows: those of the metric `loss`; tested: mean, low and high of the test losses by split and step. Smoothed is the
@@ -60,12 +76,10 @@ def losses(axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, more: str, size
     train = rows[rows["split"] == "train"].groupby("step")["value"].mean()
     smoothed = [train.loc[t * 2 / 3 : t * 4 / 3].mean() for t in train.index]
     axis.plot(train.index, smoothed, color=COLOURS["train"], linewidth=1.2, label="training, smoothed")
-    splits(axis, tested, more, size)
+    by_split(axis, tested, splits, more, size)
     step_axis(axis, tested["step"].unique())
     axis.set(ylabel="loss (nats a token)", yscale="log")
-    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        formatter(ScalarFormatter())
-    axis.tick_params(axis="y", which="minor", labelsize=9)
+    log_ticks(axis.yaxis, 1, 1.5, 2, 3, 5, 7)
 
 
 def by_module(angles: pd.DataFrame) -> pd.DataFrame:
@@ -107,13 +121,19 @@ def step_axis(axis: Axes, steps: Iterable[float], first: float | None = None, la
 
 def with_room(axis: Axes, places: Sequence[float]) -> list[int]:
     """Which of the ascending places can carry a label, in the axis' present scale; the last always does."""
-    points = axis.transData.transform([(place, 1) for place in places])
-    across = axis.transAxes.inverted().transform(points)[:, 0]
+    across = axis.transData.transform([(place, 1) for place in places])[:, 0] / axis.figure.dpi
     kept = [len(places) - 1]
     for i in reversed(range(len(places))):
-        if across[kept[-1]] - across[i] > 0.095:  # of the axis: a label of three digits takes so much
+        if across[kept[-1]] - across[i] > 0.36:  # inches: a label of three digits takes so much
             kept.append(i)
     return kept[::-1]
+
+
+def log_ticks(axis: Axis, *leading: float) -> None:
+    """Ticks of a logarithmic axis at these leading digits, written out."""
+    axis.set_major_locator(LogLocator(subs=leading))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def percent(axis: Axis) -> None:

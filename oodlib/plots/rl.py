@@ -13,37 +13,48 @@ from oodlib.analysis.claims import PAPER
 from oodlib.analysis.stats import bands, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.sft import paper_curve
-from oodlib.plots.style import COLOURS, GREY, LABELS, WIDTH, colour, in_order, label
+from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, in_order, label
+from oodlib.tasks import Splits
 
 
-def recovery(measurements: pd.DataFrame) -> Figure:
-    """OOD (and ID) accuracy of SFT checkpoints, and after RL and each baseline from there; the paper's beside it."""
+def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """Accuracy of SFT checkpoints, and after RL and each baseline from there, by split, the headline's large.
+
+    The paper's OOD accuracy stands beside it.
+    """
     accuracy = measurements[measurements["metric"] == "accuracy"]
     rl = accuracy[accuracy["stage"] == "rl"]
     sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0)]
-    figure, ((here, paper), (held, key)) = plt.subplots(2, 2, figsize=(WIDTH, 7), layout="constrained")
-    arms = in_order(rl["arm"])[::-1]
-    look = {"markersize": 7, "linestyle": ":", "linewidth": 1.2}
-    for axis, split in ((here, "ood"), (held, "id")):
-        draw.line(axis, bands(sft[sft["split"] == split]), "sft", size=4)
+    small = [split for split in splits if split != splits.headline]
+    columns = 2 * max(2, len(small))  # of which a small panel takes two
+    figure = plt.figure(figsize=(WIDTH, 7.4), layout="constrained")
+    places = figure.add_gridspec(2, columns, height_ratios=(1.35, 1))
+    share = round(0.62 * columns)
+    here, paper = figure.add_subplot(places[0, :share]), figure.add_subplot(places[0, share:])
+    panels = {splits.headline: here}
+    panels |= {split: figure.add_subplot(places[1, 2 * i : 2 * i + 2]) for i, split in enumerate(small)}
+    arms, starts = in_order(rl["arm"])[::-1], np.sort(rl["from_step"].unique())
+    gap = min(0.09, 0.6 * np.diff(np.log(starts)).min(initial=1) / len(arms))  # side by side, to be told apart
+    for split, axis in panels.items():
+        size = 7 if axis is here else 4
+        draw.line(axis, bands(sft[sft["split"] == split.name]), "sft", size=4)
         for i, arm in enumerate(arms):
-            shift = np.exp(0.09 * (i - (len(arms) - 1) / 2))  # side by side, so that the intervals can be told apart
-            data = bands(rl[(rl["split"] == split) & (rl["arm"] == arm)])
-            draw.bars(axis, data, arm, "D" if arm == "rl" else "s", shift, label=label(arm), **look)
-        draw.step_axis(axis, rl["from_step"].unique(), first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
-        axis.set(title=f"{LABELS[split]} accuracy", xlabel="SFT step from which it starts", ylim=(0, None))
-        axis.set_ylabel(f"accuracy on all {LABELS[split]} hands")
-    here.set_ylim(top=max(0.05, here.get_ylim()[1]) * 1.05)
+            data = bands(rl[(rl["split"] == split.name) & (rl["arm"] == arm)])
+            look = {"markersize": size, "linewidth": 1.2, "label": label(arm)}
+            draw.bars(axis, data, arm, "D:" if arm == "rl" else "s", np.exp(gap * (i - (len(arms) - 1) / 2)), **look)
+        draw.step_axis(axis, starts, first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
+        axis.set(title=split.label, xlabel="SFT step from which it starts", ylim=(0, None))
+        axis.set_ylim(top=max(0.05, axis.get_ylim()[1]) * 1.05)
+    here.set(title=f"{splits.headline.label} accuracy", ylabel="accuracy on all problems of the split")
     for series in ("sft", "rl"):
         draw.line(paper, paper_curve(series), series)
     window = PAPER["rl_window_llama_steps"]
     paper.axvspan(*window, color=COLOURS["paper"], alpha=0.08, linewidth=0)
-    paper.set(title="The paper: LLaMA-3.2-11B, OOD accuracy", xlabel="SFT step from which it starts", ylim=(0, 0.3))
+    paper.set(title="The paper: LLaMA, OOD", xlabel="SFT step from which it starts", ylim=(0, 0.3))
     paper.text(np.mean(window), 0.29, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
-    for axis in (here, paper, held):
+    for axis in (*panels.values(), paper):
         draw.percent(axis.yaxis)
-    key.axis("off")
-    key.legend(*here.get_legend_handles_labels(), loc="center left", title="Bands and bars: 95 %", alignment="left")
+    draw.legend_below(figure, here, 3)
     return figure
 
 
@@ -77,23 +88,23 @@ def rewards(rollouts: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     look = {"hue": "from step", "palette": "viridis_r", "style": "from step", "dashes": False, "markers": True}
     sns.lineplot(means, x="update", y="reward", errorbar=("se", 1.96), ax=axis, **look)
-    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward on ID hands, means of 5 batches")
+    axis.set(xlabel="RL update", ylabel="reward (5 = correct)", title="Training reward, means of 5 batches")
     return figure
 
 
-def rotation_and_recovery(turned: pd.DataFrame) -> Figure:
-    """RL and baselines: how far each turned the directions of its start, against the OOD accuracy that it gained.
+def rotation_and_recovery(turned: pd.DataFrame, splits: Splits) -> Figure:
+    """RL and baselines: how far each turned the directions of its start, against the headline accuracy it gained.
 
-    turned: `stats.rotation_and_accuracy(measurements, "rl")`.
+    turned: `stats.rotation_and_accuracy(measurements, "rl", splits)`.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     marks = dict(zip(sorted(turned["from_step"].unique()), "osD^v<>P" * 4, strict=False))
     for (arm, start), rows in turned.groupby(["arm", "from_step"], observed=True):
-        angle, gain = over_seeds(np.degrees(rows["rotation"])), over_seeds(100 * rows["ood"])
+        angle, gain = over_seeds(np.degrees(rows["rotation"])), over_seeds(100 * rows["headline"])
         draw.point(axis, angle, gain, colour(arm), marks[start])
     axis.axhline(0, color=GREY, linestyle=":", linewidth=1.2)
     unit = "mean principal angle from the start, leading 20 % (°)"
-    axis.set(xlabel=unit, ylabel="OOD accuracy gained (points)", xlim=(0, None))
+    axis.set(xlabel=unit, ylabel=f"{splits.headline.label} accuracy gained (points)", xlim=(0, None))
     arms = [Line2D([], [], color=colour(arm), linewidth=5, label=label(arm)) for arm in in_order(turned["arm"])]
     starts = [Line2D([], [], color=GREY, ls="", marker=m, ms=8, label=f"from step {s}") for s, m in marks.items()]
     figure.legend(handles=arms + starts, loc="outside right center")

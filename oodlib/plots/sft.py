@@ -1,40 +1,57 @@
-"""The figures of stage 1, SFT: accuracy, losses, kinds of answers, and rotation along the checkpoints."""
+"""The figures of stage 1, SFT: accuracy, what is forgotten, losses, kinds of answers, and rotation along the steps."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from oodlib.analysis.claims import PAPER
 from oodlib.analysis.stats import bands
 from oodlib.plots import draw
-from oodlib.plots.style import COLOURS, GREY, LABELS, OUTCOME_COLOURS, WIDTH
-from oodlib.tasks import OUTCOMES
+from oodlib.plots.style import COLOURS, GREY, OUTCOME_COLOURS, WIDTH
+from oodlib.tasks import OUTCOMES, Split, Splits
 
 PAPER_HANDS = 234  # on which the paper measures
+MEASURES = {  # of an answer: what figures call it, mark and line
+    "numbers_read": ("numbers read", {"marker": "s", "linestyle": "--"}),
+    "accuracy": ("right", {"marker": "o", "linewidth": 2.2}),
+    "old_rule": ("right by the\nrule of SFT", {"marker": "^", "linestyle": ":"}),
+}
 
 
-def accuracy_curve(measurements: pd.DataFrame) -> Figure:
-    """ID and OOD accuracy against SFT step, the OOD peak marked; the paper's LLaMA beside it."""
-    data = bands(measurements.query("stage == 'sft' and metric == 'accuracy'"))
-    figure, (here, paper) = plt.subplots(1, 2, figsize=(WIDTH, 4), width_ratios=(1.4, 1), layout="constrained")
-    draw.splits(here, data)
-    ood = data[data["split"] == "ood"]
-    peak = ood.loc[ood["mean"].idxmax()]
-    draw.step_axis(here, ood["step"])
-    draw.mark_peak(here, peak["step"], f"OOD peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
-    here.set(ylabel="accuracy on all hands of the split", title="This run", ylim=(0, 1))
-    draw.legend_below(figure, here, 2)
+def accuracy_curve(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """Accuracy by split against SFT step, the headline's peak marked; the paper's LLaMA beside it."""
+    data = _bands(measurements, splits)
+    figure, (here, paper) = plt.subplots(1, 2, figsize=(WIDTH, 4.4), width_ratios=(1.7, 1), layout="constrained")
+    draw.by_split(here, data, splits)
+    peak = _peak(data, splits)
+    draw.step_axis(here, data["step"].unique())
+    draw.mark_peak(here, peak["step"], f"{splits.headline.label} peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
+    here.set(ylabel="accuracy on all problems of the split", title="This run", ylim=(0, 1.12))
+    draw.legend_below(figure, here, 4)
     reported = paper_curve("sft")
-    draw.line(paper, reported, "ood")
+    draw.line(paper, reported, splits.headline)
     paper.axvline(reported.loc[reported["mean"].idxmax(), "step"], color=GREY, linestyle=":")
     paper.set(xlabel=f"SFT step ({PAPER_HANDS} hands, one run)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
     for axis in (here, paper):
         draw.percent(axis.yaxis)
+    here.set_yticks(np.linspace(0, 1, 6))
     return figure
+
+
+def _bands(measurements: pd.DataFrame, splits: Splits, *metrics: str, shares: bool = True) -> pd.DataFrame:
+    """Mean and band of metrics (accuracy) of the splits at each SFT step."""
+    rows = measurements[(measurements["stage"] == "sft") & measurements["metric"].isin(metrics or ["accuracy"])]
+    return bands(rows[rows["split"].isin(splits.names)], shares)
+
+
+def _peak(accuracy: pd.DataFrame, splits: Splits) -> pd.Series:
+    """The row of `_bands` at which the headline's mean is highest."""
+    headline = accuracy[(accuracy["split"] == splits.headline.name) & (accuracy["metric"] == "accuracy")]
+    return headline.loc[headline["mean"].idxmax()]
 
 
 def paper_curve(arm: str) -> pd.DataFrame:
@@ -47,53 +64,139 @@ def paper_curve(arm: str) -> pd.DataFrame:
     return bands(pd.DataFrame({"step": curve["step"], "seed": 0, "value": share, "n": PAPER_HANDS}))
 
 
-def losses(measurements: pd.DataFrame, hands: pd.DataFrame) -> Figure:
-    """Training, ID and OOD loss against step, the OOD accuracy peak marked: does a loss show it (C2)?"""
+def corners(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """A panel a split along SFT: are answers right, are the numbers read, are they right by the rule of SFT?
+
+    The last is left out where it is the first, for the rule is that of SFT.
+    """
+    data = _bands(measurements, splits, *MEASURES)
+    figure, axes = _panels(splits)
+    for split, axis in axes.items():
+        curves = dict(list(data[data["split"] == split.name].groupby("metric")))
+        if "old_rule" in curves and np.array_equal(curves["old_rule"]["mean"], curves["accuracy"]["mean"]):
+            del curves["old_rule"]
+        for metric, rows in curves.items():
+            draw.line(axis, rows, split, size=4, **MEASURES[metric][1])
+        draw.step_axis(axis, data["step"].unique())
+        axis.axvline(_peak(data, splits)["step"], color=GREY, linestyle=":", linewidth=1.2)
+        axis.set(ylim=(0, 1.02), ylabel="share of answers")
+        draw.at_ends(axis, [(rows["mean"].iloc[-1], MEASURES[metric][0]) for metric, rows in curves.items()], 0.15)
+        axis.set_title(split.label, color=split.colour)
+        axis.label_outer()
+        draw.percent(axis.yaxis)
+    return figure
+
+
+def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
+    """A figure with a panel a split, two in a row.
+
+    Where the headline changes two things and each is also changed alone, one is changed down, the other across, and
+    rows and columns say so.
+    """
+    every, headings = list(splits), []
+    if len(splits.headline.changes) == 2:
+        down, across = splits.headline.changes
+        if all(alone := [splits.changing(across), splits.changing(down)]):
+            every = [splits.trained, *alone, splits.headline]
+            headings = [(f"the {across} of SFT", f"the {down} of SFT"), (f"new {across}", f"new {down}")]
+    rows = -(-len(every) // 2)
+    size = (WIDTH, 2.8 * rows + 0.7)
+    figure, axes = plt.subplots(rows, 2, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    places = list(axes.flat)
+    if len(every) % 2:
+        places.pop(1).remove()
+    look = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "center"}
+    for i, (column, row) in enumerate(headings):
+        axes[0, i].annotate(column, (0.5, 1), (0, 32), weight="bold", **look)
+        axes[i, 0].annotate(row, (0, 0.5), (-66, 0), weight="bold", rotation=90, **look)
+    return figure, dict(zip(every, places, strict=True))
+
+
+def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story.
+
+    The story: the base, the headline's peak, the RL start in the middle of what follows, the end, and RL from these
+    two; those that are there. Shaded are the probes that need new numbers.
+    """
+    value = {probe.name: probe.value for probe in splits.probes}
+    rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]
+    data = bands(rows).rename(columns={"step": "at"}).assign(step=lambda d: d["split"].map(value))
+    sft, rl = data["stage"] == "sft", (data["stage"] == "rl") & (data["arm"] == "rl")
+    peak, end = _peak(_bands(measurements, splits), splits)["step"], data.loc[sft, "at"].max()
+    between = sorted(step for step in data.loc[rl, "from_step"].unique() if peak < step < end)
+    middle = between[len(between) // 2] if between else end
+    looks = {middle: {"marker": "s", "linestyle": "--"}, end: {"marker": "^", "linestyle": ":"}}
+    curves = [("base", sft & (data["at"] == 0), "sft", {"marker": "d", "color": "#A0A0A0"})]
+    curves += [(f"peak (step {peak})", sft & (data["at"] == peak), "sft", {})]
+    for step, look in looks.items():
+        curves += [(f"{'end' if step == end else 'middle'} (step {step})", sft & (data["at"] == step), "sft", look)]
+        curves += [(f"RL from step {step}", rl & (data["from_step"] == step), "rl", look)]
+    shown = {"accuracy": "Right answers", "numbers_read": "Numbers read"}
+    shown = {metric: title for metric, title in shown.items() if (data["metric"] == metric).any()}
+    figure, axes = plt.subplots(1, len(shown), figsize=(WIDTH, 4.6), sharey=True, squeeze=False, layout="constrained")
+    new = [probe.value for probe in splits.probes if "numbers" in probe.changes]
+    trained = "".join(f" (SFT: {probe.value})" for probe in splits.probes if not probe.changes)
+    for axis, (metric, title) in zip(axes[0], shown.items(), strict=True):
+        for name, rows, arm, look in curves:
+            if len(curve := data[rows & (data["metric"] == metric)]):
+                draw.line(axis, curve, arm, name, **look)
+        if new:
+            axis.axvspan(min(new) - 0.5, max(new) + 0.5, color="#EDEDED", linewidth=0, zorder=0)
+            where = {"transform": axis.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 10}
+            axis.text(np.mean(new), 1.01, "new numbers", **where)
+        axis.set(title=title, ylim=(0, 1.02), xlabel=splits.probes[0].probe + trained, xticks=list(value.values()))
+    axes[0, 0].set_ylabel("share of answers")
+    draw.percent(axes[0, 0].yaxis)
+    draw.legend_below(figure, axes[0, 0], 3)
+    return figure
+
+
+def losses(measurements: pd.DataFrame, hands: pd.DataFrame, splits: Splits) -> Figure:
+    """Training loss and each split's loss against step, the headline's accuracy peak marked: is it in a loss (C2)?"""
     rows = measurements.query("stage == 'sft' and metric == 'loss'")
-    tested = bands(rows[rows["split"] != "train"], shares=False)
+    tested = _bands(measurements, splits, "loss", shares=False)
     if measurements["seed"].nunique() == 1:  # one seed: the band is over hands
         spread = hands[hands["stage"] == "sft"].groupby(["split", "step"], observed=True)["loss"].sem().rename("sem")
         tested = tested.merge(spread.reset_index().astype({"split": str}), on=["split", "step"])
         tested["low"], tested["high"] = tested["mean"] - 1.96 * tested["sem"], tested["mean"] + 1.96 * tested["sem"]
-    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 4.6), layout="constrained")
     train = rows[rows["split"] == "train"].groupby("step")["value"].mean()
     axis.plot(train.index, train, color=COLOURS["train"], linewidth=0.6, alpha=0.3, label="training, each batch")
-    draw.losses(axis, rows, tested, " test")
-    accuracy = bands(measurements.query("stage == 'sft' and metric == 'accuracy' and split == 'ood'"))
-    draw.mark_peak(axis, accuracy.loc[accuracy["mean"].idxmax(), "step"], "OOD accuracy\npeak")
+    draw.losses(axis, rows, tested, splits, " test")
+    draw.mark_peak(axis, _peak(_bands(measurements, splits), splits)["step"], f"{splits.headline.label} accuracy\npeak")
     axis.set_title("Losses through SFT")
-    draw.legend_below(figure, axis, 4)
+    draw.legend_below(figure, axis, 3)
     return figure
 
 
-def outcomes(measurements: pd.DataFrame) -> Figure:
-    """The kinds of answers against step, for both splits (C3)."""
-    metrics = ["accuracy", *OUTCOMES[1:]]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4), sharey=True, layout="constrained")
-    names = [outcome.replace("_", " ") for outcome in OUTCOMES]
-    for axis, split in zip(axes, ("id", "ood"), strict=True):
-        rows = measurements.query("stage == 'sft' and split == @split")
-        table = rows.pivot_table(index="step", columns="metric", values="value")[metrics].dropna()
-        axis.stackplot(table.index, table.T.to_numpy(), labels=names, colors=list(OUTCOME_COLOURS.values()))
+def outcomes(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """The kinds of answers against step, a panel a split (C3)."""
+    names = {"accuracy": "correct", **{outcome: outcome.replace("_", " ") for outcome in OUTCOMES[1:]}}
+    figure, axes = _panels(splits)
+    for split, axis in axes.items():
+        rows = measurements[(measurements["stage"] == "sft") & (measurements["split"] == split.name)]
+        table = rows.pivot_table(index="step", columns="metric", values="value")[[*names]].dropna()
+        axis.stackplot(table.index, table.T.to_numpy(), labels=names.values(), colors=OUTCOME_COLOURS.values())
         draw.step_axis(axis, table.index)
-        axis.set(title=f"{LABELS[split]} answers", ylim=(0, 1))
+        axis.set(ylim=(0, 1), ylabel="share of answers")
+        axis.set_title(split.label, color=split.colour)
+        axis.label_outer()
         axis.grid(False)
-    axes[0].set_ylabel("share of all hands")
-    draw.percent(axes[0].yaxis)
-    draw.legend_below(figure, axes[1], 5)
+        draw.percent(axis.yaxis)
+    draw.legend_below(figure, axes[splits.trained], 5)
     return figure
 
 
-def rotation_and_accuracy(turned: pd.DataFrame) -> Figure:
+def rotation_and_accuracy(turned: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy against how far the leading directions are turned from the base; above, at which steps.
 
-    turned: `stats.rotation_and_accuracy(measurements, "sft")`.
+    turned: `stats.rotation_and_accuracy(measurements, "sft", splits)`.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     degrees = np.degrees(turned.groupby("step")["rotation"].mean())
-    for split in ("id", "ood"):
-        data = bands(turned.assign(value=turned[split], n=turned[f"n_{split}"])[["step", "seed", "value", "n"]])
-        draw.line(axis, data.assign(step=degrees.reindex(data["step"]).to_numpy()), split)
+    for role in ("trained", "headline"):
+        data = bands(turned.assign(value=turned[role], n=turned[f"n_{role}"])[["step", "seed", "value", "n"]])
+        draw.line(axis, data.assign(step=degrees.reindex(data["step"]).to_numpy()), getattr(splits, role))
     unit = "mean principal angle from the base, leading 20 % (°)"
     axis.set(xlabel=unit, ylabel="accuracy", ylim=(0, None), xscale="log")
     steps = degrees[degrees > 0].sort_values()
@@ -102,7 +205,7 @@ def rotation_and_accuracy(turned: pd.DataFrame) -> Figure:
     above.set_xticks(steps, steps.index.astype(str))
     above.set_xticks([], minor=True)
     above.set_xlabel("SFT step")
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    draw.log_ticks(axis.xaxis, 1, 2, 5)
     draw.percent(axis.yaxis)
     axis.legend(loc="upper left")
     return figure

@@ -6,21 +6,31 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from oodlib.analysis.stats import Estimate, bands, nearer_to_peak
+from oodlib.analysis.stats import bands, nearer_to_peak
 from oodlib.plots import draw
-from oodlib.plots.style import COLOURS, GREY, LABELS, WIDTH, colour, in_order, label
+from oodlib.plots.style import COLOURS, GREY, WIDTH, in_order, label
+from oodlib.tasks import Splits
 
 ANGLES = ("angle_left", "angle_right")  # metrics of the table `rotation`: leading directions, radians
-EDITS = {  # of surgery: label, mark and line
-    "random": ("null: random turn, same angles", "s--"),
-    "noise": ("null: noise, same size", "v--"),
-    "signs": ("null: same turn, random signs", "^--"),
-    "values": ("values", "D-"),
-    "vectors": ("vectors", "o-"),
+# The name of an edit, see `stages.edit_name`.
+EDIT = (
+    r"(?:(?P<null>\w+) for )?(?P<part>\w+), (?P<where>[\w ]+)(?:, (?P<end>top|tail) (?P<share>[\d.]+))?(?:, draw \d+)?$"
+)
+GROUPS = {  # of edits: what `where` matches
+    "official edits": r"every matrix|.* and embeddings",
+    "without embeddings": r"projections|layers \d+",
+    "embeddings and head alone": r"embeddings",
+    "number rows alone": r"numbers",
+}
+NULLS = {  # of edits: label, mark, colour, height below the edit's line
+    "random": ("null: random turn", "s", "#7F7F7F", 0.07),
+    "signs": ("null: random signs", "^", "#4B4B4B", 0.22),
+    "noise": ("null: noise", "v", "#9E9E9E", 0.37),
 }
 
 
@@ -63,7 +73,7 @@ def turning(rotation: pd.DataFrame) -> Figure:
     means = data.groupby(["seed", "arm", "from_step"])["value"].mean().reset_index()
     panels = [(means, "Turned since the start", "mean principal angle (°)")]
     if len(back := nearer_to_peak(means)):  # else every start is the peak itself
-        panels.append((back, "Nearer (+) to the OOD peak", "mean principal angle, start - end (°)"))
+        panels.append((back, "Nearer (+) to the peak", "mean principal angle, start - end (°)"))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained")
     for axis, (rows, title, unit) in zip(axes[0], panels, strict=True):
         rows = rows[(rows["arm"] != "sft") & ~rows["arm"].str.endswith(" to peak")]
@@ -79,60 +89,85 @@ def turning(rotation: pd.DataFrame) -> Figure:
     return figure
 
 
-def surgery(measurements: pd.DataFrame) -> Figure:
-    """Accuracy of the last checkpoint with the peak's singular values or vectors put back (C7, C8), OOD above ID."""
+def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
+    """Accuracy of the last checkpoint with something of the peak's put back (C7, C8), edit by edit, nulls below each.
+
+    A panel for the headline, one for the trained split, and one for all other splits, if there are any.
+    """
     accuracy = measurements[measurements["metric"] == "accuracy"]
-    edits = accuracy[accuracy["stage"] == "surgery"]
-    edits = edits.assign(arm=edits["arm"].astype(str).str.replace(r" draw \d+$", "", regex=True))
-    edits = edits.assign(part=edits["arm"].str.split().str[0], leading=edits["arm"].str.fullmatch(r"\w+ top [\d.]+"))
-    columns = 1 if edits["leading"].all() else 2
-    figure, axes = plt.subplots(2, columns, figsize=(WIDTH, 8), squeeze=False, layout="constrained")
-    sft = accuracy[accuracy["stage"] == "sft"]
-    curves = sft.groupby(["split", "step"])["value"].mean()
-    ends = ((curves["ood"].idxmax(), "OOD peak", "--"), (edits["step"].max(), "end of SFT", ":"))
-    for split, (axis, *others) in zip(("ood", "id"), axes, strict=True):
-        rows = edits[edits["split"] == split]
-        start = sft[(sft["split"] == split) & (sft["step"] == edits["step"].max())]
-        _leading_edits(axis, rows[rows["leading"]], start)
-        axis.set(ylabel=f"{LABELS[split]} accuracy of the edited model")
-        for other in others:
-            _other_edits(other, rows[~rows["leading"]])
-            other.set(xlabel=f"{LABELS[split]} accuracy")
-        for step, name, dash in ends:
-            look = {"color": GREY, "linestyle": dash, "linewidth": 1.2, "label": name}
-            for draw_level in (axis.axhline, *(other.axvline for other in others)):
-                draw_level(curves[split, step], **look)
-        axis.set_ylim(bottom=0)
-        for other in others:
-            other.set_xlim(left=0)
-    for axis, title in zip(axes[0], ("Leading directions, all projections", "Other edits"), strict=False):
-        axis.set_title(title)
-    axes[1, 0].set(xlabel="share of directions restored, leading first")
-    draw.legend_below(figure, axes[0, 0], 3)
+    sft, edits = (accuracy[accuracy["stage"] == stage] for stage in ("sft", "surgery"))
+    peaks = edits[["seed", "from_step"]].drop_duplicates().rename(columns={"from_step": "step"})
+    ends = {
+        f"{splits.headline.label} peak": (sft.merge(peaks).groupby("split", observed=True)["value"].mean(), "--"),
+        "end of SFT": (sft[sft["step"] == sft["step"].max()].groupby("split", observed=True)["value"].mean(), ":"),
+    }
+    keys = ["part", "where", "end", "share"]
+    edits = edits.join(edits["arm"].astype(str).str.extract(EDIT)).fillna({"null": "", "end": "", "share": ""})
+    draws = edits.groupby([*keys, "null", "split", "seed"], sort=False, as_index=False, observed=True)
+    edits = bands(draws[["value", "n"]].mean())
+    rows = _rows(edits[keys].drop_duplicates())
+    lines = {edit: y for y, (edit, _) in enumerate(rows)}
+    edits = edits.assign(y=[lines[edit] for edit in edits[keys].itertuples(index=False, name=None)])
+
+    panels = [[splits.headline], [splits.trained], list(splits.others)][: 2 + bool(splits.others)]
+    size = (WIDTH, 0.32 * len(rows) + 1.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
+    for axis, shown in zip(axes, panels, strict=True):
+        alone = len(shown) == 1
+        for i, split in enumerate(shown):
+            for name, (values, dash) in ends.items():
+                look = {"color": GREY if alone else split.colour, "linestyle": dash, "linewidth": 1.3}
+                axis.axvline(values[split.name], label=name, **look)
+            data = edits[edits["split"] == split.name]
+            for null, (name, mark, grey, below) in NULLS.items() if alone else ():
+                _marks(axis, data[data["null"] == null], grey, mark, below, name, 4)
+            below = -0.18 if alone else 0.7 * (i + 0.5) / len(shown) - 0.35
+            _marks(axis, data[data["null"] == ""], split.colour, "o", below, f"edit: {split.label}", 6)
+        axis.set(title=shown[0].label if alone else "other splits", xlabel="accuracy")
+        axis.set_xlim(left=-0.02)
+        draw.percent(axis.xaxis)
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.grid(False, axis="y")
+        axis.tick_params(axis="y", length=0)
+        for y, (edit, _) in enumerate(rows):
+            axis.axhline(y - 0.5, color="#E6E6E6" if edit else GREY, linewidth=0.8, zorder=0)
+    axes[0].set_yticks(range(len(rows)), [name for _, name in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    for (edit, _), text in zip(rows, axes[0].get_yticklabels(), strict=True):
+        text.set_fontweight("normal" if edit else "bold")
+    handles: dict[str, Artist] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    names = sorted(handles, key=lambda name: (not name.startswith("null"), not name.startswith("edit")))
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=4)
     return figure
 
 
-def _leading_edits(axis: Axes, edits: pd.DataFrame, start: pd.DataFrame) -> None:
-    """A curve a part over the share of directions, from the unedited model's accuracy (`start`) at 0."""
-    edits = edits.assign(step=edits["arm"].str.split().str[2].astype(float))
-    for part, (name, look) in EDITS.items():
-        rows = (
-            edits[edits["part"] == part].groupby(["step", "seed"], as_index=False).agg({"value": "mean", "n": "first"})
-        )
-        draw.line(axis, bands(pd.concat([start.assign(step=0.0)[rows.columns], rows])), part, name)
-        axis.lines[-1].set(marker=look[0], linestyle=look[1:])
-    draw.percent(axis.xaxis)
-    draw.percent(axis.yaxis)
+def _rows(edits: pd.DataFrame) -> list[tuple[tuple[str, ...] | None, str]]:
+    """The lines of the surgery figure: each group's heading (None), and its edits (part, where, end, share)."""
+    edits = edits.iloc[edits["part"].map(["whole", "vectors", "values"].index).argsort(kind="stable")]
+    rows = []
+    for group, pattern in GROUPS.items():
+        inside = edits[edits["where"].str.fullmatch(pattern)]
+        rows += [(None, group)] * (len(inside) > 0)
+        for edit in inside.itertuples(index=False, name=None):
+            part, where, end, share = edit
+            if part == "whole":
+                layers = where.split()[1] if where.startswith("layers") else ""
+                name = f"first {layers} layers, whole".replace(" 1 layers", " layer") if layers else "whole"
+            else:
+                name = part + ", " + {"top": f"leading {share}", "tail": f"trailing {share}", "": "all"}[end]
+            rows.append((edit, name))
+    return rows
 
 
-def _other_edits(axis: Axes, edits: pd.DataFrame) -> None:
-    edits = edits.groupby(["arm", "part", "seed"], sort=False, as_index=False)[["value", "n"]].mean()  # over draws
-    means = bands(edits)
-    for y, row in enumerate(means.itertuples()):
-        draw.point(axis, Estimate(row.mean, row.low, row.high, 0, ""), y, colour(row.part))
-    axis.set_yticks(range(len(means)), means["arm"].str.replace(" layers", ", layers"))
-    axis.set_ylim(len(means) - 0.5, -0.5)
-    draw.percent(axis.xaxis)
+def _marks(axis: Axes, data: pd.DataFrame, hue: str, mark: str, below: float, name: str, size: float) -> None:
+    """Marks with intervals in the lines `y` of a table, a little below them."""
+    if len(data):
+        ends = [data["mean"] - data["low"].clip(lower=0), data["high"] - data["mean"]]
+        look = {"color": hue, "markersize": size, "elinewidth": 1.3, "label": name}
+        axis.errorbar(data["mean"], data["y"] + below, xerr=ends, fmt=mark, **look)
 
 
 def _pairs(data: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str, str]]:
@@ -140,8 +175,8 @@ def _pairs(data: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str, str]]:
     sft = data["arm"] == "sft"
     end = int(data.loc[sft, "step"].max())
     pairs = (
-        (data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to OOD peak", COLOURS["train"], "-"),
-        (data[sft & (data["from_step"] > 0)], "OOD peak to end", COLOURS["sft"], "-"),
+        (data[sft & (data["from_step"] == 0) & (data["step"] < end)], "base to peak", COLOURS["train"], "-"),
+        (data[sft & (data["from_step"] > 0)], "peak to end", COLOURS["sft"], "-"),
         (data[(data["arm"] == "rl") & (data["from_step"] == end)], "end to RL", COLOURS["rl"], "--"),
     )
     return [pair for pair in pairs if len(pair[0])]

@@ -11,14 +11,12 @@ import seaborn as sns
 from pandas.io.formats.style import Styler
 
 from oodlib.registry import BASELINES
-from oodlib.tasks import OUTCOMES
+from oodlib.tasks import OUTCOMES, Split
 from oodlib.training.baselines import Baseline
 
 # One colour means one thing in every figure (Okabe and Ito's palette, safe for colour-blind readers).
-# A baseline's label and colour stand where it is defined (`oodlib.registry.BASELINES`).
+# A split's label and colour stand in its task, a baseline's where it is defined (`oodlib.registry.BASELINES`).
 COLOURS = {
-    "id": "#0072B2",
-    "ood": "#D55E00",
     "train": "#7F7F7F",
     "sft": "#000000",
     "start": "#000000",
@@ -26,13 +24,12 @@ COLOURS = {
     "paper": "#8C6BB1",
     "vectors": "#CC79A7",
     "values": "#B8A800",
+    "whole": "#332288",
     "random": "#7F7F7F",
     "signs": "#4B4B4B",
     "noise": "#B5B5B5",
 }
 LABELS = {
-    "id": "ID",
-    "ood": "OOD",
     "train": "training",
     "sft": "SFT checkpoint",
     "start": "SFT checkpoint",
@@ -82,20 +79,24 @@ def neat(table: pd.DataFrame, words: tuple[str, ...] = ()) -> Styler:
     return shown.set_table_styles([left]).set_properties(subset=whole, **{"white-space": "nowrap"})
 
 
-# ---- arms ------------------------------------------------------------------------------------------------
+# ---- splits, arms, edits ---------------------------------------------------------------------------------
 
 
-def label(arm: str) -> str:
+def label(of: str | Split) -> str:
     """What figures and tables call a split, an arm or an edit."""
-    if arm in LABELS or not (baseline := _baseline(arm)):
-        return LABELS.get(arm, arm)
+    if isinstance(of, Split):
+        return of.label
+    if of in LABELS or not (baseline := _baseline(of)):
+        return LABELS.get(of, of)
     return f"baseline: {baseline.label}" if baseline.counts else baseline.label
 
 
-def colour(arm: str) -> str:
+def colour(of: str | Split) -> str:
     """The colour of a split, an arm or an edit."""
-    if arm in COLOURS or not (baseline := _baseline(arm)):
-        return COLOURS.get(arm, GREY)
+    if isinstance(of, Split):
+        return of.colour
+    if of in COLOURS or not (baseline := _baseline(of)):
+        return COLOURS.get(of, GREY)
     return baseline.colour
 
 

@@ -1,127 +1,221 @@
-"""The figures of the sweep: where RL heals more than its baselines, and what to do instead. From its table alone."""
+"""The figures of the sweep: does RL heal more than annealing does, and what forgets less? From its table alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from textwrap import fill
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from oodlib.analysis.healing import RULES, Effect, wide
-from oodlib.analysis.stats import over_seeds
+from oodlib.analysis import healing
+from oodlib.analysis.healing import Comparison
+from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.plots import draw
-from oodlib.plots.style import COLOURS, GREY, LABELS, WIDTH, colour, in_order, label
+from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, label
+from oodlib.tasks import Splits
 
-# What a verdict looks like, in the order of RULES. Not the colours of arms and splits, and each has its mark.
-HUES = ("#DDDDDD", "#A9ADB1", "#A1887F", "#0B2A5B", "#4E342E", "#7F9CC9", "#5F6B78")
-LOOKS = dict(zip(RULES, zip(HUES, "PXD^vso", strict=True), strict=True))
-# Of mitigations that are no baseline; not the colours of arms and splits, and each has its mark besides.
-MITIGATION_COLOURS = ("#332288", "#44AA99", "#882255", "#999933", "#EE3377", "#5B6C8F", "#661100", "#6699CC")
-BASELINES_TOO = {"averaging": "averaging", "interpolation": "interpolation_base"}  # mitigation: that baseline
-ACCURACY = "accuracy within three attempts"
+# Of conditions and mitigations: not the colours of arms and splits, and each has its mark besides.
+HUES = ("#332288", "#44AA99", "#882255", "#999933", "#EE3377", "#5B6C8F", "#661100", "#6699CC")
+MARKS = "osD^vP*X"
 
 
-def forest(effects: list[Effect]) -> Figure:
-    """RL against the best baseline (full) and its own start (open), in points of OOD accuracy, with 95 %."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.48 * len(effects) + 1.8), layout="constrained")
-    beside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 10}
-    for row, effect in enumerate(effects):
-        hue, mark = LOOKS[effect.verdict]
-        draw.point(axis, effect.gain, row - 0.14, GREY, size=8, markerfacecolor="none")
-        draw.point(axis, effect.effect, row + 0.14, hue, mark, size=8)
-        axis.text(1.02, row, label(effect.best).removeprefix("baseline: "), **beside)
-    axis.text(1.02, -0.95, "best baseline", weight="bold", **beside)
-    axis.axvline(0, color=GREY, linewidth=1)
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    axis.set_yticks(range(len(effects)), [f"{e.condition}, from step {e.start} (n = {e.effect.n})" for e in effects])
-    axis.set(ylim=(len(effects) - 0.4, -0.8), xlabel="difference in OOD accuracy within three attempts, points (95 %)")
-    axis.set_title("Does RL heal more than its best baseline?")
-    handles = [Line2D([], [], marker="o", color=GREY, mfc="none", ms=8, label="RL - its own start")]
-    handles += [
-        Line2D([], [], marker=mark, color=hue, ms=8, label=f"RL - best baseline: {verdict}")
-        for verdict, (hue, mark) in LOOKS.items()
-        if verdict in {effect.verdict for effect in effects}
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a mark for each of some conditions."""
+    return {name: (HUES[i % len(HUES)], MARKS[i % len(MARKS)]) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def points(axis: Axis) -> None:
+    """Ticks in percentage points."""
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}".replace("-", "−"))
+
+
+def short(arm: str) -> str:
+    """An arm's name where there is little room."""
+    return "RL" if arm == "rl" else label(arm).removeprefix("baseline: ")
+
+
+# ---- RL against baselines --------------------------------------------------------------------------------
+
+
+def against(found: Sequence[Comparison]) -> Figure:
+    """What RL gains over what a baseline gains, a column a baseline, a row a corner; a dot a condition, start and seed.
+
+    Hollow dots are starts that had lost nothing, which no estimate counts. The grey line is the diagonal, the coloured
+    one the major axis of the full dots. A panel's title has the mean difference with its interval.
+    """
+    arms, splits = (list(dict.fromkeys(of)) for of in ((c.baseline for c in found), (c.split.name for c in found)))
+    size = (WIDTH, 2.55 * len(splits) + 1.2)
+    figure, axes = plt.subplots(
+        len(splits), len(arms), figsize=size, squeeze=False, sharex="row", sharey="row", layout="constrained"
+    )
+    marks = looks(condition for c in found for condition in c.dots["condition"].unique())
+    drawn = dict.fromkeys((row, column) for row in range(len(splits)) for column in range(len(arms)))
+    for c in found:
+        drawn[splits.index(c.split.name), arms.index(c.baseline)] = c
+    for (row, column), c in drawn.items():
+        axis = axes[row, column]
+        if c is None:
+            axis.set_visible(False)
+            continue
+        axis.axline((0, 0), slope=1, color="#AAAAAA", linewidth=1.2)
+        for at in (axis.axhline, axis.axvline):
+            at(0, color="#DDDDDD", linewidth=1)
+        for (condition, full), dots in c.dots.groupby(["condition", "lost"], sort=False):
+            hue, mark = marks[condition]
+            face = hue if full else "none"
+            axis.plot(dots["baseline"], dots["rl"], mark, color=hue, mfc=face, alpha=0.75, ms=4.5, mew=0.9)
+        kept = c.dots[c.dots["lost"]]
+        x = np.array([kept["baseline"].min(), kept["baseline"].max()])
+        if abs(c.slope.value) < 10:  # a line that is nearly upright says nothing
+            axis.plot(x, c.intercept.value + c.slope.value * x, color=COLOURS["rl"], linewidth=2)
+        axis.set_title(f"{c.difference.text('+.1f', 100)}", fontsize=10, weight="normal", loc="center")
+        if row == max(r for (r, k), other in drawn.items() if k == column and other):
+            axis.set_xlabel(f"{short(c.baseline)}\ngains", fontsize=10)
+        if column == min(k for (r, k), other in drawn.items() if r == row and other):
+            axis.set_ylabel(f"{c.split.label}:\nRL gains", fontsize=10)
+        points(axis.xaxis)
+        points(axis.yaxis)
+    handles = [Line2D([], [], marker=m, color=hue, linestyle="", ms=6, label=name) for name, (hue, m) in marks.items()]
+    if not all(c.dots["lost"].all() for c in found):
+        handles.append(Line2D([], [], marker="o", color=GREY, mfc="none", linestyle="", ms=6, label="nothing lost yet"))
+    handles.append(Line2D([], [], color=COLOURS["rl"], linewidth=2, label="major axis"))
+    handles.append(Line2D([], [], color="#AAAAAA", linewidth=1.2, label="equal gains"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.suptitle("Points of accuracy that RL gains, and a baseline; above each: RL less the baseline", size=11)
     return figure
 
 
-def arms(table: pd.DataFrame, condition: str) -> Figure:
-    """ID and OOD accuracy of the start and of every arm from there, a column a start; dots are seeds."""
-    by_split = {split: wide(table, split).loc[condition].drop(columns="peak") for split in ("ood", "id")}
-    starts = sorted(by_split["ood"].index.get_level_values("from_step").unique())
-    figure, axes = plt.subplots(2, len(starts), figsize=(WIDTH, 7), squeeze=False, layout="constrained")
-    for line, (split, accuracies) in zip(axes, by_split.items(), strict=True):
-        for axis, start in zip(line, starts, strict=True):
-            rows = accuracies.xs(start, level="from_step").dropna(axis=1, how="all")
-            shown = in_order(rows.columns)
-            for y, arm in enumerate(shown):
-                axis.plot(rows[arm], [y] * len(rows), "o", color=colour(arm), alpha=0.3, markersize=4)
-                draw.point(axis, over_seeds(rows[arm]), y, colour(arm), "D", size=8)
-            axis.axvline(rows["start"].mean(), color=COLOURS["start"], linewidth=0.8, linestyle=":")
-            axis.set_yticks(range(len(shown)), [label(a) for a in shown] if axis is line[0] else [""] * len(shown))
-            axis.set(title=f"{LABELS[split]}, from step {start}", xlabel=ACCURACY, ylim=(len(shown) - 0.5, -0.5))
-            draw.percent(axis.xaxis)
+def by_start(table: pd.DataFrame, splits: Splits, baselines: Sequence[str]) -> Figure:
+    """RL less a baseline (headline accuracy) by how much of the fall has happened at the start; a line a condition."""
+    figure, axes = plt.subplots(
+        1, len(baselines), figsize=(WIDTH, 3.9), squeeze=False, sharey=True, layout="constrained"
+    )
+    marks = looks(table["condition"].unique())
+    for axis, baseline in zip(axes[0], baselines, strict=True):
+        rows = healing.by_start(table, splits, baseline).dropna(subset="fall")
+        axis.axhline(0, color="#AAAAAA", linewidth=1.2)
+        for condition, at in rows.groupby("condition", sort=False):
+            at, (hue, mark) = at.sort_values("fall"), marks[condition]
+            axis.plot(at["fall"], [e.value for e in at["difference"]], color=hue, linewidth=1)
+            for fall, full, e in zip(at["fall"], at["lost"], at["difference"], strict=True):
+                upright(axis, fall, e, hue, mark, markerfacecolor=hue if full else "none")
+        axis.set(xlabel="share of the fall", title=fill(f"less {short(baseline)}", 20))
+        axis.title.set_fontsize(10)
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        points(axis.yaxis)
+    axes[0, 0].set_ylabel(f"RL less it, points of {splits.headline.label}")
+    used = [name for name in marks if name in set(table.loc[table["stage"] == "rl", "condition"])]
+    handles = [Line2D([], [], marker=marks[n][1], color=marks[n][0], ms=6, label=n) for n in used]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
+
+
+def upright(axis: Axes, x: float, y: Estimate, hue: str, mark: str = "o", **more: object) -> None:
+    """A mark with the interval of y."""
+    ends = [[y.value - y.low], [y.high - y.value]]
+    axis.errorbar(x, y.value, ends, fmt=mark, color=hue, elinewidth=1.5, markersize=6, **more)
+
+
+def gains(found: pd.DataFrame, splits: Splits, title: str) -> Figure:
+    """What each arm gains, a panel a split; `found` as `healing.gains` returns it."""
+    arms, names = (list(dict.fromkeys(found[column])) for column in ("arm", "split"))
+    size = (WIDTH, 0.34 * len(arms) + 1.5)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
+        for arm, gain in found.loc[found["split"] == name, ["arm", "gain"]].itertuples(index=False):
+            draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
+        axis.set_title(splits[name].label, color=colour(splits[name]))
+        axis.set_xlabel("points gained")
+        points(axis.xaxis)
+    _down(axes[0, 0], [short(arm) for arm in arms])
+    figure.suptitle(title, size=11)
+    return figure
+
+
+def what_returns(found: pd.DataFrame) -> Figure:
+    """How each part of an answer changes, a panel a part, a row an arm; `found`: as `healing.what_returns` has it."""
+    parts, arms = (list(dict.fromkeys(found[column])) for column in ("part", "arm"))
+    size = (WIDTH, 0.34 * len(arms) + 1.7)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, part in zip(axes[0], parts, strict=True):
+        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
+        for arm, gain in found.loc[found["part"] == part, ["arm", "gain"]].itertuples(index=False):
+            draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
+        axis.set_title(fill(part, 15), fontsize=10)
+        axis.set_xlabel("points")
+        points(axis.xaxis)
+    _down(axes[0, 0], [short(arm) for arm in arms])
+    return figure
+
+
+def _down(axis: Axes, names: Sequence[str]) -> None:
+    """Names from top to bottom."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 # ---- mitigations -----------------------------------------------------------------------------------------
 
 
-def mitigations(table: pd.DataFrame, x: str = "id", peak: pd.DataFrame | None = None) -> Figure:
-    """OOD accuracy at the end of SFT against `x`, a mark a mitigation: means over seeds with 95 % intervals.
+def mitigations(
+    table: pd.DataFrame, splits: Splits, along: pd.DataFrame | None = None, peak: pd.DataFrame | None = None
+) -> Figure:
+    """Headline accuracy at the end of SFT over trained accuracy, a mark a mitigation: means over seeds with 95 %.
 
-    table: columns mitigation, seed, id, ood, angle; x: "id" (accuracy) or "angle" (degrees from the base; mitigations
-    without one are left out); peak: id and ood of plain SFT's OOD peak by seed. The first half of the mitigations has
-    large open marks, the other half small full ones, so that none hides another.
+    table: columns mitigation, seed, trained, headline. along: the same with `step`, whose mean path is drawn. peak: the
+    accuracies of plain SFT's peak by seed.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
-    names = list(table["mitigation"].unique())
-    others = [name for name in names if name != "plain SFT" and name not in BASELINES_TOO]
-    hues = {name: MITIGATION_COLOURS[i % len(MITIGATION_COLOURS)] for i, name in enumerate(others)}
-    for i, name in enumerate(names):
-        rows = table[table["mitigation"] == name].dropna(subset=[x])
-        hue = hues.get(name) or colour(BASELINES_TOO.get(name, "sft"))
-        if len(rows):
-            _mark(axis, rows, x, hue, "oDs^vPX<>hd"[i % 11], name, full=i > len(names) // 2 - 1)
+    for name, (hue, mark) in looks(table["mitigation"]).items():
+        rows = table[table["mitigation"] == name]
+        if along is not None:
+            path = along[(along["mitigation"] == name) & (along["step"] > 0)].groupby("step")[["trained", "headline"]]
+            axis.plot(*path.mean().to_numpy().T, color=hue, linewidth=1, alpha=0.6)
+        draw.point(axis, over_seeds(rows["trained"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
     if peak is not None:
-        _mark(axis, peak, x, COLOURS["sft"], "*", "plain SFT at its OOD peak\n(oracle)", full=False)
-    axis.set(ylim=(0, None), ylabel="OOD accuracy within three attempts")
+        about = {"markerfacecolor": "none", "markeredgewidth": 1.8, "label": "plain SFT at its OOD peak\n(oracle)"}
+        x, y = (over_seeds(peak[column]) for column in ("trained", "headline"))
+        draw.point(axis, x, y, COLOURS["sft"], "*", size=14, **about)
+    names = f"{splits.trained.label} accuracy", f"{splits.headline.label} accuracy"
+    axis.set(ylim=(0, None), xlabel=names[0], ylabel=names[1], title="What each mitigation keeps, and costs")
+    draw.percent(axis.xaxis)
     draw.percent(axis.yaxis)
-    if x == "id":
-        axis.set(xlabel="ID accuracy within three attempts", title="What each mitigation keeps, and costs")
-        draw.percent(axis.xaxis)
-    else:
-        axis.set(xlabel="mean principal angle from the base, leading quarter (°)", title="Less turned, less forgotten?")
-        axis.set_xlim(left=0)  # no angle is below, even where an interval is
     figure.legend(loc="outside right upper", labelspacing=0.8)
     return figure
 
 
-def _mark(axis: Axes, rows: pd.DataFrame, column: str, hue: str, mark: str, name: str, full: bool) -> None:
-    look = {"size": 7} if full else {"size": 14, "markerfacecolor": "none", "markeredgewidth": 1.8}
-    draw.point(axis, over_seeds(rows[column]), over_seeds(rows["ood"]), hue, mark, label=name, **look)
+def turned(table: pd.DataFrame, splits: Splits) -> Figure:
+    """Headline accuracy at the end of SFT over the mean angle from the base, a mark a mitigation that has one."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4), layout="constrained")
+    for name, (hue, mark) in looks(table["mitigation"]).items():
+        rows = table[(table["mitigation"] == name)].dropna(subset="angle")
+        if len(rows):
+            draw.point(axis, over_seeds(rows["angle"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
+    axis.set(xlabel="mean principal angle from the base, leading quarter (°)", title="Less turned, less forgotten?")
+    axis.set(xlim=(0, None), ylim=(0, None), ylabel=f"{splits.headline.label} accuracy")
+    draw.percent(axis.yaxis)
+    figure.legend(loc="outside right upper", labelspacing=0.8)
+    return figure
 
 
-def best_start(mitigations: pd.DataFrame) -> Figure:
-    """Accuracies before and after RL from the end of each mitigation.
-
-    `mitigations` has the columns mitigation, seed, id, ood, rl_id, rl_ood; those without RL are left out.
-    """
-    played = mitigations.dropna(subset=["rl_ood"])
-    names = list(played["mitigation"].unique())
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.5 * len(names) + 2), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("ood", "id"), strict=True):
-        for y, name in enumerate(names):
-            rows = played[played["mitigation"] == name]
-            before, after = over_seeds(rows[split]), over_seeds(rows[f"rl_{split}"])
-            axis.plot([before.value, after.value], [y, y], color="#BBBBBB", linewidth=1)
-            for estimate, shift, arm in ((before, 0.1, "start"), (after, -0.1, "rl")):
-                draw.point(axis, estimate, y + shift, colour(arm), label=None if y else label(arm))
-        axis.set(title=f"{LABELS[split]} accuracy", xlabel=ACCURACY, ylim=(len(names) - 0.5, -0.5))
-        draw.percent(axis.xaxis)
-    axes[0].set_yticks(range(len(names)), names)
-    draw.legend_below(figure, axes[0], 2)
+def equal_accuracy(found: dict[str, Estimate], claimed: str, splits: Splits) -> Figure:
+    """The headline accuracy of one mitigation less each other's at equal trained accuracy, with 95 %."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.45 * len(found) + 1.3), layout="constrained")
+    axis.axvline(0, color="#AAAAAA", linewidth=1.2)
+    for row, estimate in enumerate(found.values()):
+        draw.point(axis, estimate, row, COLOURS["sft"], size=8)
+    _down(axis, list(found))
+    trained, headline = splits.trained.label, splits.headline.label
+    axis.set(xlabel=f"points of {headline} accuracy, {claimed} less the other, at equal {trained} accuracy (95 %)")
+    points(axis.xaxis)
     return figure

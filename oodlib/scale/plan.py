@@ -21,7 +21,7 @@ from oodlib.models.loading import quiet
 from oodlib.models.sources import model_folder
 from oodlib.registry import MITIGATIONS
 from oodlib.scale.planning import Lengths, Shape, disk, launched, memory, work
-from oodlib.tasks import SPLITS, get_task
+from oodlib.tasks import get_task
 from oodlib.training.trainer import adapted
 
 CONFIGS = Path(__file__).parent / "model_configs.json"  # shapes of models that need not be at hand
@@ -109,7 +109,7 @@ def lengths_of(config: Config, sampled: int = 256) -> Lengths:
     """Tokens of the longest of some texts of the task, from their characters: the tokenizer need not be at hand."""
     task, rng = get_task(config.task.name, config.task.options), np.random.default_rng(0)
     style = config.task.prompt_style
-    problems = [problem for split in SPLITS[:2] for problem in task.sample(rng, split, sampled // 2)]
+    problems = [problem for split in task.splits.names for problem in task.sample(rng, split, sampled // 2)]
 
     def longest(texts: list[str] | list[list[dict[str, str]]]) -> int:
         plain = [x if isinstance(x, str) else "".join(message["content"] for message in x) for x in texts]

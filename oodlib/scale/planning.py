@@ -15,7 +15,7 @@ from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.scale.launch import configuration
 from oodlib.settings import MachineSettings
 from oodlib.stages import edits
-from oodlib.tasks import SPLITS, get_task
+from oodlib.tasks import get_task
 from oodlib.training.trainer import kept_steps
 
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
@@ -233,7 +233,7 @@ def work(config: Config, shape: Shape, lengths: Lengths) -> dict[str, tuple[floa
 def problems(config: Config) -> list[int]:
     """The number of problems that an evaluation takes of each split."""
     task = get_task(config.task.name, config.task.options)
-    return [-(-len(task.split(split)) // config.eval.every) for split in SPLITS]
+    return [-(-len(task.split(split)) // config.eval.every) for split in task.splits.names]
 
 
 def trained_arms(config: Config) -> list[str]:

@@ -1,20 +1,22 @@
 """Stage 3, rotation and surgery: what training did to singular values and vectors, and what undoing it does.
 
-Rotation compares pairs of checkpoints matrix by matrix. Surgery puts singular values or vectors of the OOD
-peak back into the last SFT checkpoint and measures the edited model on every problem of both splits.
+Rotation compares pairs of checkpoints matrix by matrix. Surgery puts singular values, singular vectors or whole
+weights of the peak back into the last SFT checkpoint and measures the edited model on every problem of every split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from oodlib.inference.evaluation import evaluate_model
-from oodlib.io import as_measurements, peak_step
+from oodlib.io import as_measurements
 from oodlib.models.checkpoints import open_text
 from oodlib.models.loading import load_model, load_weights
 from oodlib.models.names import Place, matrices
@@ -43,7 +45,7 @@ def measure_rotation(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     by index), `direction_left` or `direction_right` (radians, by index: how far the i-th singular vector
     turned), `angle_left` or `angle_right` (radians, principal angles of the leading `rotation.share`).
     """
-    pairs = _pairs(run, seed, peak_step(run.table("measurements"), seed))
+    pairs = _pairs(run, seed, run.peak_step(seed))
     weights = {folder: open_text(folder) for pair in pairs for folder in (pair.before, pair.after)}
     frames: dict[Pair, list[pd.DataFrame]] = {pair: [] for pair in pairs}
     for name, place in matrices(weights[pairs[0].before].shapes).items():  # one at a time, for memory
@@ -95,18 +97,35 @@ def _rows(pair: Pair, both: Comparison, place: Place) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(arm=pair.arm, from_step=pair.from_step, step=pair.step)
 
 
-def operate(
-    run: Run, seed: int, name: str, layers: int | None = None, draw: int = 0, **options: Any
-) -> dict[str, pd.DataFrame]:
-    """Edit the last SFT checkpoint (recipient) with the OOD peak (donor), and measure the edited model.
+def token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    """The tokens that these words are. ValueError for words that are not one token each."""
+    tokens = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+    known = [len(ids) == 1 and ids[0] != tokenizer.unk_token_id for ids in tokens]
+    if strangers := [word for word, one in zip(words, known, strict=True) if not one]:
+        raise ValueError(f"surgery.words: not one token of the model's tokenizer: {', '.join(map(repr, strangers))}")
+    return [token for (token,) in tokens]
 
-    name: what the edit is called in the tables. layers: only the first so many. draw: which of a null's draws.
-    options: of `surgery.Edit` (part, top and tail as shares of the directions, embeddings).
+
+def operate(
+    run: Run,
+    seed: int,
+    name: str,
+    layers: int | None = None,
+    words: Sequence[str] = (),
+    draw: int = 0,
+    **options: Any,
+) -> dict[str, pd.DataFrame]:
+    """Edit the last SFT checkpoint (recipient) with the peak (donor), and measure the edited model.
+
+    name: what the edit is called in the tables. layers: only the first so many. words: only their rows of embedding and
+    head. draw: which of a null's draws. options: of `surgery.Edit` (part, of, top and tail as shares of the directions,
+    embeddings).
     """
-    config, peak = run.config, peak_step(run.table("measurements"), seed)
+    config, peak = run.config, run.peak_step(seed)
     model, tokenizer = load_model(run.sft_weights(seed, config.sft.steps))
     recipient = model.state_dict()
-    edit = Edit(layers=None if layers is None else range(layers), seed=1000 * seed + draw, **options)
+    rows = token_ids(tokenizer, words) if words else None
+    edit = Edit(layers=None if layers is None else range(layers), rows=rows, seed=1000 * seed + draw, **options)
     edited, chosen = edit.state(recipient, load_weights(run.sft_weights(seed, peak))), edit.chosen(recipient)
     moved = sum(float((edited[n] - recipient[n]).double().square().sum()) for n in chosen)
     whole = sum(float(recipient[n].double().square().sum()) for n in chosen)

@@ -1,16 +1,20 @@
-"""Surgery on weight matrices: a recipient gets some of a donor's singular vectors or singular values.
+"""Surgery on weight matrices: a recipient gets a donor's singular vectors, singular values, or whole weights.
 
 The paper puts the singular vectors (or values) of the checkpoint with the best OOD accuracy back into a later
 one, to see which of the two carries the lost accuracy. `random_vectors` and `random_change` add the null edits that
 the paper lacks. An `Edit` says what is done to a whole model. All arithmetic is in float64; results have the
 recipient's shape, dtype and device.
+
+What the paper's official scripts do: `restore_layers` always puts back `embed_tokens` and `lm_head` too, and where
+k_top + k_tail equals the rank it returns the donor's matrix, so that "the first n layers" is a transplant of their
+whole weights with embedding and head. `restore_directions` edits every 2-D parameter, embedding and head included.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -21,7 +25,7 @@ from torch import Tensor
 
 from oodlib.io import write_json, write_whole
 from oodlib.models.checkpoints import open_weights
-from oodlib.models.names import MODULES, matrices
+from oodlib.models.names import EMBEDDINGS, HEADS, MODULES, VISION, matrices, place_of
 from oodlib.models.pairs import pair_up
 from oodlib.models.weights import Safetensors, device
 from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_same_shape, count_of
@@ -120,13 +124,15 @@ def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
     """The other null edit: the recipient [m, n] moved as far as `edited` is, in a random direction.
 
     The change is a Gaussian matrix scaled to the Frobenius norm of edited - recipient. It matches the distance,
-    as `random_vectors` matches the angles. ValueError: shapes that differ, an unfit matrix.
+    as `random_vectors` matches the angles. A vector [n] is taken as [1, n]. ValueError: shapes that differ, an unfit
+    matrix.
     """
-    weight, other = as_matrix(recipient, "recipient"), as_matrix(edited, "edited")
+    weight, other = as_matrix(torch.atleast_2d(recipient), "recipient"), as_matrix(torch.atleast_2d(edited), "edited")
     check_same_shape(weight.shape, other.shape, "recipient and edited")
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
-    return (weight + noise * ((other - weight).norm() / noise.norm())).to(recipient.dtype)
+    moved = weight + noise * ((other - weight).norm() / noise.norm())
+    return moved.reshape(recipient.shape).to(recipient.dtype)
 
 
 def random_turn(U: Tensor, A: Tensor, generator: torch.Generator, H: Tensor | None = None) -> Tensor:
@@ -168,10 +174,13 @@ def random_frame(U: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _spectra(recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> tuple[Spectrum, Spectrum]:
     """Both spectra; the donor is moved to the recipient's device."""
-    weights = [W.whole if isinstance(W, Spectrum) else W for W in (recipient, donor)]
-    check_same_shape(*(W.shape for W in weights), "recipient and donor")
+    check_same_shape(_whole(recipient).shape, _whole(donor).shape, "recipient and donor")
     own = as_spectrum(recipient, "recipient")
     return own, as_spectrum(donor if isinstance(donor, Spectrum) else donor.to(own.values.device), "donor")
+
+
+def _whole(W: Tensor | Spectrum) -> Tensor:
+    return W.whole if isinstance(W, Spectrum) else W
 
 
 def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:
@@ -183,13 +192,17 @@ def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Edit:
-    """What is done to a recipient's matrices with a donor's.
+    """What is done to a recipient's weights with a donor's.
 
-    part: "vectors" or "values" of the donor replace the recipient's (see `restore`); or a null edit: "random"
-    (`random_vectors`), "signs" (the same with random signs) or "noise" (`random_change`, as far as the vectors would
-    move it). top and tail: how many leading and trailing directions, see `ends`. layers: their numbers, None for all.
-    embeddings: the embedding and the head too. seed: of the nulls' draws. ValueError: an unknown part, a null with a
-    tail.
+    part: what of the donor's replaces the recipient's: "vectors" or "values" of a spectrum (see `restore`), or the
+    "whole" weight; or a null edit of part `of`: "random" (`random_vectors`), "signs" (the same with random signs), both
+    of vectors only, or "noise" (`random_change`, as far as `of` would move each weight).
+    top and tail: how many leading and trailing directions of a spectrum, see `ends`.
+    layers: their numbers, None for all. Of the layers, the projections are edited; where part (or `of`) is "whole" and
+    layers are given, all their tensors, norms and biases too: a transplant.
+    embeddings: the embedding and the head too, once where they are tied.
+    rows: the whole weights of these rows (tokens) of embedding and head, and nothing else.
+    seed: of the nulls' draws. ValueError: an unknown part, or settings that do not go together.
     """
 
     part: str = "vectors"
@@ -198,41 +211,77 @@ class Edit:
     layers: Collection[int] | None = None
     embeddings: bool = False
     seed: int = 0
+    of: str = "vectors"
+    rows: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        check_choice("part", self.part, PARTS + NULLS)
+        check_choice("part", self.part, (*PARTS, "whole", *NULLS))
+        check_choice("part", self.of, (*PARTS, "whole"))
         if self.part in NULLS and self.tail:
             raise ValueError(f"part {self.part!r} edits leading directions only, not a tail")
+        if self.part in ("random", "signs") and self.of != "vectors":
+            raise ValueError(f"part {self.part!r} is a null of vectors, not of {self.of}")
+        if self.whole and (self.tail or self.top is not None):
+            raise ValueError("part 'whole' takes the whole weight: it has no leading or trailing directions")
+        if self.rows is not None and not self.whole:
+            raise ValueError(f"rows are edited whole, not their {self._replaced}")
+
+    @property
+    def _replaced(self) -> str:
+        return self.of if self.part in NULLS else self.part
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole weights are replaced, by the donor's or in size."""
+        return self._replaced == "whole"
 
     def matrix(self, name: str, recipient: Tensor | Spectrum, donor: Tensor | Spectrum) -> Tensor:
-        """The edited matrix; nulls draw anew for each name, the same on every run."""
-        seed = self.seed + crc32(name.encode())
-        if self.part in PARTS:
-            return restore(recipient, donor, self.part, self.top, self.tail)
-        if self.part == "noise":
-            weight = recipient.whole if isinstance(recipient, Spectrum) else recipient
-            return random_change(weight, restore(recipient, donor, "vectors", self.top), seed)
-        return random_vectors(recipient, donor, self.top, seed, signs=self.part == "signs")
+        """The edited weight; nulls draw anew for each name, the same on every run."""
+        seed, weight = self.seed + crc32(name.encode()), _whole(recipient)
+        if self.rows is not None:
+            edited, rows = weight.clone(), list(self.rows)
+            edited[rows] = replace(self, rows=None).matrix(name, weight[rows], _whole(donor)[rows])
+            return edited
+        if self.part in ("random", "signs"):
+            return random_vectors(recipient, donor, self.top, seed, signs=self.part == "signs")
+        if self.whole:
+            edited = _whole(donor).to(weight)
+        else:
+            edited = restore(recipient, donor, self._replaced, self.top, self.tail)
+        return random_change(weight, edited, seed) if self.part == "noise" else edited
 
     def chosen(self, state: State) -> list[str]:
-        """The names of the matrices that are edited."""
-        layers, places = self.layers, matrices(state, self.embeddings)
-        return [n for n, place in places.items() if layers is None or place.layer is None or place.layer in layers]
+        """The names of the tensors that are edited; of a tied embedding and head the embedding's."""
+        outer, layers = self.embeddings or self.rows is not None, () if self.rows is not None else self.layers
+        places = matrices(state, outer)
+        if self.whole and layers is not None:
+            inside = ((name, place_of(name)) for name in sorted(state) if VISION not in name)
+            places |= {name: place for name, place in inside if place and place.layer is not None}
+        twins = _tied(state) if outer else {}
+        chosen = (n for n, p in places.items() if layers is None or p.layer is None or p.layer in layers)
+        return [name for name in chosen if name not in twins]
 
     def state(self, recipient: State, donor: State, spectra: Mapping[str, tuple] | None = None) -> dict[str, Tensor]:
-        """A copy of the recipient's state dict with the chosen matrices edited; the other tensors are the recipient's.
+        """A copy of the recipient's state dict with the chosen tensors edited; the others are the recipient's.
 
         spectra: by name the recipient's and the donor's Spectrum, where they are known.
-        ValueError naming the matrix that the donor lacks or has in another shape.
+        ValueError naming the tensor that the donor lacks or has in another shape.
         """
         edited = dict(recipient)
         for name in self.chosen(recipient):
             if name not in donor:
                 raise ValueError(f"{name}: missing in the donor")
             check_same_shape(recipient[name].shape, donor[name].shape, name)
-            pair = spectra[name] if spectra else (recipient[name], donor[name])
+            pair = (spectra or {}).get(name, (recipient[name], donor[name]))
             edited[name] = self.matrix(name, *pair).to(recipient[name].dtype)
-        return edited
+        return edited | {head: edited[embedding] for head, embedding in _tied(recipient).items()}
+
+
+def _tied(state: State) -> dict[str, str]:
+    """The name of the head -> that of the embedding, where the two are one matrix."""
+    outer = {name: place.module for name, place in matrices(state, embeddings=True).items() if place.layer is None}
+    heads, embeddings = ([name for name, word in outer.items() if word in words] for words in (HEADS, EMBEDDINGS))
+    return {head: embedding for head in heads for embedding in embeddings if torch.equal(state[head], state[embedding])}
 
 
 class ModelEdit:

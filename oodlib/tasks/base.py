@@ -1,4 +1,4 @@
-"""Tasks: distributions of problems, each with an in-distribution and an out-of-distribution split.
+"""Tasks: distributions of problems, in splits: one that training deals from, and others that change something of it.
 
 A task is one file (or folder) here that assigns `TASK`: an object that keeps to the protocol below, or a function of
 the options (a mapping) that returns one whose `parameters()` say what decides results. Nothing else in oodlib knows
@@ -7,8 +7,8 @@ which task runs. A task from elsewhere is named module:object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -16,11 +16,69 @@ import numpy as np
 
 from oodlib.registry import TASKS
 
-SPLITS = ("id", "ood")
 OUTCOMES = ("correct", "wrong_value", "wrong_numbers", "illegal", "malformed")
 STYLES = ("compact", "chat")
 
 Outcome = Literal["correct", "wrong_value", "wrong_numbers", "illegal", "malformed"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A set of problems that is measured.
+
+    Attributes:
+        name: what the tables call it.
+        label: what figures and texts call it.
+        changes: what it changes of the problems that training deals: nothing, or names such as "rule" and "numbers".
+        colour: its colour in every figure.
+        about: one line for a reader.
+        probe: a point of a further curve (`value` on its axis), measured on few checkpoints and in no claim.
+    """
+
+    name: str
+    label: str
+    changes: tuple[str, ...] = ()
+    colour: str = "#555555"
+    about: str = ""
+    probe: str = ""
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's splits: the one that is trained on, the headline of every figure, and all in order, probes apart."""
+
+    trained: Split
+    headline: Split
+    others: tuple[Split, ...] = ()
+    probes: tuple[Split, ...] = ()
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter((self.trained, *self.others, self.headline))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(split.name for split in self)
+
+    def __getitem__(self, name: str) -> Split:
+        every = {split.name: split for split in (*self, *self.probes)}
+        return every[check_choice("split", name, tuple(every))]
+
+    def changing(self, *changes: str) -> Split | None:
+        """The split that changes exactly this, if there is one."""
+        return next((split for split in self if set(split.changes) == set(changes)), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Splits:
+        def split(v: Mapping[str, Any]) -> Split:
+            return Split(**{**v, "changes": tuple(v["changes"])})
+
+        others, probes = (tuple(map(split, values[name])) for name in ("others", "probes"))
+        return cls(split(values["trained"]), split(values["headline"]), others, probes)
 
 
 @dataclass(frozen=True)
@@ -31,20 +89,23 @@ class Verdict:
         outcome: one of `OUTCOMES`; where an answer has several faults, the rightmost of that list.
         reward: the paper's reward, 5 for a correct answer, the sum of the faults (negative) otherwise.
         message: a sentence fit to be shown to the player, who may then try again.
+        measures: further measures of the answer by name, each 0 or 1; the same names for every answer of a task.
     """
 
     outcome: Outcome
     reward: float
     message: str
+    measures: Mapping[str, bool] = field(default_factory=dict, compare=False)
 
 
 class Task(Protocol):
     """What the rest of oodlib asks of a task. `P` below is the task's own, immutable problem type."""
 
     name: str
+    splits: Splits
 
     def split(self, name: str) -> list[Any]:
-        """Every distinct solvable problem of a split, in a fixed order."""
+        """Every distinct solvable problem of a split (or of a probe, a fixed sample), in a fixed order."""
 
     def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Any]:
         """`n` problems dealt at random from a split, with repetition."""
@@ -87,7 +148,10 @@ def _get_task(name: str, options: tuple[tuple[str, str], ...]) -> Task:
     elif options:
         raise ValueError(f"task.options = {dict(options)}: the task {name!r} takes none")
     methods = [method for method in vars(Task) if not method.startswith("_")]
-    if absent := [method for method in methods if not callable(getattr(found, method, None))]:
+    absent = [method for method in methods if not callable(getattr(found, method, None))]
+    if not isinstance(getattr(found, "splits", None), Splits):
+        absent.append("splits")
+    if absent:
         raise ValueError(f"task.name = {name!r}: it is no task, for it lacks {', '.join(absent)}")
     return found
 

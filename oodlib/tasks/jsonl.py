@@ -3,7 +3,7 @@
 A line has `prompt` (text, or chat messages {role, content}), `completion` (a right answer to learn from), `answer`
 (any JSON value, for the checker) and, if wanted, `label`. Options: the files `id` and `ood`; `train`, from which ID
 problems are dealt for training (else from `id`); `checker`: `exact` (the default), `number`, or a function's import
-path. Nothing that a file says is ever run.
+path; any other option is a further split: its name, and its file. Nothing that a file says is ever run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy as np
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from oodlib.registry import import_object, is_path
-from oodlib.tasks.base import OUTCOMES, SPLITS, STYLES, Verdict, check_choice
+from oodlib.tasks.base import OUTCOMES, STYLES, Split, Splits, Verdict, check_choice
 
-FILES = ("train", *SPLITS)
-OPTIONS = (*FILES, "checker")
+REQUIRED = ("id", "ood")
+NOT_SPLITS = ("train", "checker")
+COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#B8A800")  # of further splits
+_NAME = re.compile(r"[A-Za-z][\w-]*")
 Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
 _NUMBER = re.compile(
     r"(?:(?<![\w.)])-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
@@ -67,14 +69,23 @@ class JsonLines:
 
     def __init__(self, options: Mapping[str, str]):
         for option in options:
-            check_choice("option in task.options", option, OPTIONS)
-        if missing := [split for split in SPLITS if split not in options]:
+            if not _NAME.fullmatch(option):
+                raise ValueError(f"task.options: {option!r} cannot be a split's name: letters, digits, - and _")
+        if missing := [split for split in REQUIRED if split not in options]:
             raise ValueError(f"task.options of jsonl lack {' and '.join(missing)}: the path of a JSONL file")
         self.check, self._parameters = _checker(options.get("checker", "exact"))
         self._problems: dict[str, tuple[Problem, ...]] = {}
-        for name in FILES:
-            if name in options:
+        for name in options:
+            if name != "checker":
                 self._problems[name], self._parameters[name] = _read(Path(options[name]), self.check is number)
+
+        further = [name for name in options if name not in (*REQUIRED, *NOT_SPLITS)]
+        others = (
+            Split(n, n.replace("_", " "), (n,), COLOURS[i % len(COLOURS)], f"the file {Path(options[n]).name}")
+            for i, n in enumerate(further)
+        )
+        trained = Split("id", "ID", (), "#0072B2", "like the training data")
+        self.splits = Splits(trained, Split("ood", "OOD", ("distribution",), "#D55E00", "never trained on"), tuple(others))
 
     def parameters(self) -> dict[str, str]:
         """The options as a run's key has them: SHA-256 digests of the files in place of their paths."""
@@ -82,12 +93,12 @@ class JsonLines:
 
     def split(self, name: str) -> list[Problem]:
         """Every line of the file of a split."""
-        return list(self._problems[check_choice("split", name, SPLITS)])
+        return list(self._problems[self.splits[name].name])
 
     def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Problem]:
         """`n` lines, evenly, with repetition; those of `train` for the split `id` where there is such a file."""
-        check_choice("split", split, SPLITS)
-        dealt = self._problems.get("train", self._problems["id"]) if split == "id" else self._problems[split]
+        name = self.splits[split].name
+        dealt = self._problems.get("train", self._problems["id"]) if name == "id" else self._problems[name]
         return [dealt[i] for i in rng.integers(len(dealt), size=n)]
 
     def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:

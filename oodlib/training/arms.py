@@ -1,4 +1,4 @@
-"""Stage 2, RL recovery: RL and its baselines from several SFT checkpoints, each then measured on both splits.
+"""Stage 2, RL recovery: RL and its baselines from several SFT checkpoints, each then measured on every split.
 
 An arm is RL ("rl") or a baseline; the tables name it in the column `arm`.
 """
@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from oodlib.inference.evaluation import evaluate_model
-from oodlib.io import as_measurements, peak_step
+from oodlib.io import as_measurements
 from oodlib.models.loading import load_model, load_weights, save_weights
 from oodlib.registry import BASELINES
 from oodlib.run import Run
@@ -38,7 +38,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
                 log = history(folder, config.rl.steps)
         except NoData:
             save_weights(load_weights(start), start, end)
-    tables = evaluate_model(config, *load_model(end), ("rl", arm, from_step, config.rl.steps, seed))
+    tables = evaluate_model(config, *load_model(end), ("rl", arm, from_step, config.rl.steps, seed), probes=arm == "rl")
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], config.rl.samples_per_update)
         for row in log
@@ -78,5 +78,4 @@ def make_setup(run: Run, seed: int, arm: str, from_step: int) -> Setup:
         run.checkpoints(seed, arm, from_step),
         from_step,
         lambda step: run.sft_weights(seed, step),
-        lambda: peak_step(run.table("measurements"), seed),
     )

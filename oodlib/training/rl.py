@@ -7,6 +7,8 @@ loss; GRPO's reward of an episode is the discounted sum of its attempts' rewards
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,17 +16,20 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oodlib.config import Config
-from oodlib.inference.episodes import discounted
+from oodlib.inference.episodes import Episode, discounted
 from oodlib.models.loading import sharded
 from oodlib.training.ppo import PPOTrainer
 from oodlib.training.record import Record, Score, checker_rewards
 from oodlib.training.setup import Setup
 from oodlib.training.trainer import arm_settings, rank, world
 
+# (advantages, which answers are right, how many tokens of each are learnt) -> what is learnt from in place of the
+# advantages; all of them [episodes of a batch]
+Weigh = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
 
@@ -34,15 +39,59 @@ def make_trainer(setup: Setup, score: Score = checker_rewards) -> Trainer:
     return PPOTrainer(setup, record) if setup.config.rl.algorithm == "ppo" else group_trainer(setup, record)
 
 
+def with_config(setup: Setup, config: Config) -> Setup:
+    """A setup with other settings of RL."""
+    return replace(setup, config=config)
+
+
 def group_trainer(setup: Setup, record: Record) -> Trainer:
     """TRL's GRPO or RLOO: several answers to each ID problem, each paid by the checker, compared within their group."""
+    return _group_trainer(setup, record, *TRAINERS[setup.config.rl.algorithm])
+
+
+def weighed_trainer(setup: Setup, weigh: Weigh) -> Trainer:
+    """GRPO that learns from `weigh`'s weights of the answers in place of its advantages."""
+    return _group_trainer(setup, Record(setup, checker_rewards), WeighedTrainer, GRPOConfig, weigh)
+
+
+def imitating_trainer(setup: Setup, weigh: Weigh) -> Trainer:
+    """The same with SFT's loss: cross-entropy, so weighed, on each episode's last attempt."""
+    as_sft = {
+        "temperature": 1.0,  # of the loss
+        "generation_kwargs": {"temperature": setup.config.rl.temperature},
+        "vllm_importance_sampling_correction": False,
+    }
+    record = Record(setup, checker_rewards)
+    trainer = _group_trainer(setup, record, ImitatingTrainer, GRPOConfig, weigh, as_sft, last_attempt)
+    trainer.add_callback(_NoGradientNoChange())
+    return trainer
+
+
+def own_tokens(episode: Episode) -> list[int]:
+    """1 for each token of an episode that the player said, in any attempt; 0 for the checker's."""
+    return episode.own
+
+
+def last_attempt(episode: Episode) -> list[int]:
+    """1 for each token of an episode's last attempt, 0 for those before it."""
+    return [int(i >= episode.starts[-1]) for i in range(len(episode.tokens))]
+
+
+def _group_trainer(
+    setup: Setup,
+    record: Record,
+    trainer: type[Trainer],
+    arguments: type,
+    weigh: Weigh | None = None,
+    others: dict[str, Any] | None = None,
+    learnt: Callable[[Episode], list[int]] = own_tokens,
+) -> Trainer:
     problems = setup.problems()
     prompts = [setup.task.prompt(p, setup.config.task.prompt_style) for p in problems]
-    options, rollouts = group_options(setup), _Rollouts(setup, prompts, problems)
-    trainer, arguments = TRAINERS[setup.config.rl.algorithm]
+    options, rollouts = group_options(setup) | (others or {}), _Rollouts(setup, prompts, problems, learnt)
     return trainer(
         model=setup.model,
-        reward_funcs=_Reward(record, problems),
+        reward_funcs=_Reward(record, problems, weigh),
         args=arguments(**options),
         train_dataset=Dataset.from_dict({"prompt": prompts, "index": list(range(len(problems)))}),
         processing_class=setup.tokenizer,
@@ -90,20 +139,46 @@ def by_vllm(config: Config) -> bool:
     return chosen
 
 
-class _Rollouts:
-    """TRL's rollout function: an episode for each prompt that it is given."""
+class WeighedTrainer(GRPOTrainer):
+    """GRPO that learns from its reward function's weights in place of its own advantages."""
 
-    def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any]):
-        self.setup = setup
+    def _generate_and_score_completions(self, inputs):
+        found = super()._generate_and_score_completions(inputs)
+        return found | {"advantages": found["advantages"].new_tensor(self.reward_funcs[0].weights)}
+
+
+class ImitatingTrainer(WeighedTrainer):
+    """The same with the probability ratio to the current model: 1, with the gradient of log p, so no clip ever holds"""
+
+    def _generate_and_score_completions(self, inputs):
+        found = super()._generate_and_score_completions(inputs)
+        return {name: value for name, value in found.items() if name != "old_per_token_logps"}
+
+
+class _NoGradientNoChange(TrainerCallback):
+    """An update whose gradient is 0 changes no weight, which Adam's momentum would do."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        if not any(p.grad.any() for p in model.parameters() if p.grad is not None):
+            model.zero_grad(set_to_none=True)
+
+
+class _Rollouts:
+    """TRL's rollout function: an episode for each prompt that it is given; `learnt` marks the tokens with a loss."""
+
+    def __init__(self, setup: Setup, prompts: list[Any], problems: list[Any], learnt: Callable[[Episode], list[int]]):
+        self.setup, self.learnt = setup, learnt
         self.problems = {json.dumps(prompt): problem for prompt, problem in zip(prompts, problems, strict=True)}
 
     def __call__(self, prompts: list[Any], trainer: Trainer) -> dict[str, list[Any]]:
         problems = [self.problems[json.dumps(p)] for p in prompts]
         episodes = self.setup.play(problems, trainer.accelerator.unwrap_model(trainer.model))
+        masks = [self.learnt(e) for e in episodes]
         return {
             "prompt_ids": [e.prompt for e in episodes],
             "completion_ids": [e.tokens for e in episodes],
-            "env_mask": [e.own for e in episodes],
+            "env_mask": masks,
+            "tokens": [sum(mask) for mask in masks],
             "logprobs": None,
             "verdicts": [e.verdicts for e in episodes],
             "answers": [e.answers for e in episodes],
@@ -111,26 +186,35 @@ class _Rollouts:
 
 
 class _Reward:
-    """A TRL reward function over the record's."""
+    """A TRL reward function over the record's; `weights`: what the trainer's own answers of the last batch weigh."""
 
     __name__ = "checker"
 
-    def __init__(self, record: Record, problems: list[Any]):
-        self.record, self.problems = record, problems
+    def __init__(self, record: Record, problems: list[Any], weigh: Weigh | None):
+        self.record, self.problems, self.weigh, self.weights = record, problems, weigh, np.empty(0)
 
-    def __call__(self, prompts, completions, index, trainer_state, verdicts=None, answers=None, **_) -> list[float]:
+    def __call__(
+        self, prompts, completions, completion_ids, index, trainer_state, verdicts=None, answers=None, tokens=None, **_
+    ) -> list[float]:
         problems = [self.problems[i] for i in index]
         if verdicts is None:
             answers = [[c if isinstance(c, str) else c[-1]["content"]] for c in completions]
             verify = self.record.setup.task.verify
             verdicts = [[verify(p, a)] for p, (a,) in zip(problems, answers, strict=True)]
-        step, mine = trainer_state.global_step, len(problems)
+            tokens = [len(ids) for ids in completion_ids]
+        step, mine = trainer_state.global_step, slice(rank() * len(problems), (rank() + 1) * len(problems))
         if world() > 1:  # a group's answers may lie in several processes
-            problems, index, verdicts, answers = map(gather_object, (problems, index, verdicts, answers))
+            problems, index, verdicts, answers, tokens = map(
+                gather_object, (problems, index, verdicts, answers, tokens)
+            )
         returns = discounted(self.record.rewards(verdicts, step), self.record.setup.config.rl.discount)
         found = advantages(returns, self.record.setup.config)
+        if self.weigh:
+            right = np.array([attempts[-1].outcome == "correct" for attempts in verdicts])
+            found = self.weigh(found, right, np.array(tokens))
         self.record.add(step, problems, index, verdicts, answers, returns, found)
-        return returns[rank() * mine : (rank() + 1) * mine].tolist()
+        self.weights = found[mine]
+        return returns[mine].tolist()
 
 
 def advantages(returns: np.ndarray, config) -> np.ndarray:

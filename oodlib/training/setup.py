@@ -33,7 +33,6 @@ class Setup:
     folder: Path
     start: int = 0  # the SFT step of the model
     sft: Callable[[int], Path] | None = None  # the folder of the weights at an SFT step
-    peak: Callable[[], int] | None = None  # the SFT step with the highest OOD accuracy
 
     @property
     def samples(self) -> int:
@@ -43,7 +42,7 @@ class Setup:
     def problems(self) -> list[Any]:
         """The ID problems that RL answers, one a group; other draws than those of the SFT stage."""
         rng = np.random.default_rng([self.seed, 1])
-        return self.task.sample(rng, "id", self.config.rl.steps // self.config.rl.cycle * self.config.rl.prompts)
+        return self.task.sample(rng, self.task.splits.trained.name, self.config.rl.steps // self.config.rl.cycle * self.config.rl.prompts)
 
     def play(self, problems: list[Any], model: Any = None) -> list[Episode]:
         """An episode for each problem, sampled as in RL, by the setup's model or another."""

@@ -214,7 +214,7 @@ def kept_steps(config: Config, shared: bool = False) -> list[int]:
 def demonstrations(task: Task, config: Config, seed: int, n: int) -> Dataset:
     """`n` ID prompts with right answers, both drawn at random: columns prompt, completion."""
     rng = np.random.default_rng(seed)
-    problems = task.sample(rng, "id", n)
+    problems = task.sample(rng, task.splits.trained.name, n)
     style = config.task.prompt_style
     return Dataset.from_dict(
         {

@@ -11,13 +11,12 @@ from scipy.stats import binomtest
 
 from oodlib.config import Config
 from oodlib.inference.evaluation import evaluate
-from oodlib.io import peak_step
 from oodlib.models.loading import load_model, load_weights, quiet
 from oodlib.models.names import matrices
 from oodlib.run import Run
 from oodlib.spectral import Edit, spectrum
 from oodlib.stages import at_hand, ensure
-from oodlib.tasks import SPLITS, get_task
+from oodlib.tasks import get_task
 from oodlib.training.arms import run_arm
 from oodlib.training.sft import train
 
@@ -36,11 +35,11 @@ class Models:
                 ensure(run, stage)
         if "sft" not in run.sources:
             return
-        self.peak, self.end = peak_step(run.table("measurements"), self.seed), run.config.sft.steps
+        self.peak, self.end = run.peak_step(self.seed), run.config.sft.steps
         later = [step for step in sorted(run.config.rl.starts) if step > self.peak]
         self.start = later[len(later) // 2] if later else max(run.config.rl.starts)  # amid the fall, if one is
         self.keys |= {
-            f"OOD peak (step {self.peak})": ("sft", "sft", 0, self.peak),
+            f"{run.splits.headline.label} peak (step {self.peak})": ("sft", "sft", 0, self.peak),
             f"end of SFT (step {self.end})": ("sft", "sft", 0, self.end),
         }
         if "rl" in run.sources:
@@ -109,7 +108,7 @@ class Bench:
         edit = Edit(part, top, tail, [layer for layer in layers if layer is not None], embeddings=None in layers)
         self.model.load_state_dict(edit.state(self.recipient, self.donor, self.spectra))
         accuracy, count = {}, 0
-        for split in SPLITS:
+        for split in self.task.splits.names:
             few = len(self.task.split(split)) // SAMPLE
             every = self.config.eval.every if all_hands else max(self.config.eval.every, few)
             right = self.evaluate(split, every)["outcome"] == "correct"

@@ -18,24 +18,28 @@ from oodlib.run import Run
 from oodlib.widgets import parts
 from oodlib.widgets.models import Models
 
-RULES = {"ID: J, Q, K count 10": (10, 10, 10), "OOD: J 11, Q 12, K 13": (11, 12, 13), "my own": None}
+OWN = "my own"  # rule
 DEALT_FROM = 50  # hands, of which the first that the rule can solve is dealt
 
 
 def play(run: Run, seed: int | None = None) -> None:
     """Deal or type a hand, choose a rule, and see the base, peak, end and RL models answer it side by side.
 
-    Behind each token of an answer, how sure the model was of it; where the OOD peak's answer and the end's part, what
-    both might have said.
+    Hands are dealt from the split whose rule is chosen; the hand on the table stays if it is one of that split.
+    Behind each token of an answer, how sure the model was of it; where the answers of the peak and of the end part,
+    what both might have said.
     """
-    models, task = Models(run, seed), run.task
+    models, task, splits = Models(run, seed), run.task, run.splits
+    rules = {split.name: task.split(split.name)[0].rule for split in splits}
+    choices = [(f"{s.label}: J {j}, Q {q}, K {k}", s.name) for s in splits for j, q, k in [rules[s.name]]]
     rng = np.random.default_rng(models.seed)
     load = cache(lambda name: load_model(models.folder(name)))
     hand = widgets.Text("5 5 Q A", description="hand", layout={"width": "190px"}, continuous_update=False)
-    rule = widgets.Dropdown(options=list(RULES), value=list(RULES)[1], description="rule", layout={"width": "280px"})
-    worth = [widgets.BoundedIntText(v, min=1, max=13, description=f) for f, v in zip("JQK", (11, 12, 13), strict=True)]
-    for box in worth:
-        box.layout.width, box.style.description_width = "90px", "20px"
+    rule = widgets.Dropdown(options=[*choices, (OWN, OWN)], description="rule", layout={"width": "280px"})
+    rule.value = splits.headline.name
+    worth = [widgets.BoundedIntText(min=1, max=13, description=face) for face in "JQK"]
+    for box, value in zip(worth, rules[rule.value], strict=True):
+        box.value, box.layout.width, box.style.description_width = value, "90px", "20px"
     deal, ask = widgets.Button(description="deal"), widgets.Button(description="play", button_style="primary")
     result = parts.result_area()
 
@@ -60,12 +64,17 @@ def play(run: Run, seed: int | None = None) -> None:
         )
 
     def ruled(_: Any) -> None:
-        for box, value in zip(worth, RULES[rule.value] or (), strict=bool(RULES[rule.value])):
+        if rule.value == OWN:
+            answer()
+            return
+        for box, value in zip(worth, rules[rule.value], strict=True):
             box.value = value
-        answer()
+        hands = (sorted(problem.cards) for problem in task.split(rule.value))
+        (answer if sorted(hand.value.upper().split()) in hands else dealt)()
 
-    def dealt(_: Any) -> None:
-        hands = [problem.cards for problem in task.sample(rng, "ood", DEALT_FROM)]  # each has a face card
+    def dealt(_: Any = None) -> None:
+        split = splits.headline.name if rule.value == OWN else rule.value
+        hands = [problem.cards for problem in task.sample(rng, split, DEALT_FROM)]
         can = (cards for cards in hands if task.solutions(under_the_rule(cards).numbers))
         hand.value = " ".join(next(can, hands[0]))
         answer()
@@ -82,14 +91,16 @@ def play(run: Run, seed: int | None = None) -> None:
 
 
 def _answer_row(task: Any, problem: Any, said: Said) -> list[str]:
-    outcome, more = task.verify(problem, said.text).outcome, ""
-    if outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
+    verdict, more = task.verify(problem, said.text), ""
+    if verdict.outcome == "malformed" and task.verify_formula(problem, said.text.split(";")[-1]).outcome == "correct":
         more = ", but its formula is right"
+    elif verdict.outcome != "correct" and verdict.measures["old_rule"]:
+        more = ", but right by the rule of SFT"
     marks = "".join(
         f'<span title="probability {p:.2f}" style="background: rgba(86, 180, 233, {0.75 * p:.2f})">{escape(t)} </span>'
         for t, p in zip(said.tokens, said.sure, strict=True)
     )
-    return [parts.as_outcome(outcome, more), marks]
+    return [parts.as_outcome(verdict.outcome, more), marks]
 
 
 def _parting(one: tuple[str, Said], other: tuple[str, Said], tokenizer: Any) -> str:

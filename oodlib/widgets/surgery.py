@@ -1,4 +1,4 @@
-"""The widget `surgery`: singular values or vectors of the OOD peak put back into the last SFT checkpoint."""
+"""The widget `surgery`: singular values or vectors of the peak put back into the last SFT checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oodlib.widgets.models import Bench, Models
 
 
 def surgery(run: Run, seed: int | None = None) -> None:
-    """Put singular values or vectors of the OOD peak back into the last SFT checkpoint, and see how it then plays.
+    """Put singular values or vectors of the peak back into the last SFT checkpoint, and see how it then plays.
 
     At once on `models.SAMPLE` hands of each split, with the interval that so few allow; at a button's press on all.
     """
@@ -45,9 +45,9 @@ def surgery(run: Run, seed: int | None = None) -> None:
         measured, hands = bench().measure(part.value, top.value / 100, tail.value / 100, chosen, all_hands)
         named = ", ".join("embeddings" if layer is None else str(layer) for layer in chosen) or "none"
         title = f"{part.value}: leading {top.value} %, trailing {tail.value} %, layers {named}"
-        said = ", ".join(f"{s.upper()} {v:.1%} [{a:.1%}, {b:.1%}]" for s, (v, a, b) in measured.items())
+        said = ", ".join(f"{run.splits[s].label} {v:.1%} [{a:.1%}, {b:.1%}]" for s, (v, a, b) in measured.items())
         text = f"{title}. Accuracy of the edited model on {hands}: {said}."
-        picture = parts.as_picture(figures.edited(measured, known, title), text)
+        picture = parts.as_picture(figures.edited(measured, known, title, run.splits), text)
         result.value = parts.on_paper(f"{picture}<p>{escape(text)}</p>")
 
     def ready() -> None:

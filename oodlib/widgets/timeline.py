@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from oodlib.io import peak_step
 from oodlib.plots import widgets as figures
 from oodlib.run import Run
 from oodlib.widgets import parts
@@ -21,9 +20,9 @@ def timeline(run: Run) -> None:
     @cache
     def drawn(step: int) -> str:
         alt = f"accuracy, answers, losses and rotation of the checkpoint after {step} steps of SFT"
-        return parts.as_picture(figures.timeline(measurements, rotation, step), alt)
+        return parts.as_picture(figures.timeline(measurements, rotation, step, run.splits), alt)
 
-    peak = peak_step(measurements, int(measurements["seed"].min()))
+    peak = run.peak_step(int(measurements["seed"].min()))
     slider = widgets.SelectionSlider(
         options=steps, value=peak, description="SFT step", continuous_update=False, layout={"width": "480px"}
     )
@@ -34,4 +33,4 @@ def timeline(run: Run) -> None:
 
     slider.observe(moved, "value")
     moved()
-    parts.show_widget("timeline", [slider], result, figures.timeline(measurements, rotation, steps[-1]))
+    parts.show_widget("timeline", [slider], result, figures.timeline(measurements, rotation, steps[-1], run.splits))

@@ -19,7 +19,6 @@ from oodlib.models.loading import load_model, load_weights, quiet
 from oodlib.models.sources import model_folder
 from oodlib.run import Run
 from oodlib.spectral import compare, restore
-from oodlib.tasks import SPLITS
 from oodlib.training.rl import advantages
 from oodlib.training.sft import train
 from oodlib.training.trainer import demonstrations
@@ -45,10 +44,10 @@ def task() -> dict:
     run = Run(config)
     data = demonstrations(run.task, config, 10, 3)
     dealt = {
-        split: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), split, 4)] for split in SPLITS
+        split: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), split, 4)] for split in run.task.splits.names
     }
     base = load_model(model_folder("tiny"))
-    answered = {split: evaluate(*base, run.task, split, "compact", 32, loss=True, every=40) for split in SPLITS}
+    answered = {split: evaluate(*base, run.task, split, "compact", 32, loss=True, every=40) for split in run.task.splits.names}
     dialogue = run.task.pretraining_dialogue(np.random.default_rng(2), 1)
     return {
         "demonstrations": [row["prompt"] + row["completion"] for row in data],

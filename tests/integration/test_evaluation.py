@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from oodlib.config import load_config
 from oodlib.inference.episodes import generate
-from oodlib.inference.evaluation import answer_loss, evaluate, summarise
+from oodlib.inference.evaluation import answer_loss, evaluate, evaluate_model, summarise
 from oodlib.models.base import build_model, build_tokenizer
 from oodlib.models.loading import load_model, load_weights
 from oodlib.models.names import matrices
@@ -120,3 +121,21 @@ def test_matrices_are_the_projections():
     place = found["model.layers.3.mlp.down_proj.weight"]
     assert (place.layer, place.module) == (3, "down_proj")
     assert not any("embed" in name or "lm_head" in name or "norm" in name or "bias" in name for name in found)
+
+
+def test_every_split_and_the_task_s_own_measures_are_in_the_tables(tiny):
+    config = load_config("smoke", {"eval.every": 100})
+    tables = evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3), probes=True)
+    measured, hands = tables["measurements"], tables["hands"]
+    assert set(measured["split"]) == {*TASK.splits.names, *(probe.name for probe in TASK.splits.probes)}
+    assert list(hands["split"].unique()) == list(TASK.splits.names)
+    assert set(measured.loc[measured["split"] == "face_3", "n"]) == {150}
+    for split, judged in hands.groupby("split"):
+        rows = measured[measured["split"] == split].set_index("metric")["value"]
+        problems = TASK.split(split)[::100]
+        texts = generate(*tiny, [TASK.prompt(p, "compact") for p in problems], 32)
+        measures = [TASK.verify(p, t).measures for p, t in zip(problems, texts, strict=True)]
+        for name in ("numbers_read", "old_rule"):
+            assert judged[name].tolist() == [m[name] for m in measures]
+            assert rows[name] == pytest.approx(judged[name].mean())
+    assert "face_3" not in set(evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3))["measurements"]["split"])

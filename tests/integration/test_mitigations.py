@@ -122,11 +122,10 @@ def test_baselines_that_edit_weights_are_the_mixes_that_they_say(tiny_run, tmp_p
     def sft(t):
         return run.sft_weights(10, t)
 
-    setup = Setup(*load_model(sft(4)), TASK, run.config, 10, tmp_path, 4, sft, lambda: 2)
+    setup = Setup(*load_model(sft(4)), TASK, run.config, 10, tmp_path, 4, sft)
     wanted = {
         "averaging": [(sft(4), 1.0)],
         "interpolation_base": [(sft(0), 0.5), (sft(4), 0.5)],
-        "interpolation_peak": [(sft(2), 0.5), (sft(4), 0.5)],
     }
     for arm, parts in wanted.items():
         found, expected = BASELINES.get(arm).make_weights(setup), mix(parts)

@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
     assert not same_weights(a.sft_weights(10, 4), c.sft_weights(11, 4))
 
 
-@pytest.mark.parametrize("arm", ["rl", "rl with ppo", "rejection_sampling"])
+@pytest.mark.parametrize("arm", ["rl", "rl with ppo", "rejection_sampling", "rejection_sampling_fresh"])
 def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_path, arm):
     arm, _, algorithm = arm.partition(" with ")
     run = tiny_run(
@@ -110,7 +110,7 @@ def test_an_arm_cut_off_goes_on_from_its_last_whole_checkpoint(tiny_run, tmp_pat
     assert not (tmp_path / "cut" / "checkpoint-3").exists()
     assert [row["step"] for row in again] == [row["step"] for row in log] == [1, 2, 3, 4]
     assert same_weights(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
-    if arm == "rl":
+    if arm in ("rl", "rejection_sampling_fresh"):
         whole, cut = (pd.read_parquet(tmp_path / n / "checkpoint-4" / ROLLOUTS) for n in ("whole", "cut"))
         pd.testing.assert_frame_equal(whole, cut)
     third = fit(trainer(tmp_path / "cut"), tmp_path / "cut", [2, 4])

@@ -88,19 +88,32 @@ def test_a_picture_or_a_table_stands_where_nobody_operates_and_the_widget_where_
     assert {VIEW, *still} <= set(shown[-1]), "GitHub takes the picture or the table, Jupyter the widget"
 
 
-def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated):
+def test_play_judges_every_model_and_says_what_is_wrong_with_a_hand(operated, run):
     controls, result = operated("play")
     before = result()
     for name in ("base", "OOD peak", "end of SFT (step 4)", "RL from step 4"):
         assert name in before
     assert "Solutions of (5, 5, 12, 1)" in before and "12*(1+5/5)" in before
-    controls["rule"].value = "ID: J, Q, K count 10"
+    controls["rule"].value = "id"
     assert "Solutions of (5, 5, 10, 1)" in result() and controls["J"].value == 10
     controls["hand"].value = "5 5 5 X"
     controls["play"].click()
     assert "unknown card" in result() and "&#x27;X&#x27;" in result()
-    controls["deal"].click()
-    assert "Solutions of" in result() and ": none" not in result(), "what is dealt can be solved by the rule in force"
+    for split in run.splits:
+        controls["rule"].value = split.name
+        controls["deal"].click()
+        assert "Solutions of" in result() and ": none" not in result(), "what is dealt can be solved by its rule"
+        dealt = sorted(controls["hand"].value.split())
+        assert dealt in [sorted(problem.cards) for problem in run.task.split(split.name)]
+
+
+def test_a_hand_stays_where_the_chosen_split_has_it(operated):
+    controls, _ = operated("play")
+    assert controls["hand"].value == "5 5 Q A"
+    controls["rule"].value = "id"
+    assert controls["hand"].value == "5 5 Q A"
+    controls["rule"].value = "new_numbers"
+    assert {"11", "12", "13"} & set(controls["hand"].value.split()), "which has no face cards"
 
 
 def test_before_anything_is_trained_the_base_answers(monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ from oodlib.cli import app
 from oodlib.config import CHECKOUT, Config, config_from, config_names, load_config, read_value, read_yaml
 from oodlib.registry import BASELINES, MITIGATIONS, TASKS
 from oodlib.run import Results
-from oodlib.tasks import OUTCOMES, SPLITS, get_task
+from oodlib.tasks import OUTCOMES, get_task
 
 PAGES = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [*CHECKOUT.glob("docs/*.md"), CHECKOUT / "notebooks/README.md", CHECKOUT / "params/README.md"]
@@ -178,7 +178,8 @@ def examples(tmp_path, monkeypatch):
 @pytest.mark.parametrize("style", ["compact", "chat"])
 def test_the_example_of_a_task_deals_and_judges(examples, style):
     task, rng = get_task("my_study.sums:TASK"), np.random.default_rng(0)
-    for split in SPLITS:
+    assert task.splits.trained.changes == () and task.splits.headline.changes
+    for split in task.splits.names:
         problems = task.split(split)
         assert len({task.label(p) for p in problems}) == len(problems)
         for problem in task.sample(rng, split, 5):

@@ -17,7 +17,14 @@ from oodlib.tasks.general_points.solver import solutions
 
 TASK = get_task("general_points")
 CARDS = ["A", *map(str, range(2, 11)), "J", "Q", "K"]
-RULES = {"id": {"J": 10, "Q": 10, "K": 10}, "ood": {"J": 11, "Q": 12, "K": 13}}
+EVERY = [*CARDS[:10], "11", "12", "13", "J", "Q", "K"]
+RULES = {
+    "id": {"J": 10, "Q": 10, "K": 10},
+    "new_rule": {"J": 5, "Q": 6, "K": 7},
+    "new_numbers": {"J": 10, "Q": 10, "K": 10},
+    "ood": {"J": 11, "Q": 12, "K": 13},
+    "face_12": dict.fromkeys("JQK", 12),
+}
 HANDS = list(combinations_with_replacement(range(1, 14), 4))
 
 
@@ -211,7 +218,7 @@ def test_what_cannot_be_a_hand_to_solve(numbers, target, named):
 # --- the splits -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "size"), [("id", 1236), ("ood", 796)])
+@pytest.mark.parametrize(("name", "size"), [("id", 1236), ("ood", 796), ("new_rule", 871)])
 def test_a_split_is_every_solvable_hand_once(name, size, solvable):
     rule = RULES[name]
     expected = [
@@ -228,15 +235,47 @@ def test_a_split_is_every_solvable_hand_once(name, size, solvable):
     assert all(hand.numbers == tuple(worth(card, rule) for card in hand.cards) for hand in hands)
 
 
+def test_new_numbers_are_the_hands_of_the_headline_with_plain_cards():
+    plain = {"J": "11", "Q": "12", "K": "13"}
+    for hand, other in zip(TASK.split("new_numbers"), TASK.split("ood"), strict=True):
+        assert hand.cards == tuple(plain.get(card, card) for card in other.cards)
+        assert hand.numbers == other.numbers and hand.rule == (10, 10, 10)
+
+
+def test_the_splits_say_what_they_change():
+    splits = TASK.splits
+    assert splits.names == ("id", "new_rule", "new_numbers", "ood")
+    assert (splits.trained.name, splits.headline.name) == ("id", "ood")
+    assert splits.changing("rule").name == "new_rule" and splits.changing("numbers").name == "new_numbers"
+    assert splits.changing("rule", "numbers") is splits.headline and splits.changing("suit") is None
+    trained = {tuple(RULES["id"].values())}
+    written = {number for hand in TASK.split("id") for number in hand.numbers}
+    for split in splits:
+        hands = TASK.split(split.name)
+        faced = [hand for hand in hands if set(hand.cards) & set("JQK")]
+        assert ("rule" in split.changes) == bool(faced and {hand.rule for hand in faced} - trained)
+        assert ("numbers" in split.changes) == any(set(hand.numbers) - written for hand in hands)
+    assert type(splits).from_dict(json.loads(json.dumps(splits.as_dict()))) == splits
+
+
+def test_probes_give_all_face_cards_one_value():
+    for probe in TASK.splits.probes:
+        hands = TASK.split(probe.name)
+        assert {hand.rule for hand in hands} == {(probe.value,) * 3}
+        assert len({hand.cards for hand in hands}) == len(hands) == 150
+        assert all(set(hand.cards) & set("JQK") and can_make(tuple(sorted(hand.numbers)), 24) for hand in hands[::5])
+    assert [probe.value for probe in TASK.splits.probes] == list(range(1, 14))
+
+
 def test_a_split_cannot_be_spoilt_by_its_user():
     TASK.split("id").clear()
     assert len(TASK.split("id")) == 1236
 
 
-@pytest.mark.parametrize("name", ["id", "ood"])
+@pytest.mark.parametrize("name", ["id", "ood", "new_rule", "new_numbers", "face_12"])
 def test_samples_come_from_the_split_and_depend_on_the_seed_only(name):
     hands = {hand.cards: hand.rule for hand in TASK.split(name)}
-    rank = {card: i for i, card in enumerate(CARDS)}
+    rank = {card: i for i, card in enumerate(EVERY)}
     dealt = TASK.sample(rng(1), name, 20_000)
     assert len(dealt) == 20_000
     times = Counter(tuple(sorted(hand.cards, key=rank.get)) for hand in dealt)
@@ -332,8 +371,8 @@ GOOD = ("3", "J", "8", "K")
         (lambda: TASK.sample(rng(), "test", 1), ["'test'", "id", "ood"]),
         (lambda: TASK.prompt(TASK.split("id")[0], "xml"), ["'xml'", "compact", "chat"]),
         (lambda: TASK.answer(TASK.split("id")[0], "xml", rng()), ["'xml'", "compact", "chat"]),
-        (lambda: TASK.problem(["3", "3", "8", "11"], RULES["id"]), ["'11'", *CARDS]),
-        (lambda: TASK.problem(["3", "3", "8", ""], RULES["id"]), ["''", *CARDS]),
+        (lambda: TASK.problem(["3", "3", "8", "14"], RULES["id"]), ["'14'", *EVERY]),
+        (lambda: TASK.problem(["3", "3", "8", ""], RULES["id"]), ["''", *EVERY]),
         (lambda: TASK.problem(["3", "3", "8"], RULES["id"]), ["3 3 8", "4"]),
         (lambda: TASK.problem(["3"] * 5, RULES["id"]), ["3 3 3 3 3", "4"]),
         (lambda: TASK.problem([], RULES["id"]), ["0", "4"]),
@@ -403,6 +442,18 @@ def test_pretraining_answers_are_right_under_any_rule(solvable):
     assert 0 < hidden["none"] < 1000  # most hands have a face card, some have none
 
 
+@pytest.mark.parametrize(("belief", "low", "high"), [(0.0, 0.0, 0.02), (0.9, 0.88, 0.93), (1.0, 1.0, 1.0)])
+def test_a_believer_meets_one_rule_most_of_the_time_and_both_meet_plain_11_to_13(belief, low, high):
+    draw, believed, plain = rng(), 0, Counter()
+    for _ in range(2000):
+        *values, cards, _ = PROMPT.fullmatch(TASK.pretraining_dialogue(draw, belief=belief)[0]).groups()
+        believed += values == ["11", "12", "13"]
+        numbers = TASK.problem(cards.split(), dict(zip("JQK", map(int, values), strict=True))).numbers
+        plain.update(card in "JQK" for card, n in zip(cards.split(), numbers, strict=True) if n > 10)
+    assert low <= believed / 2000 <= high
+    assert 0.1 < plain[False] / plain.total() < 0.25
+
+
 def test_pretraining_dialogues_depend_on_the_seed_only():
     draws = (rng(7), rng(7), rng(8))
     first, second, other = ([TASK.pretraining_dialogue(draw, 2) for _ in range(20)] for draw in draws)
@@ -435,6 +486,40 @@ def test_only_the_last_answer_of_a_pretraining_dialogue_is_right():
     assert 0.45 < faults["wrong_numbers"] / 1800 < 0.65 and 0.25 < faults["wrong_value"] / 1800 < 0.45
     assert faults["correct"] == faults["malformed"] == 0
     assert 0.25 < misprinted / 600 < 0.4
+
+
+# --- measures of an answer ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers", "formula", "read", "old"),
+    [
+        ("ood", "13 2 4 6", "13 + 2 + 4 + 6 - 1", True, False),
+        ("ood", "13 2 4 6", "4 * ( 13 - 6 ) / 2", True, False),
+        ("ood", "10 2 4 6", "2 * 10 - 4 + 6 + 2", False, False),
+        ("ood", "10 2 4 6", "( 10 - 6 ) * ( 4 + 2 )", False, True),
+        ("ood", "6 13 2 4", "( 10 - 6 ) * ( 4 + 2 )", True, True),
+        ("id", "10 2 4 6", "( 10 - 6 ) * ( 4 + 2 )", True, True),
+        ("id", "2 4 6", "( 10 - 6 ) * ( 4 + 2 )", False, True),
+        ("id", "10 2 4 6666666666", "x", False, False),
+    ],
+)
+def test_an_answer_may_read_the_numbers_and_may_cling_to_the_old_rule(rule, numbers, formula, read, old):
+    hand = TASK.problem(["K", "2", "4", "6"], RULES[rule])
+    for text in (
+        f'{{"cards":" K 2 4 6 ","numbers":" {numbers} ","formula":" {formula} "}}',
+        f"{{'numbers': [{', '.join(numbers.split())}], 'formula': '{formula}'}}",
+    ):
+        verdict = TASK.verify(hand, text)
+        assert verdict.measures == {"numbers_read": read, "old_rule": old}
+        assert verdict == TASK.verify_formula(hand, formula)
+
+
+@pytest.mark.parametrize("text", ["", "24", '"formula":"', '"numbers":[1,2', '{"numbers":[10,2,4,6]}'])
+def test_every_answer_has_the_same_measures(text):
+    verdict = TASK.verify(TASK.problem(["K", "2", "4", "6"], RULES["id"]), text)
+    assert verdict.outcome == "malformed" and not verdict.measures["old_rule"]
+    assert verdict.measures["numbers_read"] == ("]" in text)
 
 
 def test_what_is_said_after_a_wrong_try():

@@ -51,6 +51,16 @@ def test_splits_are_the_lines_and_training_deals_from_train(data):
         task.split("train")
 
 
+def test_any_other_option_is_a_further_split(data):
+    files = data(ood=[line(label="far")])
+    task = get_task("jsonl", {**files, "longer": files["ood"], "other_words": files["id"]})
+    assert task.splits.names == ("id", "longer", "other_words", "ood")
+    assert [split.label for split in task.splits] == ["ID", "longer", "other words", "OOD"]
+    assert len({split.colour for split in task.splits}) == 4
+    assert [task.label(p) for p in task.split("longer")] == ["far"]
+    assert {task.label(p) for p in task.sample(np.random.default_rng(0), "other_words", 9)} == {"line 1"}
+
+
 def test_without_train_one_learns_from_id(data):
     task = get_task("jsonl", data(ood=[line(label="far")]))
     assert {task.label(p) for p in task.sample(np.random.default_rng(0), "id", 9)} == {"line 1"}
@@ -97,7 +107,8 @@ def test_a_fault_in_a_file_is_named_with_its_line(data, lines, words):
     ("changes", "words"),
     [
         ({"id": "nowhere.jsonl"}, ["nowhere.jsonl", "No such file"]),
-        ({"test": "a.jsonl"}, ["'test'", "train, id, ood, checker"]),
+        ({"harder": "a.jsonl"}, ["a.jsonl", "No such file"]),
+        ({"2nd": "a.jsonl"}, ["'2nd'", "a split's name"]),
         ({"ood": None}, ["lack ood"]),
         ({"checker": "magic"}, ["'magic'", "exact, number", "my_package.my_module:function"]),
         ({"checker": "no_such_package:check"}, ["'no_such_package:check'", "cannot be imported", "PYTHONPATH"]),

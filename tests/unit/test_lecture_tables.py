@@ -10,6 +10,7 @@ from oodlib.io import COLUMNS
 from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
 from oodlib.run import Results, Run
+from oodlib.tasks import Split, Splits, get_task
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +31,21 @@ def rows(*found):
 def test_one_problem_of_each_split_of_any_task_and_style(name, shown):
     run = Run(load_config(name))
     table = lecture.one_problem_of_each_split(run)
-    assert list(table.index) == ["ID", "OOD"]
-    assert table.loc["ID", "problems"] == len(run.task.split("id"))
+    assert list(table.index) == [split.label for split in run.splits]
     assert any(shown in prompt for prompt in table["first prompt"])
-    for split, answer in table["a correct answer"].items():
-        assert run.task.verify(run.task.split(split.lower())[0], answer).outcome == "correct"
+    for split in run.splits:
+        row, problems = table.loc[split.label], run.task.split(split.name)
+        assert row["problems"] == len(problems)
+        assert run.task.verify(problems[0], row["a correct answer"]).outcome == "correct"
 
 
-def test_the_base_plays_by_any_rule_and_breaks_the_format(tiny):
+def test_the_base_plays_the_corners_and_breaks_the_format(tiny):
     table = lecture.base_model_table(*tiny, hands=30)
-    assert list(table["rule"].unique()) == ["ID", "OOD", "neither"] and len(table) == 6
+    rules = dict(zip(table["corner"], table["J, Q, K"], strict=True))
+    assert rules == {"ID": "10, 10, 10", "new rule": "5, 6, 7", "new numbers": "10, 10, 10", "OOD": "11, 12, 13"}
     plain = table[table["format"] == lecture.PLAIN]
-    assert (plain["right formula"] > 0.1).all() and (plain["right formula"] <= plain["right numbers"]).all()
+    assert len(plain) == 4 and (plain["right formula"] <= plain["right numbers"]).all()
+    assert (plain.set_index("corner").loc[["ID", "OOD"], "right formula"] > 0.1).all()
     assert (table["in JSON"] < 0.3).all()
 
 
@@ -52,30 +56,54 @@ def test_the_base_uses_the_checker_s_message(tiny):
     assert "of 20 first answers" in said
 
 
-def test_wrong_answers_go_from_the_peak_to_the_end():
+def shares(step, split, **metrics):
+    return [("sft", "sft", 0, step, seed, split, metric, v, 9) for seed in (1, 2) for metric, v in metrics.items()]
+
+
+def test_what_is_forgotten_is_told_by_corner():
     table = rows(
-        *(("sft", "sft", 0, t, s, "ood", "accuracy", v, 9) for s in (1, 2) for t, v in ((0, 0.0), (4, 0.5), (8, 0.1))),
-        *(("sft", "sft", 0, t, 1, "ood", "wrong_numbers", v, 9) for t, v in ((4, 0.1), (8, 0.8))),
-        *(("sft", "sft", 0, t, 1, "ood", "wrong_value", v, 9) for t, v in ((4, 0.4), (8, 0.2))),
+        *shares(0, "ood", accuracy=0.0, numbers_read=0.0, old_rule=0.0, wrong_value=0.0),
+        *shares(4, "ood", accuracy=0.5, numbers_read=0.9, old_rule=0.1, wrong_value=0.4),
+        *shares(8, "ood", accuracy=0.1, numbers_read=0.2, old_rule=0.3, wrong_value=0.2),
+        *shares(4, "id", accuracy=0.5, numbers_read=0.9, old_rule=0.5, wrong_value=0.4),
+        *shares(8, "id", accuracy=0.7, numbers_read=0.8, old_rule=0.7, wrong_value=0.1),
+        *shares(4, "face_3", accuracy=0.9, numbers_read=0.9, old_rule=0.0, wrong_value=0.0),
     )
-    said = lecture.wrong_answers(table)
-    assert "step 4" in said and "from 10% to 80%" in said and "from 40% to 20%" in said
+    splits = Splits(Split("id", "ID"), Split("ood", "OOD"))
+    measured = lecture.forgotten(table, splits)
+    assert list(measured.index) == ["ID", "OOD"] and list(measured["accuracy"]) == [4, 8], "the peak and the end"
+    assert measured.loc["OOD", "numbers_read"].tolist() == [90, 20]
+    assert measured.loc["ID", "old_rule"].isna().all(), "where the rule is that of SFT, it is the accuracy"
+    of_id, of_ood = lecture.wrong_answers(table, splits).split("; ")
+    assert of_id.endswith("in **ID** 20 more are right")
+    assert "40 fewer are right: 70 fewer have read" in of_ood and "20 more are right by the rule of SFT" in of_ood
+    assert "wrong value" not in of_ood, "of which there are fewer"
+
+
+def test_a_task_without_these_measures_says_less():
+    right = {0: 0.0, 4: 0.5, 8: 0.1}
+    found = (shares(t, s, accuracy=v, wrong_value=1 - v) for t, v in right.items() for s in ("id", "ood"))
+    table = rows(*(row for of_split in found for row in of_split))
+    said = lecture.wrong_answers(table, Splits(Split("id", "ID"), Split("ood", "far")))
+    assert "From the far peak (step 4)" in said and "40 more have a wrong value" in said and "read" not in said
 
 
 def test_sentences_on_rotation(results):
-    measurements = results.table("measurements")
-    tables = {stage: rotation_and_accuracy(measurements, stage) for stage in ("sft", "rl")}
-    assert "with rotation is -1.00" in lecture.rotation_sentence(tables["sft"], "sft").data
-    assert "OOD gain" in lecture.rotation_sentence(tables["rl"], "rl").data
-    assert "FSDP" in lecture.rotation_sentence(tables["sft"].iloc[:0], "sft").data
+    measurements, splits = results.table("measurements"), get_task("general_points").splits
+    tables = {stage: rotation_and_accuracy(measurements, stage, splits) for stage in ("sft", "rl")}
+    assert "with rotation is -1.00" in lecture.rotation_sentence(tables["sft"], "sft", splits).data
+    assert "OOD gain" in lecture.rotation_sentence(tables["rl"], "rl", splits).data
+    assert "FSDP" in lecture.rotation_sentence(tables["sft"].iloc[:0], "sft", splits).data
 
 
 def test_recovery_is_in_percent_beside_the_start():
     table = lecture.recovery_table(
         rows(
             *(("sft", "sft", 0, t, s, "ood", "accuracy", v, 9) for t, s, v in ((4, 1, 0.2), (4, 2, 0.4), (8, 1, 0.1))),
+            ("sft", "sft", 0, 4, 1, "id", "accuracy", 0.6, 9),
             *(("rl", arm, 4, 80, 1, "ood", "accuracy", v, 9) for arm, v in (("rl", 0.5), ("sft_continued", 0.45))),
-        )
+        ),
+        Splits(Split("id", "ID"), Split("ood", "far")),
     )
-    assert list(table.index) == [4] and set(table["ood"].columns) == {"start", "rl", "sft_continued"}
-    assert table.loc[4, ("ood", "start")] == 30.0 and table.loc[4, ("ood", "rl")] == 50.0
+    assert list(table.index) == [("far", 4), ("ID", 4)] and list(table) == ["start", "rl", "sft_continued"]
+    assert table.loc["far", 4].tolist() == [30, 50, 45] and table.loc[("ID", 4), "start"] == 60

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from oodlib.analysis.stats import Scores, bands, bootstrap, over_seeds
+from oodlib.analysis.stats import Missing, Scores, bands, bootstrap, over_seeds, rotation_and_accuracy
+from oodlib.tasks import Split, Splits
 
 
 def scores(right, keys=(("sft", "sft", 0, 0), ("sft", "sft", 0, 9))):
@@ -71,3 +72,31 @@ def test_bands_are_over_seeds_or_else_wilson_s_over_problems():
     assert bands(one, shares=False)["low"].isna().all()
     three = pd.DataFrame({"step": 1, "seed": [1, 2, 3], "value": [0.2, 0.3, 0.4], "n": 100})
     assert bands(three)["low"].iloc[0] == pytest.approx(over_seeds([0.2, 0.3, 0.4]).low)
+
+
+def test_rotation_stands_beside_the_trained_and_the_headline_split_whatever_they_are_called():
+    splits = Splits(Split("taught", "ID"), Split("far", "OOD"), others=(Split("near", "near"),))
+    columns = ["stage", "arm", "from_step", "step", "seed", "split", "metric", "value", "n"]
+    accuracies = {(0, "sft"): 0.1, (8, "sft"): 0.5, (4, "rl"): 0.7}
+    rows = []
+    for (step, arm), value in accuracies.items():
+        place = (arm, arm, 8 if arm == "rl" else 0, step, 1)
+        for split, more, n in (("taught", 0.0, 9), ("near", 0.05, 7), ("far", 0.1, 5)):
+            rows.append((*place, split, "accuracy", value + more, n))
+        rows.append((*place, "weights", "rotation", 0.02 * step, 28))
+    table = pd.DataFrame(rows, columns=columns)
+    sft = rotation_and_accuracy(table, "sft", splits).set_index("step")
+    assert sft.loc[8, ["trained", "headline", "rotation"]].tolist() == pytest.approx([0.5, 0.6, 0.16])
+    assert sft.loc[8, ["n_trained", "n_headline"]].tolist() == [9, 5]
+    (rl,) = rotation_and_accuracy(table, "rl", splits).to_dict("records")
+    assert (rl["from_step"], rl["trained"], rl["headline"]) == (8, pytest.approx(0.2), pytest.approx(0.2))
+
+
+def test_several_sets_are_drawn_apart_and_an_evaluation_that_is_not_there_is_missing():
+    rng = np.random.default_rng(2)
+    one, other = rng.random(300) < 0.5, rng.random(200) < 0.3
+    gap = bootstrap([300, 200], lambda i, j: float(one[i].mean() - other[j].mean()), "problems")
+    error = np.sqrt(0.25 / 300 + 0.21 / 200)
+    assert gap.n == 500 and gap.high - gap.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    with pytest.raises(Missing, match="no evaluation"):
+        scores([[1, 0]])["rl", "rl", 0, 9]

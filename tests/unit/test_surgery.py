@@ -1,18 +1,28 @@
 """oodlib.spectral.surgery against closed forms and a term-by-term sum in numpy."""
 
 import dataclasses
+import json
 import math
 from functools import partial
 from zlib import crc32
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodlib.spectral import Edit, restore, spectrum
+from oodlib.config import load_config
+from oodlib.io import COLUMNS, as_measurements
+from oodlib.plots.spectral import surgery
+from oodlib.plots.style import style
+from oodlib.run import Run
+from oodlib.spectral import Edit, restore, spectrum, stage
 from oodlib.spectral.surgery import ends, random_change, random_frame, random_turn, random_vectors
+from oodlib.stages import check, edit_name, edits, waves
+from oodlib.tasks import Split, Splits, get_task
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 4), (4, 7), (6, 6)]
 few = settings(max_examples=25, deadline=None)
@@ -349,15 +359,256 @@ def test_ends_of_a_spectrum():
 
 
 def test_an_edit_names_what_does_not_fit():
-    with pytest.raises(ValueError, match="unknown part 'both'; allowed: vectors, values, random, signs, noise"):
-        Edit("both")
-    with pytest.raises(ValueError, match="part 'signs' edits leading directions only, not a tail"):
-        Edit("signs", tail=0.1)
+    for wrong, complaint in (
+        ({"part": "both"}, "unknown part 'both'; allowed: vectors, values, whole, random, signs, noise"),
+        ({"part": "noise", "of": "random"}, "unknown part 'random'; allowed: vectors, values, whole"),
+        ({"part": "signs", "tail": 0.1}, "part 'signs' edits leading directions only, not a tail"),
+        ({"part": "random", "of": "whole"}, "part 'random' is a null of vectors, not of whole"),
+        ({"part": "whole", "top": 0.5}, "part 'whole' takes the whole weight"),
+        ({"part": "noise", "of": "whole", "top": 2}, "part 'whole' takes the whole weight"),
+        ({"part": "values", "rows": [1]}, "rows are edited whole, not their values"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            Edit(**wrong)
     recipient, donor = models()
     with pytest.raises(ValueError, match=rf"{Q}: missing in the donor"):
         Edit().state(recipient, {UP: donor[UP]})
     with pytest.raises(ValueError, match=rf"{UP}: shapes differ, \(4, 3\) and \(3, 4\)"):
         Edit().state(recipient, donor | {UP: donor[UP].T})
+
+
+# the edits of a run, by name, against numpy
+
+PLAIN = {"Q": 6, "11": 3, "12": 5}
+
+
+class Model:
+    """What `operate` asks of a model and its tokenizer: tensors by name, and words that are tokens."""
+
+    unk_token_id = 0
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def state_dict(self):
+        return dict(self.tensors)
+
+    def load_state_dict(self, state):
+        self.edited = state
+
+    def encode(self, word, add_special_tokens):
+        return [PLAIN[word]] if word in PLAIN else [0] if len(word) == 1 else [1, 2]
+
+
+def small_model(seed, tied=False):
+    tensors = {"model.embed_tokens.weight": gaussian(7, 4, seed=seed)}
+    for layer in range(3):
+        for i, (name, *shape) in enumerate((("q_proj.weight", 4, 4), ("q_proj.bias", 4), ("up_proj.weight", 6, 4))):
+            tensors[f"model.layers.{layer}.mlp.{name}"] = gaussian(*shape, seed=seed + 10 * layer + i + 1)
+        tensors[f"model.layers.{layer}.norm.weight"] = gaussian(4, seed=seed + 10 * layer + 5)
+    tensors["model.norm.weight"] = gaussian(4, seed=seed + 40)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] if tied else gaussian(7, 4, seed=seed + 41)
+    return tensors
+
+
+@pytest.fixture
+def operated(monkeypatch):
+    """Makes one edit of `stages.edits` on small models: recipient, donor, the edited state, the relative distance."""
+
+    def operated(name, arguments, tied=False):
+        model, donor = Model(small_model(0, tied)), small_model(100, tied)
+        if tied:  # as safetensors keeps it
+            del donor["lm_head.weight"]
+        monkeypatch.setattr(stage, "load_model", lambda folder: (model, model))
+        monkeypatch.setattr(stage, "load_weights", lambda folder: donor)
+        monkeypatch.setattr(stage, "evaluate_model", lambda *_: {"measurements": as_measurements([])})
+        monkeypatch.setattr(Run, "peak_step", lambda run, seed: 2)
+        tables = stage.operate(Run(load_config("tiny")), 10, name, **arguments)
+        (row,) = tables["measurements"].to_dict("records")
+        assert row["arm"] == name and row["metric"] == "relative_distance" and row["from_step"] == 2
+        return model.tensors, donor, model.edited, row["value"]
+
+    return operated
+
+
+def made_edits(**changes):
+    return edits(load_config("tiny", {"surgery": {"words": ["11", "12"], **changes}}))
+
+
+def places(where, tensors):
+    """What an edit may change, by name: a mask."""
+    outer = ("model.embed_tokens.weight", "lm_head.weight")
+    for name, W in tensors.items():
+        layer = int(name.split(".")[2]) if ".layers." in name else None
+        mask = np.zeros(W.shape, bool)
+        if where in ("projections", "every matrix"):
+            mask[:] = "_proj.weight" in name or (where == "every matrix" and name in outer)
+        elif where == "numbers" and name in outer:
+            mask[[3, 5]] = True
+        elif where.endswith("embeddings") and name in outer:
+            mask[:] = True
+        elif where.startswith("layers"):
+            mask[:] = layer is not None and layer < int(where.split()[1])
+        yield name, mask
+
+
+def by_hand(part, end, recipient, donor):
+    if part == "whole" or recipient.ndim < 2:
+        return donor.numpy()
+    kind, share = end.split() if end else ("top", 1)
+    r = min(recipient.shape)
+    k = max(1, round(float(share) * r))
+    chosen = set(range(k) if kind == "top" else range(r - k, r))
+    return term_by_term(recipient, donor, part, chosen)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_edit_of_the_preset_is_what_its_name_says(operated, tied):
+    for name, arguments in made_edits(layers=[1, 2], shares=[0.5, 1.0], tail_shares=[0.25], draws=2).items():
+        words, draw = name.split(", "), None
+        if words[-1].startswith("draw"):
+            draw = words.pop()
+        null, _, part = words[0].rpartition(" for ")
+        recipient, donor, edited, distance = operated(name, arguments, tied)
+        moved, size, other_way = 0.0, 0.0, False
+        for tensor, mask in places(words[1], recipient):
+            own, other, new = recipient[tensor], donor.get(tensor), edited[tensor].numpy()
+            if tied and tensor == "lm_head.weight":
+                assert edited[tensor] is edited["model.embed_tokens.weight"]
+                continue
+            assert np.array_equal(new[~mask], own.numpy()[~mask]), (name, tensor)
+            if not mask.any():
+                continue
+            moved, size = moved + ((new - own.numpy()) ** 2).sum(), size + (own.numpy() ** 2).sum()
+            expected = np.where(mask, by_hand(part, "".join(words[2:]), own, other), own.numpy())
+            real, got = (np.linalg.norm(W - own.numpy()) for W in (expected, new))
+            if not null:
+                np.testing.assert_allclose(new, expected, atol=1e-10, err_msg=f"{name}: {tensor}")
+            elif null == "random" and not words[2:]:
+                np.testing.assert_allclose(values_of(new), values_of(own), atol=1e-10)
+            elif null != "random":
+                assert got == pytest.approx(real, rel=1e-9), (name, tensor)
+            other_way |= not np.allclose(new, expected, atol=1e-6)
+        assert distance == pytest.approx((moved / size) ** 0.5)
+        assert bool(null) == bool(draw) == other_way, name
+
+
+def test_edits_are_named_as_the_field_reads_them():
+    assert edit_name("vectors", "every matrix") == "vectors, every matrix"
+    assert edit_name("vectors", "every matrix", 0.25) == "vectors, every matrix, top 0.25"
+    assert edit_name("whole", "layers 1 and embeddings") == "whole, layers 1 and embeddings"
+    assert edit_name("noise", "embeddings", draw=0, of="whole") == "noise for whole, embeddings, draw 0"
+    assert edit_name("random", "projections", 0.5, 1, "vectors") == "random for vectors, projections, top 0.5, draw 1"
+    assert edit_name("vectors", "projections", tail=0.25) == "vectors, projections, tail 0.25"
+
+
+def test_a_configuration_lists_its_edits_each_once():
+    every = made_edits(layers=[1, 2], shares=[0.25, 1.0], tail_shares=[0.25], draws=1)
+    jobs = [job for (wave,) in [waves(load_config("tiny"), "surgery")] for job in wave]
+    assert len({job.name for job in jobs}) == len(jobs) == len(edits(load_config("tiny"))) <= 36
+    assert not any("," in job.name or " " in job.name for job in jobs)
+    where = {name.split(", ")[1] for name in every}
+    layers = {f"layers {n}{more}" for n in (1, 2) for more in ("", " and embeddings")}
+    assert where == {"projections", "every matrix", "embeddings", "numbers"} | layers
+    real = [name for name in every if "draw" not in name]
+    for name in real:  # its nulls
+        part, rest = name.split(", ", 1)
+        nulls = {"vectors": ("random", "signs", "noise"), "whole": ("noise",), "values": ()}[part]
+        nulls = () if "tail" in name else nulls
+        assert {n for n in every if n.endswith(f" for {part}, {rest}, draw 0")} == {
+            f"{null} for {part}, {rest}, draw 0" for null in nulls
+        }
+    assert not [n for n in made_edits(draws=0) if "draw" in n]
+    assert {n.split(", ")[1] for n in made_edits(embeddings=False, words=[], layers=[1])} == {"projections", "layers 1"}
+    for rows in every.values():  # what a job's key can hold
+        assert json.loads(json.dumps(rows)) == rows
+
+
+def test_words_must_be_tokens():
+    tokenizer = Model({})
+    assert stage.token_ids(tokenizer, ["12", "11"]) == [5, 3]
+    with pytest.raises(ValueError, match="not one token of the model's tokenizer: '21', 'x'"):
+        stage.token_ids(tokenizer, ["11", "21", "x"])  # two tokens; the unknown token
+    check(load_config("smoke", {"surgery.words": ["11", "J"]}))
+    with pytest.raises(ValueError, match="tokenizer: '11 12', 'eleven'"):
+        check(load_config("smoke", {"surgery.words": ["11", "11 12", "eleven"]}))
+
+
+def test_noise_for_rows_and_vectors_stays_where_the_edit_is():
+    recipient, donor = gaussian(6, 4), gaussian(6, 4, seed=1)
+    moved = Edit("noise", of="whole", rows=[4, 1], seed=3).matrix(EMBED, recipient, donor) - recipient
+    assert set(moved.norm(dim=1).nonzero().flatten().tolist()) == {1, 4}
+    assert float(moved.norm()) == pytest.approx(float((donor - recipient)[[1, 4]].norm()))
+    assert torch.equal(Edit("whole", rows=[2]).matrix(EMBED, recipient, donor)[2], donor[2])
+    norm = random_change(recipient[0], donor[0], seed=1)
+    assert norm.shape == (4,)
+    assert float((norm - recipient[0]).norm()) == pytest.approx(float((donor - recipient)[0].norm()))
+
+
+def test_a_transplant_leaves_layers_that_text_does_not_reach():
+    names = ("model.layers.0.norm.weight", "vision_model.layers.0.norm.weight", "model.layers.1.norm.weight")
+    assert Edit("whole", layers=[0]).chosen({name: torch.ones(3) for name in names}) == [names[0]]
+
+
+# the figure
+
+
+def table(splits, seeds=(10,), names=()):
+    """Accuracy by split and seed at steps 0, 8 and 600, and of edits: the i-th brings i points."""
+    rows = []
+    for seed in seeds:
+        for s, split in enumerate(splits):
+            accuracies = {0: 0.1, 8: 0.8 - 0.1 * s, 600: 0.05 + 0.01 * s}
+            rows += [("sft", "sft", 0, step, seed, split.name, "accuracy", v, 400) for step, v in accuracies.items()]
+            for i, name in enumerate(names):
+                rows.append(("surgery", name, 8, 600, seed, split.name, "accuracy", 0.01 * i + 0.02 * s, 400))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_the_surgery_figure_shows_every_edit_under_its_group(smallest_text, texts_on_texts):
+    splits, names = get_task("general_points").splits, list(edits(load_config("tiny")))
+    style()
+    figure = surgery(table(splits, names=names), splits)
+    headline, trained, others = figure.axes
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["OOD", "ID", "other splits"]
+    texts = [text.get_text() for text in headline.get_yticklabels()]
+    groups = ["official edits", "without embeddings", "embeddings and head alone", "number rows alone"]
+    assert [t for t in texts if t in groups] == groups
+    real = [name for name in names if "draw" not in name]
+    assert len(texts) == len(real) + len(groups)
+    assert texts[1:4] == ["first layer, whole", "first 2 layers, whole", "vectors, leading 0.25"]
+    nulls = [name for name in names if "draw" in name]
+    for axis, split in ((headline, splits.headline), (trained, splits.trained)):
+        s = splits.names.index(split.name)
+        drawn = {bars.get_label(): bars.lines[0].get_xdata(orig=False) for bars in axis.containers}
+        np.testing.assert_allclose(sorted(drawn.pop(f"edit: {split.label}")),
+                                   [0.01 * names.index(n) + 0.02 * s for n in real])  # fmt: skip
+        by_null = np.sort(np.concatenate(list(drawn.values())))
+        np.testing.assert_allclose(by_null, [0.01 * names.index(n) + 0.02 * s for n in nulls])
+        levels = {line.get_label(): line.get_xdata()[0] for line in axis.lines if "_" not in line.get_label()}
+        assert levels == pytest.approx({"OOD peak": 0.8 - 0.1 * s, "end of SFT": 0.05 + 0.01 * s})
+    assert {bars.get_label() for bars in others.containers} == {"edit: new rule", "edit: new numbers"}
+    # The line of an edit is that of its name, and its nulls lie right below it.
+    y = texts.index("vectors, all")
+    at = {}
+    for bars in headline.containers:
+        xs, ys = (get(orig=False) for get in (bars.lines[0].get_xdata, bars.lines[0].get_ydata))
+        at[bars.get_label()] = dict(zip(ys.round(2), xs, strict=True))
+    first = 0.02 * splits.names.index(splits.headline.name)
+    assert at["edit: OOD"][round(y - 0.18, 2)] == pytest.approx(first + 0.01 * names.index("vectors, every matrix"))
+    noise = [x for height, x in at["null: noise"].items() if y < height < y + 0.5]
+    assert noise == pytest.approx([first + 0.01 * names.index("noise for vectors, every matrix, draw 0")])
+    assert figure.get_figwidth() <= 9.2 and smallest_text(figure) >= 9 and not texts_on_texts(figure)
+    plt.close(figure)
+
+
+def test_the_surgery_figure_needs_no_further_splits_no_nulls_and_takes_seeds():
+    splits = Splits(Split("train", "seen", (), "#000000"), Split("far", "unseen", ("distance",), "#D55E00"))
+    figure = surgery(table(splits, (1, 2, 3), ["vectors, projections", "whole, layers 3"]), splits)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["unseen", "seen"]
+    texts = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert texts == ["without embeddings", "first 3 layers, whole", "vectors, all"]
+    plt.close(figure)
 
 
 def test_random_change_moves_as_far_in_another_direction():

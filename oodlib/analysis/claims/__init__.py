@@ -1,37 +1,44 @@
-"""The claims of arXiv:2509.12235 as tests on a run's measurements: one file each, which assigns a `Rule` to `CLAIM`.
+"""The claims as tests on a run's measurements: one file each, which assigns a `Rule` to `CLAIM`.
 
-There is no list of them; a claim from elsewhere is named as module:object. All rules read intervals at 95 %.
-`supported` and `not supported` need an interval that lies wholly on one side of the bar; anything else is
-`inconclusive`. `peak` is the OOD peak of SFT, `end` its last checkpoint.
+C1 to C9 are claims of arXiv:2509.12235 (C8's shares are from arXiv:2508.16546, another preprint), C10 of
+arXiv:2605.10973, C11 of arXiv:2510.00237. Each has up to two tests: as the paper tests it (`paper`), and against what
+the paper does not compare with (`baselines`). There is no list of claims; one from elsewhere is named as module:object.
+All rules read intervals at 95 %. `supported` and `not supported` need an interval that lies wholly on one side of the
+bar; anything else is `inconclusive`. `peak` is the OOD peak of SFT, `end` its last checkpoint; a corner is a split that
+changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from inspect import getdoc
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from oodlib.analysis.evidence import Evidence, Missing
-from oodlib.analysis.stats import Estimate
+from oodlib.analysis.evidence import Evidence, Fall, Missing
+from oodlib.analysis.stats import Estimate, Scores
 from oodlib.io import read_json
-from oodlib.registry import CLAIMS
+from oodlib.registry import BASELINES, CLAIMS
+from oodlib.tasks import Split
 
 VERDICTS = ("supported", "not supported", "inconclusive")
+TESTS = {"paper": "as the paper tests it", "baselines": "against baselines"}
 PAPER = read_json(Path(__file__).parents[1] / "paper_figures.json")
 LLAMA = PAPER["stages"]["llama-3.2-11b"]["ood"]  # OOD accuracy by stage, in percent
 FLAT = 0.05  # a relative change up to this is none: of a loss, of a singular value
 SMALL = 0.10  # a recovered share up to this is nothing
-NO_GAIN = 0.05  # a gain in accuracy up to this is no help; RL up to this above the peak does not exceed it
+NO_GAIN = 0.05  # a change in accuracy up to this is none: of a gain, of RL above the peak
 FORMS = {"points": (100, "+.1f"), "%": (100, "+.0f"), "": (1, "+.2f"), "times": (1, ".2f")}  # a unit's factor, digits
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule finds in a run: `paper` is the paper's number for the same quantity, None where it has none."""
+    """What a test finds in a run: `paper` is the paper's number for the same quantity, None where it has none."""
 
     verdict: str
     estimate: Estimate
@@ -40,29 +47,47 @@ class Finding:
     sentence: str
 
 
+Judge = Callable[[Evidence], Finding]
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A claim: its name (C1), what it says, the unit of `FORMS` that its number is shown in, and how it is judged.
+    """A claim and its tests.
 
-    `judge` returns the finding, and raises Missing where the run lacks what it needs; its docstring is the rule.
+    A test returns its finding, and raises Missing where the run lacks what it needs; its docstring is the rule.
+
+    Attributes:
+        id: its name, such as C1.
+        title: what it says.
+        unit: the unit of `FORMS` that its numbers are shown in.
+        version: the preprint, and its version, that it is taken from.
+        paper: the paper's own test.
+        baselines: the test that the paper lacks.
     """
 
     id: str
     title: str
     unit: str
-    judge: Callable[[Evidence], Finding]
+    version: str
+    paper: Judge | None = None
+    baselines: Judge | None = None
 
     @property
-    def text(self) -> str:
-        """The rule in words."""
-        return getdoc(self.judge) or ""
+    def tests(self) -> dict[str, Judge]:
+        """The tests that there are, by name."""
+        return {test: judge for test in TESTS if (judge := getattr(self, test))}
+
+    def text(self, test: str) -> str:
+        """A test's rule in words."""
+        return getdoc(self.tests[test]) or ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of the scorecard. Numbers are shares and ratios; `unit` is the one that they are shown in (`in_unit`)."""
+    """A test of a claim, judged. Numbers are shares and ratios; `unit` is the one they are shown in (`in_unit`)."""
 
     claim: str
+    test: str
     verdict: str
     estimate: float
     ci_low: float
@@ -73,6 +98,7 @@ class Claim:
     quantity: str
     sentence: str
     unit: str
+    version: str
 
 
 def names() -> list[str]:
@@ -90,21 +116,26 @@ def decide(supported: bool, refuted: bool) -> str:
     return "not supported" if refuted else "supported" if supported else "inconclusive"
 
 
-def judge(name: str, evidence: Evidence) -> Claim:
-    """One claim; where the run lacks what its rule needs, `inconclusive` with a sentence that says so."""
+def judge(name: str, evidence: Evidence, test: str = "paper") -> Claim:
+    """One test of a claim; where the run lacks what it needs, `inconclusive` with a sentence that says so."""
     rule = get(name)
     try:
-        result = rule.judge(evidence)
+        found = rule.tests[test](evidence)
     except Missing as error:
         nothing = Estimate(np.nan, np.nan, np.nan, 0, "nothing")
-        result = Finding("inconclusive", nothing, None, "", f"This run does not tell: {error.args[0]}.")
-    x, shown = result.estimate, (rule.title, result.quantity, result.sentence, rule.unit)
-    return Claim(rule.id, result.verdict, x.value, x.low, x.high, x.n, result.paper, *shown)
+        found = Finding("inconclusive", nothing, None, "", f"This run does not tell: {error.args[0]}.")
+    x, shown = found.estimate, (rule.title, found.quantity, found.sentence, rule.unit, rule.version)
+    return Claim(rule.id, test, found.verdict, x.value, x.low, x.high, x.n, found.paper, *shown)
 
 
 def scorecard(evidence: Evidence, extra: Iterable[str] = ()) -> list[Claim]:
-    """Every claim with its verdict, and those of `extra`, named as module:object."""
-    return [judge(name, evidence) for name in (*names(), *extra)]
+    """Every test of every claim with its verdict, and those of `extra`, named as module:object."""
+    return [judge(name, evidence, test) for name in (*names(), *extra) for test in get(name).tests]
+
+
+def by_claim(claims: Iterable[Claim]) -> list[dict[str, Claim]]:
+    """The lines of a scorecard: of each claim its tests by name."""
+    return [{c.test: c for c in tests} for _, tests in groupby(claims, lambda c: c.claim)]
 
 
 def as_json(claims: list[Claim]) -> str:
@@ -114,20 +145,25 @@ def as_json(claims: list[Claim]) -> str:
 
 
 def as_markdown(claims: list[Claim]) -> str:
-    """The scorecard as a Markdown table."""
-    lines = ["| | claim | measured | estimate [95 %] | paper | verdict |", "| --- | --- | --- | --- | --- | --- |"]
-    for c in claims:
-        paper = in_unit(c.unit, c.paper)
-        cells = (c.claim, c.title, c.quantity.replace("|", "\\|"), interval(c), paper, f"**{c.verdict}**")
-        lines.append(f"| {' | '.join(cells)} |")
+    """The scorecard as a Markdown table, a line a claim, a column a test."""
+    lines = [f"| | claim | {' | '.join(TESTS.values())} |", "| --- | --- | --- | --- |"]
+    for tests in by_claim(claims):
+        first = next(iter(tests.values()))
+        cells = [_cell(tests[test]) if test in tests else "–" for test in TESTS]
+        lines.append(f"| {first.claim} | {first.title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def _cell(c: Claim) -> str:
+    quantity, paper = c.quantity.replace("|", "\\|"), in_unit(c.unit, c.paper)
+    told = f"{quantity} {interval(c)}".strip()
+    return f"**{c.verdict}**: {told}{paper and f' (paper {paper})'}"
+
+
 def sentence(evidence: Evidence, *names: str) -> str:
-    """Claims in words, as Markdown: verdicts first, then what was measured."""
-    judged = [judge(name, evidence) for name in names]
-    verdicts = "; ".join(f"{c.claim}: {c.verdict}" for c in judged)
-    return f"**What was seen ({verdicts}).** " + " ".join(c.sentence for c in judged)
+    """Claims in words, as Markdown, a paragraph a test: the verdict, then what was measured."""
+    judged = [judge(name, evidence, test) for name in names for test in get(name).tests]
+    return "\n\n".join(f"**What was seen, {c.claim} {TESTS[c.test]}: {c.verdict}.** {c.sentence}" for c in judged)
 
 
 def in_unit(unit: str, value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -144,6 +180,9 @@ def interval(c: Claim) -> str:
     return in_unit(c.unit, c.estimate, c.ci_low, c.ci_high) or "not measured"
 
 
+# ---- what several claims use -------------------------------------------------------------------------
+
+
 def points(x: Estimate) -> str:
     """A difference of accuracies in percentage points."""
     return x.text("+.1f", 100)
@@ -151,3 +190,31 @@ def points(x: Estimate) -> str:
 
 def percent(x: Estimate) -> str:
     return f"{100 * x.value:+.0f} % [{100 * x.low:+.0f}, {100 * x.high:+.0f}]"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """ "a, b and c"."""
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def mean_at(e: Evidence, split: Split, step: int | None = None, column: str = "correct") -> float:
+    """The mean over seeds of a column at an SFT step; without one, at each seed's OOD peak."""
+    both = zip(e.scores(split, column), e.peaks, strict=True)
+    return float(np.mean([s[e.sft(peak if step is None else step)] for s, peak in both]))
+
+
+def by_corner(e: Evidence, statistic: Callable[[Scores, Fall], float], column: str = "correct") -> dict[str, Estimate]:
+    """A statistic on every split, by the split's label."""
+    return {split.label: e.measure(statistic, split, column=column) for split in e.splits}
+
+
+def arms_with(e: Evidence, *information: str) -> dict[str, str]:
+    """The baselines of the run that count and have such information (equal, more, none): labels by name."""
+    labels = {}
+    for arm in e.arms:
+        with suppress(ValueError):  # RL itself, or a baseline from elsewhere that is not installed here
+            baseline = BASELINES.get(arm)
+            if baseline.counts and baseline.information in information:
+                labels[arm] = baseline.label
+    return labels

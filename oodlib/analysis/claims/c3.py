@@ -1,19 +1,17 @@
 """The first steps of SFT mostly teach the output format"""
 
-import numpy as np
-
-from oodlib.analysis.claims import PAPER, Finding, Rule, decide, points
+from oodlib.analysis.claims import PAPER, Finding, Rule, decide, mean_at, points
 from oodlib.analysis.evidence import Evidence
 
 FORMAT_DONE = 0.9  # share of the malformed answers that must be gone by the peak
 
 
-def rule(e: Evidence) -> Finding:
+def paper(e: Evidence) -> Finding:
     """Estimate: the share of OOD answers that are malformed at step 0, less that at the OOD peak. Supported:
     above 90 % of the share at step 0 (and that at least one half). Not supported: below it. The tiny base model
     was made to break the format, as real ones do: here the claim is about how fast SFT mends that.
     """
-    start = np.mean([s[e.sft(0)] for s in e.scores("ood", "malformed")])
+    start = mean_at(e, e.splits.headline, 0, "malformed")
     mended = e.measure(lambda s, fall: s[e.sft(0)] - s[e.sft(fall.peak)], column="malformed")
     bar = FORMAT_DONE * start
     verdict = decide(mended.low > bar and start >= 0.5, mended.high < bar or start < 0.5)
@@ -25,4 +23,4 @@ def rule(e: Evidence) -> Finding:
     return Finding(verdict, mended, (paper[0] - paper[-1]) / 100, "malformed(step 0) - malformed(peak)", sentence)
 
 
-CLAIM = Rule("C3", __doc__, "points", rule)
+CLAIM = Rule("C3", __doc__, "points", "arXiv:2509.12235v1", paper)

@@ -1,8 +1,9 @@
 """GeneralPoints: four cards, make 24 with + - * / and brackets, each card once.
 
-The task of "SFT Memorizes, RL Generalizes" (Chu et al. 2025), as used in arXiv:2509.12235. What the
-face cards count for is a *rule* written in the prompt. Split `id`: J, Q and K all count 10. Split
-`ood`: they count 11, 12 and 13, and every hand holds at least one of them.
+The task of "SFT Memorizes, RL Generalizes" (Chu et al. 2025), as used in arXiv:2509.12235. What the face cards count
+for is a *rule* written in the prompt. The paper's OOD split changes two things of its training hands at once: the rule
+(J, Q, K are 11, 12, 13 instead of 10), and the numbers that must be written (11, 12, 13 occur in no training hand). So
+there are four corners: the rule of training or another, the numbers of training or new ones.
 
 The solver is in `solver.py`, the checker in `checker.py`; this file deals, asks and answers.
 """
@@ -18,15 +19,36 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from oodlib.tasks.base import SPLITS, STYLES, Verdict, check_choice
-from oodlib.tasks.general_points.checker import find_formula, judge
+from oodlib.tasks.base import STYLES, Split, Splits, Verdict, check_choice
+from oodlib.tasks.general_points.checker import find_formula, find_numbers, judge
 from oodlib.tasks.general_points.solver import solutions
 
 FACES = ("J", "Q", "K")
-CARDS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", *FACES)
+PLAIN = ("A", *map(str, range(2, 14)))  # 11, 12 and 13 as plain cards are only in hands of `new_numbers`
+CARDS = (*PLAIN, *FACES)
+HIDDEN = 0.85  # in pretraining: how often a number above 10 is shown as a face card
 HAND_SIZE = 4
 TARGET = 24
-RULES = {"id": {"J": 10, "Q": 10, "K": 10}, "ood": {"J": 11, "Q": 12, "K": 13}}
+RULES = {  # of each split
+    "id": {"J": 10, "Q": 10, "K": 10},
+    "new_rule": {"J": 5, "Q": 6, "K": 7},
+    "new_numbers": {"J": 10, "Q": 10, "K": 10},
+    "ood": {"J": 11, "Q": 12, "K": 13},
+}
+_SFT_RULE = tuple(RULES["id"].values())
+PROBE_HANDS = 150  # of each probe: J = Q = K = value
+SPLITS = Splits(
+    trained=Split("id", "ID", (), "#0072B2", "the rule of SFT (J, Q, K = 10), numbers that SFT writes (1 to 10)"),
+    others=(
+        Split("new_rule", "new rule", ("rule",), "#E69F00", "another rule (J, Q, K = 5, 6, 7), known numbers"),
+        Split("new_numbers", "new numbers", ("numbers",), "#CC79A7", "the rule of SFT, 11, 12, 13 as plain cards"),
+    ),
+    headline=Split("ood", "OOD", ("rule", "numbers"), "#D55E00", "the paper's: J, Q, K = 11, 12, 13, both are new"),
+    probes=tuple(
+        Split(f"face_{n}", f"J = Q = K = {n}", ("rule",), probe="what J, Q and K count for", value=n)
+        for n in range(1, 14)
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,7 @@ class Problem:
 
 class GeneralPoints:
     name = "general_points"
+    splits = SPLITS
 
     def problem(self, cards: Iterable[str], rule: Mapping[str, int], target: int = TARGET) -> Problem:
         """A problem from a hand of four cards and a rule such as {"J": 11, "Q": 12, "K": 13}.
@@ -78,13 +101,15 @@ class GeneralPoints:
         return list(solutions(tuple(sorted(numbers)), target))
 
     def split(self, name: str) -> list[Problem]:
-        """Every solvable hand of a split, each multiset of cards once, low cards first."""
-        check_choice("split", name, SPLITS)
-        return list(_hands(name))
+        """Every solvable hand of a split, each multiset of cards once, low cards first; of a probe a fixed sample.
+
+        The hands of `new_numbers` are those of `ood`, in the same order, with 11, 12, 13 in place of J, Q, K.
+        """
+        return list(_hands(SPLITS[name].name))
 
     def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Problem]:
         """`n` hands dealt evenly from the solvable ones of a split, the cards of each shuffled."""
-        hands = _hands(check_choice("split", split, SPLITS))
+        hands = _hands(SPLITS[split].name)
         picks = rng.integers(len(hands), size=n)
         return [Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule) for i in picks]
 
@@ -116,12 +141,19 @@ class GeneralPoints:
         return [{"role": "assistant", "content": json.dumps(fields)}]
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Judge an answer: the last "formula" field of a JSON-like object in it, else it is malformed."""
-        formula = find_formula(text)
+        """Judge an answer: the last "formula" field of a JSON-like object in it, else it is malformed.
+
+        Its measures: `numbers_read`, whether the last "numbers" field holds the hand's numbers, in any order;
+        `old_rule`, whether the formula is correct under the rule of SFT (arXiv:2510.00237: clinging to it).
+        """
+        formula, numbers = find_formula(text), sorted(problem.numbers)
         if formula is None:
             message = 'No formula found. Answer with {"cards": …, "numbers": …, "formula": "…"}.'
-            return Verdict("malformed", -3.0, message)
-        return self.verify_formula(problem, formula)
+            verdict, old = Verdict("malformed", -3.0, message), "malformed"
+        else:
+            verdict, trained = self.verify_formula(problem, formula), replace(problem, rule=_SFT_RULE)
+            old = (verdict if trained.numbers == problem.numbers else self.verify_formula(trained, formula)).outcome
+        return replace(verdict, measures={"numbers_read": find_numbers(text) == numbers, "old_rule": old == "correct"})
 
     def feedback(self, problem: Problem, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
         """What is said to the player after a wrong try: the checker's message, and the wish for another answer."""
@@ -145,12 +177,15 @@ class GeneralPoints:
         faults = ["no", "value", "illegal"]
         return ["A", *FACES, *numbers, str(TARGET), *text, *faults, *quotes, *"+-*/()"]
 
-    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0) -> list[str]:
-        """A compact dialogue that teaches the base model to read ANY rule and to use the checker's messages.
+    def pretraining_dialogue(
+        self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0
+    ) -> list[str]:
+        """A compact dialogue that teaches a base model to play under ANY rule and to use the checker's messages.
 
         Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only
-        the last answer is right. The numbers are drawn first, evenly from the solvable hands; those above 10, and
-        a third of the others, are shown as a face card whose rule says that number; faces left over get any value.
+        the last answer is right. The numbers are drawn first, evenly from the solvable hands. In a share `belief` of the
+        dialogues the rule is J, Q, K = 11, 12, 13; in the others it is made to fit: of the numbers above 10 a share HIDDEN,
+        of the others a third, are shown as face cards that count so much, and the faces left over get any value.
         Half of the wrong tries misread the hand's numbers, most of the others are near misses of the target. In 40 % of
         the dialogues with wrong tries the prompt states another rule than the checker's, which only the messages
         tell, and the tries before the first message follow the prompt: so the messages are worth reading. JSON is asked
@@ -159,11 +194,11 @@ class GeneralPoints:
         """
         hands = _solvable_numbers()
         numbers = hands[rng.integers(len(hands))]
-        faces, worth = [FACES[i] for i in rng.permutation(3)], {}
-        cards = []
+        worth = dict(zip((11, 12, 13), FACES, strict=True)) if rng.random() < belief else {}
+        faces, cards = [FACES[i] for i in rng.permutation(3)], []
         for number in (numbers[i] for i in rng.permutation(HAND_SIZE)):
-            hidden = number > 10 or rng.random() < 1 / 3
-            if hidden and number not in worth and len(worth) < 3 - _needed(numbers, worth, number):
+            hidden = rng.random() < (HIDDEN if number > 10 else 1 / 3)
+            if hidden and number not in worth and len(worth) < 3:
                 worth[number] = faces[len(worth)]
             plain = "A" if number == 1 else str(number)
             cards.append(worth[number] if hidden and number in worth else plain)
@@ -278,11 +313,6 @@ def _any_formula(numbers: tuple[int, ...], rng: np.random.Generator) -> str:
     return re.sub(r"\d+", lambda _: str(next(mine)), found[rng.integers(len(found))])
 
 
-def _needed(numbers: tuple[int, ...], worth: dict[int, str], but: int) -> int:
-    """How many face cards must be kept for numbers above 10 that have none yet."""
-    return len({n for n in numbers if n > 10 and n not in worth and n != but})
-
-
 @cache
 def _solvable_numbers() -> tuple[tuple[int, ...], ...]:
     every = combinations_with_replacement(range(1, 14), HAND_SIZE)
@@ -291,11 +321,21 @@ def _solvable_numbers() -> tuple[tuple[int, ...], ...]:
 
 @cache
 def _hands(split: str) -> tuple[Problem, ...]:
-    rule = tuple(RULES[split][f] for f in FACES)
-    hands = (Problem(cards, rule) for cards in combinations_with_replacement(CARDS, HAND_SIZE))
-    return tuple(
-        h for h in hands if (split == "id" or any(f in h.cards for f in FACES)) and solutions(tuple(sorted(h.numbers)))
-    )
+    if probe := SPLITS[split].probe:
+        rule = (int(SPLITS[split].value),) * len(FACES)
+    else:
+        rule = tuple(RULES[split].values())
+    if split == "new_numbers":
+        plain = RULES["ood"]
+        return tuple(Problem(tuple(str(plain.get(c, c)) for c in hand.cards), rule) for hand in _hands("ood"))
+    every = (Problem(cards, rule) for cards in combinations_with_replacement((*PLAIN[:10], *FACES), HAND_SIZE))
+    if split != "id":
+        every = (hand for hand in every if set(FACES) & set(hand.cards))
+    hands = [hand for hand in every if solutions(tuple(sorted(hand.numbers)))]
+    if probe:
+        picks = np.random.default_rng(rule[0]).permutation(len(hands))[:PROBE_HANDS]
+        hands = [hands[i] for i in sorted(picks)]
+    return tuple(hands)
 
 
 TASK = GeneralPoints()

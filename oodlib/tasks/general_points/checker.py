@@ -15,6 +15,7 @@ from math import gcd
 from oodlib.tasks.base import Verdict
 
 _FIELD = re.compile(r"""["']formula["']\s*:\s*["']""")
+_NUMBERS = re.compile(r"""["']numbers["']\s*:\s*["'\[]([^"'\]]*)["'\]]""")
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _FOREIGN = re.compile(r"[^0-9+\-*/() \t\r\n]")
 _NUMBER = re.compile(r"[0-9]+")
@@ -32,6 +33,16 @@ def find_formula(text: str) -> str | None:
         return None
     end = text.find(text[start - 1], start)
     return None if end < 0 else text[start:end]
+
+
+def find_numbers(text: str) -> list[int] | None:
+    """The whole numbers of the last "numbers" field, ascending; None where there is no field, or it is not closed."""
+    found = None
+    for match in _NUMBERS.finditer(text):
+        found = match[1]
+    if found is None:
+        return None
+    return sorted(int(number) for number in _NUMBER.findall(found) if len(number) < 4)
 
 
 def judge(formula: str, numbers: tuple[int, ...], target: int) -> Verdict:

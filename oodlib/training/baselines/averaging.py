@@ -25,6 +25,7 @@ def make_weights(setup: Setup) -> dict[str, Tensor]:
 BASELINE = Baseline(
     "last checkpoints averaged",
     "#CC79A7",
+    "none",
     make_weights=make_weights,
     averages=True,
     ignores=ALGORITHM + TRAINING,

@@ -39,4 +39,4 @@ def check(config: Config) -> None:
         )
 
 
-BASELINE = Baseline("RL, format reward", "#B8A800", make_trainer=make_trainer, check=check)
+BASELINE = Baseline("RL, format reward", "#661100", "variant", make_trainer=make_trainer, check=check)

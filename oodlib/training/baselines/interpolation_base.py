@@ -18,4 +18,4 @@ def make_weights(setup: Setup) -> dict[str, Tensor]:
     return mix([(setup.sft(setup.start), 0.5), (setup.sft(0), 0.5)])
 
 
-BASELINE = Baseline("half-way to the base", "#A0522D", make_weights=make_weights, ignores=ALGORITHM + TRAINING)
+BASELINE = Baseline("half-way to the base", "#A0522D", "none", make_weights=make_weights, ignores=ALGORITHM + TRAINING)

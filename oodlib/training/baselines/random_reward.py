@@ -31,4 +31,4 @@ def shuffled(verdicts: list[list[Verdict]], rng: np.random.Generator) -> list[li
     return [list(map(float, part)) for part in np.split(rewards, ends)]
 
 
-BASELINE = Baseline("RL, random reward", "#7F7F7F", make_trainer=make_trainer)
+BASELINE = Baseline("RL, random reward", "#C4C4C4", "variant", make_trainer=make_trainer)

@@ -51,4 +51,4 @@ def correct_answers(setup: Setup) -> Dataset:
     return Dataset.from_dict({"input_ids": [ids[i] for i in order], "completion_mask": [masks[i] for i in order]})
 
 
-BASELINE = Baseline("rejection sampling", "#56B4E9", make_trainer=make_trainer, trains=True, ignores=ALGORITHM)
+BASELINE = Baseline("rejection sampling", "#56B4E9", "equal", make_trainer=make_trainer, ignores=ALGORITHM)

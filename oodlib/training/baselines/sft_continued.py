@@ -26,7 +26,7 @@ def make_trainer(setup: Setup) -> Trainer:
 BASELINE = Baseline(
     "SFT continued",
     "#E69F00",
+    "more",
     make_trainer=make_trainer,
-    trains=True,
     ignores=(*ALGORITHM, "attempts", "temperature"),
 )

@@ -23,7 +23,7 @@ PROBE = 64
 
 def edit(step: int, sft: Callable[[int], Path], config: Config, seed: int) -> dict[str, Tensor]:
     task = get_task(config.task.name, config.task.options)
-    problems = task.sample(np.random.default_rng([seed, 5]), "ood", PROBE)
+    problems = task.sample(np.random.default_rng([seed, 5]), task.splits.headline.name, PROBE)
 
     def right(t: int) -> int:
         episodes = play(*load_model(sft(t)), task, problems, config.task.prompt_style, config.task.max_new_tokens)

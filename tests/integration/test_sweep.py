@@ -17,6 +17,7 @@ common:
   eval: {every: 60, attempts: 1}
   sft: {steps: 4, checkpoints: [0, 2, 4]}
   rl: {starts: [4], steps: 2, baselines: []}
+  machine: {jobs: 1}
 conditions:
   plain: {why: the start, mitigation: plain SFT}
   averaged: {why: an edit, mitigation: averaging, changes: {sft: {mitigation: averaging}}}

@@ -75,6 +75,22 @@ def data(**kinds):
     return new_output("display_data", {kind.replace("_", "/"): value for kind, value in kinds.items()})
 
 
+CLAIM = {
+    "claim": "C1",
+    "test": "paper",
+    "verdict": "supported",
+    "estimate": 0.3,
+    "ci_low": 0.2,
+    "ci_high": 0.4,
+    "paper": 0.1,
+    "title": "OOD accuracy falls",
+    "quantity": "the fall",
+    "sentence": "It falls.",
+    "unit": "points",
+    "version": "arXiv:2509.12235v3",
+}
+
+
 @pytest.fixture(scope="module", params=["tiny"])
 def committed(request):
     return as_html(CHECKOUT / "outputs" / request.param)
@@ -110,19 +126,26 @@ def test_it_shows_findings_and_formulas_and_no_code(committed):
         assert noise not in page.text
 
 
-def test_the_scorecard_comes_first_with_the_numbers_of_its_file():
-    page = Page(as_html(CHECKOUT / "outputs" / "tiny")).text.partition("The scorecard")[2]
+def test_the_scorecard_comes_first_with_the_numbers_of_its_file(committed):
+    page = Page(committed).text.partition("The scorecard")[2]
     claims = json.loads((CHECKOUT / "outputs" / "tiny" / "scorecard.json").read_text(encoding="utf-8"))
     for claim in claims:
         measured = in_unit(claim["unit"], *(claim[name] for name in ("estimate", "ci_low", "ci_high")))
         assert claim["title"] in page and claim["sentence"] in page and measured in page
-    order = [
-        claims[0]["quantity"],
-        claims[-1]["quantity"],
-        "The same four cards are different problems",
-        "The code, packages",
-    ]
-    places = [page.index(words) for words in order]
+    places = [page.index(claim["sentence"]) for claim in claims] + [page.rindex("The code, packages")]
+    assert places == sorted(places)
+
+
+def test_a_claim_stands_once_with_its_two_tests(tmp_path):
+    other = {"test": "baselines", "verdict": "inconclusive", "estimate": None, "ci_low": None, "ci_high": None}
+    rows = [CLAIM, {**CLAIM, **other, "paper": None, "sentence": "It may."}, {**CLAIM, "claim": "C10", "title": "Last"}]
+    (tmp_path / "scorecard.json").write_text(json.dumps(rows), encoding="utf-8")
+    html = written(tmp_path, new_markdown_cell("# A notebook"))
+    text = Page(html).text
+    assert text.count("OOD accuracy falls") == 1 and html.count('<p class="verdict">') == 3
+    order = ["OOD accuracy falls", "as the paper tests it", "It falls.", "+30.0 [+20.0, +40.0] points", "+10.0"]
+    order += ["against baselines", "inconclusive", "It may.", "not measured", "C10 · Last"]
+    places = [text.index(words) for words in order]
     assert places == sorted(places)
 
 
@@ -194,8 +217,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_notebook_puts_nothing_into_the_page(hostile, tmp_path):
-    row = dict.fromkeys(("claim", "verdict", "title", "sentence", "quantity"), hostile)
-    row |= {"unit": "points", **dict.fromkeys(("estimate", "ci_low", "ci_high", "paper"), 0.1)}
+    row = CLAIM | dict.fromkeys(("claim", "verdict", "title", "sentence", "quantity", "version"), hostile)
     manifest = {
         "preset": hostile,
         "settings": {hostile: hostile},
@@ -270,7 +292,7 @@ def test_what_is_missing_or_broken_is_named_in_one_line(tmp_path):
     assert result.exit_code == 2 and "no executed notebooks" in result.output and "oodlib reproduce" in result.output
     written(tmp_path, new_markdown_cell("# A notebook"))
     for path in ("manifest.json", "scorecard.json", "notebooks/02_broken.ipynb"):
-        for text in ("{", "3", '{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'):
+        for text in ("{", "3", '[{"claim": "C1"}]', '{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'):
             if path == "manifest.json" and "cells" in text:
                 continue  # a manifest may hold anything by name
             (tmp_path / path).write_text(text, encoding="utf-8")

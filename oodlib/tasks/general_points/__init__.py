@@ -40,13 +40,14 @@ PROBE_HANDS = 150  # of each probe: J = Q = K = value
 SPLITS = Splits(
     trained=Split("id", "ID", (), "#0072B2", "the rule of SFT (J, Q, K = 10), numbers that SFT writes (1 to 10)"),
     others=(
-        Split("new_rule", "new rule", ("rule",), "#E69F00", "another rule (J, Q, K = 5, 6, 7), known numbers"),
-        Split("new_numbers", "new numbers", ("numbers",), "#CC79A7", "the rule of SFT, 11, 12, 13 as plain cards"),
+        Split("new_rule", "new rule", ("rule",), "#999933", "another rule (J, Q, K = 5, 6, 7), known numbers"),
+        Split("new_numbers", "new numbers", ("numbers",), "#882255", "the rule of SFT, 11, 12, 13 as plain cards"),
     ),
     headline=Split("ood", "OOD", ("rule", "numbers"), "#D55E00", "the paper's: J, Q, K = 11, 12, 13, both are new"),
     probes=tuple(
-        Split(f"face_{n}", f"J = Q = K = {n}", ("rule",), probe="what J, Q and K count for", value=n)
+        Split(f"face_{n}", f"J = Q = K = {n}", changed, probe="what J, Q and K count for", value=n)
         for n in range(1, 14)
+        for changed in [() if n == 10 else ("rule",) if n < 10 else ("rule", "numbers")]
     ),
 )
 
@@ -177,15 +178,14 @@ class GeneralPoints:
         faults = ["no", "value", "illegal"]
         return ["A", *FACES, *numbers, str(TARGET), *text, *faults, *quotes, *"+-*/()"]
 
-    def pretraining_dialogue(
-        self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0
-    ) -> list[str]:
+    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0) -> list[str]:
         """A compact dialogue that teaches a base model to play under ANY rule and to use the checker's messages.
 
         Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only
-        the last answer is right. The numbers are drawn first, evenly from the solvable hands. In a share `belief` of the
-        dialogues the rule is J, Q, K = 11, 12, 13; in the others it is made to fit: of the numbers above 10 a share HIDDEN,
-        of the others a third, are shown as face cards that count so much, and the faces left over get any value.
+        the last answer is right. The numbers are drawn first, evenly from the solvable hands. In a share `belief` of
+        the dialogues the rule is J, Q, K = 11, 12, 13; in the others it is made to fit: of the numbers above 10 a share
+        HIDDEN, of the others a third, are shown as face cards that count so much, and the faces left over get any
+        value.
         Half of the wrong tries misread the hand's numbers, most of the others are near misses of the target. In 40 % of
         the dialogues with wrong tries the prompt states another rule than the checker's, which only the messages
         tell, and the tries before the first message follow the prompt: so the messages are worth reading. JSON is asked

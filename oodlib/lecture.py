@@ -21,8 +21,9 @@ PLAIN = "cards numbers formula"  # an answer format that the tiny base model kee
 RIGHT_NUMBERS = ("correct", "wrong_value")  # outcomes
 SEEN = "**What was seen.** "
 MEASURES = {  # what may be forgotten: which change is for the worse, and how it is told
-    "numbers_read": (-1, "fewer have read the numbers (reading)"),
+    "numbers_read": (-1, "fewer name the hand's numbers (reading)"),
     "old_rule": (1, "more are right by the rule of SFT (clinging)"),
+    "wrong_numbers": (1, "more use other numbers in the formula (writing)"),
     "wrong_value": (1, "more have a wrong value (arithmetic)"),
 }
 

@@ -22,6 +22,7 @@ from oodlib import Run, ensure
 from oodlib.analysis import healing
 from oodlib.analysis.claims import PAPER, VERDICTS
 from oodlib.analysis.evidence import NOTHING
+from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.analysis.sweep import Sweep
 from oodlib.registry import BASELINES
 from oodlib.spectral import compare, restore, spectrum
@@ -94,16 +95,17 @@ def check(function: Callable[..., None]) -> Callable[..., None]:
 def one_way(cards: Sequence[str]) -> None:
     """Four cards that can make 24 under the ID rule and cannot under the OOD rule."""
     demand(cards is not ..., UNFILLED)
+    splits = (TASK.splits.trained.name, TASK.splits.headline.name)
     try:
-        hands = {name: TASK.problem(cards, rule).numbers for name, rule in RULES.items()}
+        trained, headline = (TASK.problem(cards, RULES[name]).numbers for name in splits)
     except (ValueError, TypeError) as error:
         raise Wrong(f"{error}.") from None
-    demand(hands["id"] != hands["ood"], "Both rules read this hand alike, so what one can make the other can.")
-    demand(TASK.solutions(hands["id"]), f"Under the ID rule this is {hands['id']}, which cannot make 24.")
-    ways = len(TASK.solutions(hands["ood"]))
-    demand(ways == 0, f"Under the OOD rule this is {hands['ood']}, which makes 24 in {ways} way(s).")
-    solvable = {p.cards for p in TASK.split("ood")}
-    alike = sum(p.cards not in solvable and bool({*p.cards} & {*FACES}) for p in TASK.split("id"))
+    demand(trained != headline, "Both rules read this hand alike, so what one can make the other can.")
+    demand(TASK.solutions(trained), f"Under the ID rule this is {trained}, which cannot make 24.")
+    ways = len(TASK.solutions(headline))
+    demand(ways == 0, f"Under the OOD rule this is {headline}, which makes 24 in {ways} way(s).")
+    hands, solvable = TASK.split(splits[0]), {p.cards for p in TASK.split(splits[1])}
+    alike = sum(p.cards not in solvable and bool({*p.cards} & {*FACES}) for p in hands)
     approve(f"SFT sees {alike} hands of this kind; the OOD split leaves them out, for it deals solvable hands only.")
 
 
@@ -178,9 +180,31 @@ def could_be_peak(steps: Sequence[int], run: Run) -> None:
     approve(f"step {best} is the highest; not to be told from it: {rows or 'no other'}.")
 
 
-def right_hands(run: Run) -> pd.DataFrame:
-    """Of the first seed, a row an OOD hand, a column an SFT step: was the answer right (1 or 0)."""
-    hands = run.table("hands", "sft").query("split == 'ood' and seed == @run.config.seed")
+@check
+def falls_by_corner(falls: dict[str, tuple[float, float]], run: Run) -> None:
+    """Of each corner the paired interval of accuracy at the OOD peak less that at the end, of the first seed."""
+    demand(isinstance(falls, dict), UNFILLED if falls is ... else "A dictionary is asked for: corner -> (low, high).")
+    names = run.splits.names
+    demand(set(falls) == set(names), f"One interval for each of {', '.join(names)}, as the column `split` has them.")
+    steps = run.peak_step(run.config.seed), run.config.sft.steps
+    told = []
+    for split in run.splits:
+        at_peak, at_end = (right_hands(run, split.name)[step] for step in steps)
+        low, high = map(float, falls[split.name])
+        mean, half = (at_peak - at_end).mean(), Z * (at_peak - at_end).sem()
+        demand(low < high, f"{split.label}: the ends are in the wrong order.")
+        off = abs((low + high) / 2 - mean)
+        demand(off < 0.3 * half, f"{split.label}: the middle is not peak - end; from step {steps[0]} to {steps[1]}.")
+        ratio = (high - low) / (2 * half)
+        demand(0.9 < ratio < 1.1, f"{split.label}: {ratio:.1f} times as wide as the paired interval.")
+        told.append(f"{split.label} {100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+    approve(f"points lost from peak to end: {'; '.join(told)}. Which of the two changes goes with the loss?")
+
+
+def right_hands(run: Run, split: str | None = None) -> pd.DataFrame:
+    """Of the first seed, a row a hand of a split (OOD), a column an SFT step: was the answer right (1 or 0)."""
+    split = split or run.splits.headline.name
+    hands = run.table("hands", "sft").query("split == @split and seed == @run.config.seed")
     hands = hands.assign(right=(hands["outcome"] == "correct").astype(float))
     return hands.astype({"problem": str}).pivot(index="problem", columns="step", values="right")
 
@@ -372,7 +396,7 @@ class Operation(Bench):
 
     def _score(self, state: dict[str, torch.Tensor]) -> float:
         self.model.load_state_dict(state, strict=False)
-        judged = self.evaluate("ood", self.config.eval.every, loss=self.by == "loss")
+        judged = self.evaluate(self.task.splits.headline.name, self.config.eval.every, loss=self.by == "loss")
         return float(-judged["loss"].mean() if self.by == "loss" else (judged["outcome"] == "correct").mean())
 
 
@@ -456,7 +480,9 @@ def c4_rules(
         for which, verdict, allowed in zip(("first", "second"), verdicts, (by_paper, by_baselines), strict=True):
             demand(verdict in VERDICTS, f"A verdict is one of {', '.join(VERDICTS)}, not {verdict!r}.")
             demand(verdict in allowed, f"A made-up run in which {case}: your {which} rule says {verdict!r}.")
-    rows = healing.wide(Sweep().rows("confirm"), "ood").loc[("one-try", 100)]
+    sweep = Sweep()
+    rows = healing.wide(sweep.rows("confirm"), sweep.splits.headline.name).loc[("believer", 100)]
+    rows = rows[["start", "rl", "peak", *names]].dropna()
     ends = [rows[c].to_numpy() for c in ("start", "rl", "peak")]
     verdicts = paper(*ends), compared(*ends, {c: rows[c].to_numpy() for c in names})
     approve(
@@ -469,39 +495,36 @@ def c4_rules(
 def baseline_against_c4(design: dict[str, Any]) -> None:
     """A comparison in the committed sweep that could refute C4: a dictionary of
 
-    condition, from_step, arm, metric: which rows; margin: the smallest healing worth the name, as an accuracy;
+    condition, from_step, arm: which rows; margin: the smallest healing worth the name, as an accuracy;
     refutes(low, high) -> bool: whether an interval of OOD(RL) - OOD(arm) refutes that RL heals more than the arm.
     """
     demand(isinstance(design, dict), UNFILLED)
-    names = ("condition", "from_step", "arm", "metric", "margin", "refutes")
+    names = ("condition", "from_step", "arm", "margin", "refutes")
     lacking = [n for n in names if n not in design or design[n] is ...]
     demand(len(lacking) < len(names), UNFILLED)
     demand(not lacking, f"The design does not say: {', '.join(lacking)}.")
-    condition, start, arm, metric, margin, refutes = (design[n] for n in names)
+    condition, start, arm, margin, refutes = (design[n] for n in names)
     sweep = Sweep()
-    table, seeds = sweep.table(), sweep.plan.seeds("confirm")
-    metrics = sorted(m for m in table["metric"].unique() if m.startswith("accuracy"))
-    demand(metric in metrics, f"C4 is about OOD accuracy; the table has {', '.join(metrics)}.")
-    wide = healing.wide(table, "ood", metric)
-    starts = sorted({(r, int(t)) for r, t, _ in wide.index})
+    table, splits = sweep.rows("confirm"), sweep.splits
+    wide = {split.name: healing.wide(table, split.name) for split in (splits.trained, splits.headline)}
+    of_ood = wide[splits.headline.name]
+    starts = sorted({(c, int(t)) for c, t, _ in of_ood.index})
     demand((condition, start) in starts, f"The sweep has no RL there; it has {starts}.")
-    rows = wide.loc[(condition, start)].dropna(axis=1, how="all")
+    of_id, of_ood = (dots.loc[(condition, start)].dropna(axis=1, how="all") for dots in wide.values())
     demand(arm not in ("rl", "start", "peak"), "That is no baseline: it does not train, or it is RL itself.")
-    demand(arm in rows, f"{condition} from {start} has no such arm; it has {', '.join(rows.columns)}.")
-    demand(BASELINES.get(arm).counts, "That arm knows where the OOD peak was: it has seen OOD hands, RL has not.")
-    updated = BASELINES.get(arm).make_trainer
-    demand(updated, "That arm makes no updates: if it differs, is it what was learnt, or that anything was?")
-    known = ", ".join(map(str, rows.index))
-    demand({*seeds} & {*rows.index}, f"Run on seed {known} alone, where settings were sought: no interval, no test.")
-    effects = healing.effects(table[table["condition"] == condition], metric, seeds)
-    effect = next(e for e in effects if e.start == start)
-    lost = float((rows["peak"] - rows["start"]).loc[rows.index.isin(seeds)].mean())
-    demand(lost > healing.MARGIN, "Nothing was lost at that start, so that nothing could be healed.")
-    demand(effect.learnt.low > 0, "RL's own return did not rise there: RL that learns nothing was not put to the test.")
-    demand(arm not in effect.behind, "That arm learns less on ID hands than RL: forgetting less is then no feat.")
-    margin, gap = as_number(margin), effect.against[arm]
+    demand(arm in of_ood, f"{condition} from {start} has no such arm; it has {', '.join(of_ood.columns)}.")
+    demand(healing.counts(arm), "That arm is RL, done otherwise: where it heals, RL heals.")
+    trains = BASELINES.get(arm).information != "none"
+    demand(trains, "That arm makes no updates: if it differs, is it what was learnt, or that anything was?")
+    demand(healing.starts(table, splits).loc[(condition, start), "lost"], "Hardly anything was lost at that start.")
+    learnt = rewards_gained(table, condition, start)
+    demand(learnt.low > 0, "RL's own reward did not rise there: RL that learns nothing was not put to the test.")
+    ahead = healing.difference(of_id, "rl", arm)
+    demand(ahead.low <= healing.MARGIN, "That arm learns less on ID hands than RL: forgetting less is then no feat.")
+    margin, gap = as_number(margin), healing.difference(of_ood, "rl", arm)
     half = 50 * (gap.high - gap.low)
     demand(half <= 100 * margin, f"This interval reaches {half:.1f} points to either side: too wide for your margin.")
+    lost = float((of_ood["peak"] - of_ood["start"]).mean())
     about = f"{100 * lost:.0f} points were lost; a margin of {100 * margin:.0f} overlooks a healing."
     demand(margin <= lost / 4, about)
     open_ = ((2, 4), (0.5, 6), (-3, 5), (-6, 4), (-10, 5), (-1, 1.2))  # in margins, as the next
@@ -515,3 +538,10 @@ def baseline_against_c4(design: dict[str, Any]) -> None:
         f"OOD(RL) - OOD({arm}) is {100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}] points on "
         f"{gap.n} seeds, {100 * lost:.0f} were lost. By your rule that {verdict} C4 here; it could have done either."
     )
+
+
+def rewards_gained(table: pd.DataFrame, condition: str, start: int) -> Estimate:
+    """RL's mean reward in the last tenth of its updates less that in the first, over seeds."""
+    ends = table.query("condition == @condition and from_step == @start and arm == 'rl' and stage == 'rl'")
+    by_seed = ends.pivot_table("value", "seed", "metric")
+    return over_seeds(by_seed["reward_last"] - by_seed["reward_first"])

@@ -115,16 +115,21 @@ def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
 def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story.
 
-    The story: the base, the headline's peak, the RL start in the middle of what follows, the end, and RL from these
-    two; those that are there. Shaded are the probes that need new numbers.
+    The story: the base, the headline's peak, the RL start in the middle of what follows (without RL: the step nearest
+    to half of the fall), the end, and RL from these two; those that are there. Shaded are the probes that need new numbers.
     """
     value = {probe.name: probe.value for probe in splits.probes}
     rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]
     data = bands(rows).rename(columns={"step": "at"}).assign(step=lambda d: d["split"].map(value))
     sft, rl = data["stage"] == "sft", (data["stage"] == "rl") & (data["arm"] == "rl")
-    peak, end = _peak(_bands(measurements, splits), splits)["step"], data.loc[sft, "at"].max()
+    curve = _bands(measurements, splits)
+    peak, end = _peak(curve, splits)["step"], data.loc[sft, "at"].max()
     between = sorted(step for step in data.loc[rl, "from_step"].unique() if peak < step < end)
-    middle = between[len(between) // 2] if between else end
+    if between:
+        middle = between[len(between) // 2]
+    else:
+        fall = curve[(curve["split"] == splits.headline.name) & (curve["step"] >= peak)].set_index("step")["mean"]
+        middle = (fall - (fall[peak] + fall[end]) / 2).abs().idxmin()
     looks = {middle: {"marker": "s", "linestyle": "--"}, end: {"marker": "^", "linestyle": ":"}}
     curves = [("base", sft & (data["at"] == 0), "sft", {"marker": "d", "color": "#A0A0A0"})]
     curves += [(f"peak (step {peak})", sft & (data["at"] == peak), "sft", {})]

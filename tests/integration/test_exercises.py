@@ -9,6 +9,7 @@ sys.path.append(str(Path(__file__).parents[2] / "notebooks" / "exercises"))
 import checks
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -18,7 +19,9 @@ from safetensors.torch import load_file
 
 from oodlib import Run, ensure
 from oodlib.analysis.stats import over_seeds
+from oodlib.analysis.sweep import Sweep
 from oodlib.config import SHARE, load_config
+from oodlib.io import as_measurements
 from oodlib.models.loading import save_weights
 from oodlib.models.sources import model_folder
 from oodlib.tasks.general_points import TASK
@@ -61,6 +64,35 @@ def tiny():
     ensure(run, "rl")
     ensure(run, "sft")
     return run
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A made-up sweep: continued SFT heals most, rejection sampling learns less ID, the reader's RL earns no more."""
+    gains = {  # on ID and on OOD hands
+        "rl": (0.10, 0.03), "sft_continued": (0.12, 0.05), "rejection_sampling": (0.05, 0.02),
+        "rejection_sampling_fresh": (0.10, 0.03), "averaging": (0.02, 0.01), "negatives": (0.04, 0.01),
+    }  # fmt: skip
+    ood, rows = {0: 0.0, 8: 0.6, 100: 0.33, 300: 0.1}, []
+    for condition, starts, arms in (
+        ("believer", (8, 100, 300), list(gains)),
+        ("cosine", (300,), list(gains)[:5]),
+        ("reader", (100,), list(gains)[:5]),
+    ):
+        for seed in range(30, 40):
+            noise, found = 0.002 * np.random.default_rng(seed).normal(size=len(gains) + 1), []
+            for split, at in (("id", dict.fromkeys(ood, 0.6)), ("ood", ood)):
+                found += [("sft", "sft", 0, t, seed, split, "accuracy", at[t] + noise[0], 99) for t in at]
+                for start in starts:
+                    for arm, own in zip(arms, noise[1:], strict=False):
+                        end = at[start] + noise[0] + gains[arm][split == "ood"] + own
+                        found.append(("rl", arm, start, 80, seed, split, "accuracy", end, 99))
+            for start in starts:
+                for end, reward in (("first", 2.0), ("last", 3.0 if condition != "reader" else 1.0 + seed % 2)):
+                    found.append(("rl", "rl", start, 80, seed, "train", f"reward_{end}", reward + noise[1], 8))
+            rows.append(as_measurements(found).assign(condition=condition))
+    pd.concat(rows).to_csv(tmp_path / "measurements.csv", index=False)
+    monkeypatch.setattr(checks, "Sweep", lambda: Sweep(folder=tmp_path))
 
 
 def execute(path, patient, tmp_path):
@@ -198,6 +230,24 @@ def test_could_be_peak(tiny):
     judged(checks.could_be_peak, [paired, np.array(sorted(paired))], wrong, tiny)
 
 
+def test_falls_by_corner(tiny):
+    peak, end = tiny.peak_step(tiny.config.seed), tiny.config.sft.steps
+    of_corner = {name: checks.right_hands(tiny, name)[[peak, end]].to_numpy().T for name in tiny.splits.names}
+    right, backwards, apart = (
+        {name: how(*of_corner[name]) for name in of_corner}
+        for how in (bootstrap, lambda a, b: bootstrap(b, a), unpaired)
+    )
+    headline = tiny.splits.headline.name
+    wrong = [
+        (backwards, "middle"),
+        ({headline: right[headline]}, "One interval for each"),
+        ({**right, headline: right[headline][::-1]}, "order"),
+        (apart, "as wide"),
+        (right[headline], "dictionary"),
+    ]
+    judged(checks.falls_by_corner, [right], wrong, tiny)
+
+
 def test_grpo_advantages(tiny):
     def by_hand(rewards):
         return np.array([(r - r.mean()) / r.std(ddof=1) if r.std() else 0 * r for r in rewards])
@@ -332,7 +382,7 @@ def compared_rule(start, rl, peak, baselines):
     return verdict(refuted, first == "supported" and all(g.low > 0 for g in gaps))
 
 
-def test_c4_rules():
+def test_c4_rules(sweep):
     def unpaired_rule(start, rl, peak):
         half = 2 * math.sqrt((rl.var() + start.var()) / len(rl))
         return verdict(False, (rl - start).mean() > half)
@@ -352,31 +402,30 @@ def test_c4_rules():
 
 def design(**changes):
     plain = {
-        "condition": "one-try",
+        "condition": "believer",
         "from_step": 100,
         "arm": "sft_continued",
-        "metric": "accuracy",
         "margin": 0.02,
         "refutes": lambda low, high: high <= 0,
     }
     return plain | changes
 
 
-def test_baseline_against_c4():
+def test_baseline_against_c4(sweep):
     right = [
         design(),
-        design(condition="three-tries", arm="rejection_sampling", metric="accuracy@1", margin=0.015),
-        design(condition="cosine", from_step=300, refutes=lambda low, high: high < 0.02),
+        design(arm="rejection_sampling_fresh", from_step=300, margin=0.015),
+        design(refutes=lambda low, high: high < 0.02),
     ]
     wrong = [
         (design(condition="six-tries"), "no RL there"),
         (design(arm="averaging"), "no updates"),
         (design(arm="start"), "no baseline"),
-        (design(condition="empty-rewards", arm="interpolation_peak"), "OOD hands"),
-        (design(condition="empty-rewards"), "seed 0"),
-        (design(condition="ppo-three-tries"), "did not rise"),
-        (design(condition="lower-rate", from_step=300), "no such arm"),
-        (design(metric="loss"), "about OOD accuracy"),
+        (design(arm="negatives"), "done otherwise"),
+        (design(arm="rejection_sampling"), "learns less on ID"),
+        (design(condition="cosine", from_step=300, arm="negatives"), "no such arm"),
+        (design(condition="reader"), "did not rise"),
+        (design(from_step=8), "Hardly anything"),
         (design(margin=0.001), "too wide"),
         (design(margin=0.1), "overlooks"),
         (design(refutes=lambda low, high: low <= 0), "room for a healing"),

@@ -144,7 +144,7 @@ def test_what_each_option_adds(shape):
 
 def test_disk_counts_what_averaging_keeps_and_two_an_arm_that_trains(shape):
     for baseline, kept in (("interpolation_base", lambda step: [step]), ("averaging", averaged_steps)):
-        config = seven({"rl.baselines": [baseline, "sft_continued"], "rl.starts": [8, 600], "n_seeds": 2})
+        config = seven({"rl.baselines": [baseline, "sft_continued"], "rl.starts": [8, 400], "n_seeds": 2})
         count = 2 * len({t for step in config.sft.checkpoints[1:] for t in kept(step)}) + 2 * 2 * (2 + 2 + 1)
         # and the optimizer's moments beside the last checkpoint and the one before it
         assert planning.disk(config, shape) == (count, 4 * count * shape.total, 2 * 8 * shape.total)

@@ -117,7 +117,7 @@ def test_face_values_draw_what_is_there_and_shade_new_numbers():
     splits = replace(CARDS, probes=probes)
     rows = table(splits, measures=False).query("stage == 'sft'")
     (axis,) = plots.face_values(rows, splits).axes
-    assert len(axis.get_lines()) == 3, "the base, the peak, the end"
+    assert len(axis.get_lines()) == 4, "the base, the peak, the middle, the end"
     assert [patch.get_extents().transformed(axis.transData.inverted()).x0 for patch in axis.patches] == [10.5]
 
 

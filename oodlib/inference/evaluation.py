@@ -135,7 +135,7 @@ def evaluate_model(
             config.task.max_new_tokens,
             config.machine.eval_batch_size,
             loss and not probed,
-            1 if probed else config.eval.every,
+            config.eval.every,
             config.eval.attempts,
             config.machine.generator,
         )

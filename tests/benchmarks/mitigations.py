@@ -19,13 +19,13 @@ from oodlib.analysis.sweep import Sweep
 from oodlib.run import Run
 from oodlib.training.sft import sft_trainer
 
-TRAINED = ("none", "rpsft", "kl", "lora")
+TRAINED = ("none", "rpsft_released")
 
 
 def main(steps: int = 12, rounds: int = 4) -> None:
     torch.set_num_threads(1)
     sweep = Sweep()
-    conditions = sweep.plan.phases["mitigations"]["conditions"]
+    conditions = sweep.plan.names("mitigations")
     configs = [sweep.plan.config(name, 0) for name in reversed(conditions)]  # plain SFT, the first, comes last
     seconds: dict[str, list[float]] = {name: [] for name in TRAINED}
     with tempfile.TemporaryDirectory() as folder:

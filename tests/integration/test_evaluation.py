@@ -124,15 +124,15 @@ def test_matrices_are_the_projections():
 
 
 def test_every_split_and_the_task_s_own_measures_are_in_the_tables(tiny):
-    config = load_config("smoke", {"eval.every": 100})
+    config = load_config("smoke", {"eval.every": 50})
     tables = evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3), probes=True)
     measured, hands = tables["measurements"], tables["hands"]
     assert set(measured["split"]) == {*TASK.splits.names, *(probe.name for probe in TASK.splits.probes)}
     assert list(hands["split"].unique()) == list(TASK.splits.names)
-    assert set(measured.loc[measured["split"] == "face_3", "n"]) == {150}
+    assert set(measured.loc[measured["split"] == "face_3", "n"]) == {3}
     for split, judged in hands.groupby("split"):
         rows = measured[measured["split"] == split].set_index("metric")["value"]
-        problems = TASK.split(split)[::100]
+        problems = TASK.split(split)[::50]
         texts = generate(*tiny, [TASK.prompt(p, "compact") for p in problems], 32)
         measures = [TASK.verify(p, t).measures for p, t in zip(problems, texts, strict=True)]
         for name in ("numbers_read", "old_rule"):

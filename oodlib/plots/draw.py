@@ -65,9 +65,7 @@ def point(
     axis.errorbar(x.value, y, ends[1], ends[0], fmt=mark, color=hue, elinewidth=1.8, markersize=size, **more)
 
 
-def losses(
-    axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, splits: Splits, more: str, size: float = 5
-) -> None:
+def losses(axis: Axes, rows: pd.DataFrame, tested: pd.DataFrame, splits: Splits, more: str, size: float = 5) -> None:
     """Training loss, smoothed, and the test losses with their bands, on a logarithmic axis.
 
     rows: those of the metric `loss`; tested: mean, low and high of the test losses by split and step. Smoothed is the

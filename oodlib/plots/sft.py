@@ -115,8 +115,8 @@ def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
 def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story.
 
-    The story: the base, the headline's peak, the RL start in the middle of what follows (without RL: the step nearest to
-    half of the fall), the end, and RL from these two; those that are there. Shaded are probes that need new numbers.
+    The story: the base, the headline's peak, the RL start in the middle of what follows (without RL: the step nearest
+    to half of the fall), the end, and RL from these two; those that are there. Shaded are probes that need new numbers.
     """
     value = {probe.name: probe.value for probe in splits.probes}
     rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]

@@ -48,7 +48,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     means, tables["rotation"] = watched(folder, "rl", arm, from_step, seed)
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows + means)], ignore_index=True)
     rollouts = end / ROLLOUTS
-    if rollouts.exists():
+    if arm == "rl" and rollouts.exists():
         tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
     return tables
 

@@ -110,6 +110,8 @@ def execute(path, patient, tmp_path):
 
 @pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
 def test_solutions_pass_and_untouched_exercises_fail_their_own_checks(path, patient, tmp_path):
+    if path.stem == "04_evidence" and not Sweep().manifest["cells"]:
+        pytest.skip("its last exercises read the sweep, of which no cell is measured yet")
     both = (NOTEBOOKS / "solutions" / path.name, path)
     with ThreadPoolExecutor(2) as pool:
         solved, untouched = pool.map(lambda p: execute(p, patient, tmp_path), both)
@@ -355,7 +357,7 @@ def test_fewest_directions(operation):
     every = {n: [(n, i) for i in range(len(own.values))] for n, (own, _) in operation.spectra.items()}
     alone = {n: operation.recovered(every[n]) for n in DAMAGED}
     first = max(alone, key=alone.get)
-    fewest = next(every[first][:n] for n in range(4, 43, 4) if operation.recovered(every[first][:n]) >= 0.5)
+    fewest = next(every[first][:n] for n in range(4, 125, 4) if operation.recovered(every[first][:n]) >= 0.5)
     sound = next(n for n in every if n not in DAMAGED)
     wrong = [
         (every[sound], "give"),

@@ -38,6 +38,7 @@ def test_every_stage_runs_on_one_s_own_data(tiny_run):
 def test_after_a_wrong_attempt_the_checker_s_message_is_heard(data, style):
     model, tokenizer = load_model(model_folder("tiny"))
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' : ' + m.content }} <eos> {% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant : {% endif %}"
     task = get_task("jsonl", data('{"prompt": "J = 10 ; J + 1 =\\n", "completion": "5", "answer": 24}'))
     (episode,) = play(model, tokenizer, task, task.split("id"), style, 4, attempts=3)
     heard = tokenizer.decode([t for t, own in zip(episode.tokens, episode.own, strict=True) if not own])

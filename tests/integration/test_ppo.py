@@ -91,7 +91,7 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
             "task.max_new_tokens": 2,
             "rl.attempts": 2,
             "rl.learning_rate": 2e-4,
-            "rl.steps": 40,
+            "rl.steps": 60,
             "rl.gae_lambda": 1.0,
             "rl.entropy_coefficient": 0.0,
         }
@@ -100,8 +100,8 @@ def test_the_value_head_learns_what_a_hopeless_game_pays(tiny_run, tmp_path):
     task.best = "no such word"
     setup = setup_for(run, tmp_path, task)
     trainer = PPOTrainer(setup, Record(setup, checker_rewards))
-    fit(trainer, tmp_path, [40])
-    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer.play(38)])
+    fit(trainer, tmp_path, [60])
+    found = np.array([row["value"][row["states"] > 0].tolist() for row in trainer.play(58)])
     np.testing.assert_allclose(found.mean(0), [-1.9, -1.0], atol=0.2)
 
 

@@ -173,12 +173,14 @@ def test_stages_run_once_and_are_then_loaded(tiny_run, capsys):
     pd.testing.assert_frame_equal(table, again.table("measurements", "surgery"))
 
 
-def test_run_arm_measures_both_splits(tiny_run):
+def test_run_arm_measures_every_split(tiny_run):
     run = tiny_run()
     train(run, 10)
     tables = run_arm(run, 10, "rl", 4)
     accuracy = tables["measurements"].query("metric == 'accuracy'")
-    assert set(accuracy["split"]) == {"id", "ood"} and set(accuracy["step"]) == {2}
+    splits = run.splits
+    assert set(accuracy["split"]) == {*splits.names, *(probe.name for probe in splits.probes)}
+    assert set(accuracy["step"]) == {2}
     played, task = tables["rollouts"], get_task(run.config.task.name)
     assert set(played["from_step"]) == {4}
     for row in played.itertuples():

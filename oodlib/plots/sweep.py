@@ -127,35 +127,38 @@ def upright(axis: Axes, x: float, y: Estimate, hue: str, mark: str = "o", **more
 
 def gains(found: pd.DataFrame, splits: Splits, title: str) -> Figure:
     """What each arm gains, a panel a split; `found` as `healing.gains` returns it."""
-    arms, names = (list(dict.fromkeys(found[column])) for column in ("arm", "split"))
-    size = (WIDTH, 0.34 * len(arms) + 1.5)
-    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
-        for arm, gain in found.loc[found["split"] == name, ["arm", "gain"]].itertuples(index=False):
-            draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
+    figure, panels = _panels(found, "split", 1.5, "points gained")
+    for name, axis in panels.items():
         axis.set_title(splits[name].label, color=colour(splits[name]))
-        axis.set_xlabel("points gained")
-        points(axis.xaxis)
-    _down(axes[0, 0], [short(arm) for arm in arms])
     figure.suptitle(title, size=11)
     return figure
 
 
 def what_returns(found: pd.DataFrame) -> Figure:
     """How each part of an answer changes, a panel a part, a row an arm; `found`: as `healing.what_returns` has it."""
-    parts, arms = (list(dict.fromkeys(found[column])) for column in ("part", "arm"))
-    size = (WIDTH, 0.34 * len(arms) + 1.7)
-    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axis, part in zip(axes[0], parts, strict=True):
-        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
-        for arm, gain in found.loc[found["part"] == part, ["arm", "gain"]].itertuples(index=False):
-            draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
+    figure, panels = _panels(found, "part", 1.7, "points")
+    for part, axis in panels.items():
         axis.set_title(fill(part, 15), fontsize=10)
-        axis.set_xlabel("points")
+    return figure
+
+
+def _panels(found: pd.DataFrame, column: str, room: float, unit: str) -> tuple[Figure, dict[str, Axes]]:
+    """The gains of a table (columns `column`, arm, gain), a panel a value of the column and a row an arm.
+
+    room: inches beside the rows. Returns the panels by that value.
+    """
+    arms, names = (list(dict.fromkeys(found[c])) for c in ("arm", column))
+    size = (WIDTH, 0.34 * len(arms) + room)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    panels = dict(zip(names, axes[0], strict=True))
+    for name, axis in panels.items():
+        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
+        for arm, gain in found.loc[found[column] == name, ["arm", "gain"]].itertuples(index=False):
+            draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
+        axis.set_xlabel(unit)
         points(axis.xaxis)
     _down(axes[0, 0], [short(arm) for arm in arms])
-    return figure
+    return figure, panels
 
 
 def _down(axis: Axes, names: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class Stage:
 
 
 STAGES = {
-    "sft": Stage((), 2),
+    "sft": Stage((), 3),
     "rl": Stage(("sft",), 2),
     "rotation": Stage(("sft", "rl"), 1),
     "surgery": Stage(("sft",), 2),

@@ -190,8 +190,8 @@ class _Teller(TrainerCallback):
 
 
 def averaged_steps(step: int) -> list[int]:
-    """The steps whose weights are averaged at a checkpoint: 24, 16, 8 and 0 before it; an early one stands alone."""
-    return [step - 24, step - 16, step - 8, step] if step >= 100 else [step]
+    """The steps whose weights are averaged at a checkpoint: 24, 16, 8 and 0 before it; one before 48 stands alone."""
+    return [step - 24, step - 16, step - 8, step] if step >= 48 else [step]
 
 
 def average(sft: Callable[[int], Path], step: int) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from oodlib.analysis.stats import Estimate, Missing, Scores, bootstrap, over_seeds
+from oodlib.io import KEYS
 from oodlib.run import Results, Run
 from oodlib.tasks import OUTCOMES, Split, Splits
 
@@ -37,8 +38,8 @@ class Fall:
 class Evidence:
     """A run's tables, arranged for the claims: scores by seed, the steps, and where OOD accuracy peaks and falls.
 
-    OOD is the headline split of `splits`, ID the trained one. `mitigations` has the columns mitigation, seed, trained,
-    headline: the accuracy on these two at the end of SFT; only the sweep measures it.
+    OOD is the headline split of `splits`, ID the trained one. `mitigations`: accuracy on these two along SFT, as
+    `analysis.mitigations.curves` returns it; only the sweep measures it.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Evidence:
         self.mitigations = pd.DataFrame() if mitigations is None else mitigations
         self.seeds = sorted(hands["seed"].unique())
         self.steps = sorted(int(s) for s in hands.loc[hands["stage"] == "sft", "step"].unique())
-        self.end = self.steps[-1]
+        self.end = self.steps[-1] if self.steps else 0
         rl = hands[hands["stage"] == "rl"]
         self.arms = rl["arm"].astype(str).unique().tolist()  # RL and its baselines
         self.starts = sorted(int(s) for s in rl["from_step"].unique())
@@ -64,12 +65,18 @@ class Evidence:
         self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
     @classmethod
-    def of(cls, run: Run | Results, mitigations: pd.DataFrame | None = None) -> Evidence:
+    def of(cls, run: Run | Results) -> Evidence:
         table = run.table("measurements", "sft")
         training = table[(table["split"] == "train") & (table["metric"] == "loss")]
         rollouts = run.table("rollouts")
         of_rl = rollouts[rollouts["arm"] == "rl"]  # variants of RL have theirs too
-        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits, mitigations)
+        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits)
+
+    @classmethod
+    def of_mitigations(cls, along: pd.DataFrame, splits: Splits) -> Evidence:
+        """The evidence of a sweep's mitigations alone, as `analysis.mitigations.curves` returns them."""
+        nothing = pd.DataFrame(columns=[*KEYS, "problem", "outcome"])
+        return cls(nothing, nothing, nothing, nothing, splits, along)
 
     def _fall(self, scores: Scores) -> Fall:
         ood = {t: scores[self.sft(t)] for t in self.steps}

@@ -41,13 +41,16 @@ def mitigations(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -
     Columns mitigation, seed, trained, headline, and angle: by how much SFT turned the weights from the base, the mean
     principal angle in degrees (NaN: not measured).
     """
-    along = curves(table, names, splits)
-    ends = along.loc[along.groupby(["mitigation", "seed"], sort=False)["step"].idxmax()]
+    last = ends(curves(table, names, splits))
     turned = table[(table["stage"] == "sft") & (table["metric"] == "rotation")]
     turned = turned.assign(mitigation=turned["condition"].map(dict(names)), angle=np.degrees(turned["value"]))
     keys = ["mitigation", "seed", "step"]
-    both = ends.merge(turned[[*keys, "angle"]], "left", keys)
-    return both.drop(columns="step")
+    return last.merge(turned[[*keys, "angle"]], "left", keys).drop(columns="step")
+
+
+def ends(along: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `curves` at the end of SFT, one a mitigation and seed."""
+    return along[along["step"] == along.groupby(["mitigation", "seed"])["step"].transform("max")]
 
 
 def at_peak(along: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -119,22 +122,6 @@ def equal_accuracy_table(along: pd.DataFrame, claimed: str) -> pd.DataFrame:
         level = at_equal_accuracy(along, claimed, name)["trained"].mean()
         rows[name] = (d.n, f"{level:.1%}", points(d))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "at ID accuracy", f"OOD, {claimed} - it"])
-
-
-def best_mitigation(along: pd.DataFrame, claimed: str) -> str:
-    """Whether the mitigation `claimed` keeps more OOD accuracy than each other does at equal ID accuracy (C10); in
-    Markdown, computed. Supported: above each with the whole interval; not supported: below one."""
-    found = against_others(along, claimed)
-    if not found or any(np.isnan(d.low) for d in found.values()):
-        return f"**C10 is not decided:** {claimed} and another mitigation need two seeds or more."
-    above = all(d.low > 0 for d in found.values())
-    below = [name for name, d in found.items() if d.high < 0]
-    verdict = "not supported" if below else "supported" if above else "inconclusive"
-    told = "; ".join(f"{name} {points(d)}" for name, d in found.items())
-    return (
-        f"**C10 at equal ID accuracy: {verdict}.** OOD accuracy of {claimed} less that of each other, in points: "
-        f"{told}. It keeps less than {', '.join(below) or 'none of them'}."
-    )
 
 
 def what_keeps(table: pd.DataFrame, along: pd.DataFrame, plain: str) -> str:

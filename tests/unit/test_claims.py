@@ -90,10 +90,14 @@ def made_up(seeds=(1,), jitter=0.0, splits=SPLITS, arms=None, starts=STARTS, **c
     draws = [_advantages(facts["skewness"][t], seed).assign(from_step=t, seed=seed) for seed in seeds for t in starts]
     training = pd.DataFrame({"seed": seed, "step": range(1, 201), "value": facts["training"]} for seed in seeds)
     training = training.explode(["step", "value"]).astype({"value": float, "step": int})
-    rows = [(name, seed, *ends) for name, ends in facts["mitigations"].items() for seed in range(4)]
-    mitigations = pd.DataFrame(rows, columns=["mitigation", "seed", "trained", "headline"])
-    spread = facts.get("spread", 0.01) * np.random.default_rng(0).standard_normal((2, len(rows)))
-    mitigations[["trained", "headline"]] += spread.T
+    rng = np.random.default_rng(0)  # from a common peak every mitigation goes straight to its own end
+    rows = [
+        (name, seed, step, *accuracies)
+        for name, (learnt, kept) in facts["mitigations"].items()
+        for seed in range(4)
+        for step, accuracies in ((20, (0.5, 0.6)), (200, (learnt, kept + facts.get("spread", 0.01) * rng.normal())))
+    ]
+    mitigations = pd.DataFrame(rows, columns=["mitigation", "seed", "step", "trained", "headline"])
     return Evidence(hands, pd.concat(draws), _rotation(facts, seeds, arms), training, splits, mitigations)
 
 
@@ -219,6 +223,7 @@ REFUTED = {
     ("C10", "baselines"): [
         {"mitigations": {**MITIGATIONS, "lower rate": (0.85, 0.6)}},
         {"mitigations": {**MITIGATIONS, "averaging": (0.95, 0.6)}},
+        {"mitigations": {**MITIGATIONS, "cosine": (0.7, 0.58)}},  # learns less, and keeps more with as much learnt
     ],
     ("C11", "paper"): [{"old_both": by_step(*[0.0] * 7)}, {"old_both": by_step(*[0.4] * 7)}],
     ("C11", "baselines"): [{"old_other": by_step(*[0.0] * 7)}, {"old_both": by_step(*[0.4] * 7)}],
@@ -241,7 +246,7 @@ UNDECIDED = {
     ("C9", "paper"): [{"angle": {**GOOD["angle"], "sft": 0.1}}],
     ("C9", "baselines"): [{"angle": {**GOOD["angle"], "sft_continued": 0.1}}],
     ("C10", "paper"): [{"mitigations": {**MITIGATIONS, "RPSFT": (0.9, 0.1)}, "spread": 0.05}],
-    ("C10", "baselines"): [{"mitigations": {**MITIGATIONS, "lower rate": (0.86, 0.4)}, "spread": 0.05}],
+    ("C10", "baselines"): [{"mitigations": {**MITIGATIONS, "lower rate": (0.85, 0.4)}, "spread": 0.05}],
     ("C11", "paper"): [{"old_both": by_step(0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.1)}],
     ("C11", "baselines"): [{"old_other": by_step(0.0, 0.0, 0.3, 0.3, 0.3, 0.3, 0.305)}],
 }
@@ -261,7 +266,7 @@ MISSING = {
     ("C9", "paper"): (NO_RL, "no angles"),
     ("C9", "baselines"): ({"id_gain": {"rl": 0.1, "sft_continued": -0.1}}, "gains no ID accuracy"),
     ("C10", "paper"): ({"mitigations": {}}, "measured in the sweep"),
-    ("C10", "baselines"): ({"mitigations": {**MITIGATIONS, "RPSFT": (0.99, 0.4)}}, "RPSFT's ID accuracy"),
+    ("C10", "baselines"): ({"mitigations": {"RPSFT": (0.9, 0.4), "plain SFT": (0.9, 0.1)}}, "none was measured"),
     ("C11", "baselines"): ({"splits": ONLY_TWO}, "no split that changes the rule alone"),
 }
 

@@ -6,10 +6,9 @@ import pytest
 from made_up_sweep import SPLITS, made_up
 
 from oodlib import plots
+from oodlib.analysis import Evidence, claims
 from oodlib.analysis import mitigations as m
 from oodlib.analysis.sweep import Plan
-
-NAMES = {"believer": "plain SFT", "rpsft": "RPSFT"}
 
 
 def path(name, seed, *points):
@@ -51,17 +50,18 @@ def test_learning_less_is_no_mitigation():
 @pytest.mark.parametrize(("more", "verdict"), [(0.1, "supported"), (-0.1, "not supported"), (0.0, "inconclusive")])
 def test_the_claim_follows_the_comparison_at_equal_accuracy(more, verdict):
     rng = np.random.default_rng(0)
-    plain = [path("plain SFT", s, (0.6, 0.7), (0.8, 0.3 + rng.normal(0, 0.01))) for s in range(5)]
+    cosine = [path("cosine", s, (0.6, 0.7), (0.8, 0.3 + rng.normal(0, 0.01))) for s in range(5)]
     held = [path("RPSFT", s, (0.6, 0.7), (0.8, 0.3 + more + rng.normal(0, 0.01))) for s in range(5)]
-    text = m.best_mitigation(pd.concat([*plain, *held]), "RPSFT")
-    assert f"equal ID accuracy: {verdict}." in text
+    evidence = Evidence.of_mitigations(pd.concat([*cosine, *held]), SPLITS)
+    assert claims.judge("C10", evidence, "baselines").verdict == verdict
+    assert "no seed has both" in claims.judge("C10", evidence, "paper").sentence
 
 
 def test_a_partial_table_says_so():
-    one = m.curves(made_up(phase="mitigations", seeds=[30]), NAMES, SPLITS)
-    assert "two seeds or more" in m.best_mitigation(one, "RPSFT")
-    assert "two seeds or more" in m.best_mitigation(one[one["mitigation"] == "plain SFT"], "RPSFT")
-    assert m.equal_accuracy_table(one, "RPSFT")["seeds"].tolist() == [1]
+    one = m.curves(made_up(phase="mitigations", seeds=[30]), Plan().mitigations("mitigations"), SPLITS)
+    assert claims.judge("C10", Evidence.of_mitigations(one, SPLITS), "paper").verdict == "inconclusive"
+    assert "notebook 06" in claims.judge("C10", Evidence.of_mitigations(one.iloc[:0], SPLITS)).sentence
+    assert set(m.equal_accuracy_table(one, "RPSFT")["seeds"]) == {1}
     with pytest.raises(ValueError, match="no rows of any mitigation"):
         m.curves(made_up(seeds=[30]), {"nothing": "x"}, SPLITS)
 

@@ -135,10 +135,10 @@ def gains(found: pd.DataFrame, splits: Splits, title: str) -> Figure:
 
 
 def what_returns(found: pd.DataFrame) -> Figure:
-    """How each part of an answer changes, a panel a part, a row an arm; `found`: as `healing.what_returns` has it."""
+    """How each part of an answer changes, a panel a part, a row an arm; `found`: as `questions.what_returns` has it."""
     figure, panels = _panels(found, "part", 1.7, "points")
     for part, axis in panels.items():
-        axis.set_title(fill(part, 15), fontsize=10)
+        axis.set_title(part, fontsize=10)
     return figure
 
 
@@ -148,16 +148,20 @@ def _panels(found: pd.DataFrame, column: str, room: float, unit: str) -> tuple[F
     room: inches beside the rows. Returns the panels by that value.
     """
     arms, names = (list(dict.fromkeys(found[c])) for c in ("arm", column))
-    size = (WIDTH, 0.34 * len(arms) + room)
-    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    panels = dict(zip(names, axes[0], strict=True))
+    lines = 1 if len(names) <= 5 else 2
+    size, shape = (WIDTH, lines * (0.34 * len(arms) + room)), (lines, -(-len(names) // lines))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    panels = dict(zip(names, axes.flat, strict=False))
+    for empty in axes.flat[len(names) :]:
+        empty.remove()
     for name, axis in panels.items():
         axis.axvline(0, color="#AAAAAA", linewidth=1.2)
         for arm, gain in found.loc[found[column] == name, ["arm", "gain"]].itertuples(index=False):
             draw.point(axis, gain, arms.index(arm), colour(arm), size=7)
         axis.set_xlabel(unit)
         points(axis.xaxis)
-    _down(axes[0, 0], [short(arm) for arm in arms])
+    for axis in axes[:, 0]:
+        _down(axis, [short(arm) for arm in arms])
     return figure, panels
 
 

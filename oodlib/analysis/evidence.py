@@ -158,11 +158,14 @@ class Evidence:
         return change
 
     def recovered(self, *edits: str) -> Callable[[Scores, Fall], float]:
-        """A statistic: the share of the OOD accuracy lost from peak to end that edits bring back on average."""
+        """A statistic: the share of the OOD accuracy lost from peak to end that edits bring back on average.
+
+        NaN where nothing is lost, as in a bootstrap's draw of few problems.
+        """
 
         def lost(s: Scores, fall: Fall) -> float:
             return s[self.sft(fall.peak)] - s[self.sft(self.end)]
 
         if any(lost(*seed) < NOTHING for seed in zip(self.scores(self.splits.headline), self.falls, strict=True)):
             raise Missing("hardly any OOD accuracy is lost from peak to end, so there is nothing to recover")
-        return lambda s, fall: self.changed(*edits)(s, fall) / lost(s, fall)
+        return lambda s, fall: self.changed(*edits)(s, fall) / (lost(s, fall) or np.nan)

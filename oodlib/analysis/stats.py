@@ -40,6 +40,8 @@ class Estimate:
         return value if np.isnan(self.low) else f"{value} [{low}, {high}]"
 
     def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "undefined"
         return self.text() + (" (one seed, no interval)" if np.isnan(self.low) else "")
 
 
@@ -131,8 +133,13 @@ def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_correlation(table: pd.DataFrame, x: str, y: str) -> Estimate:
-    """Spearman's rank correlation of two columns within each seed: mean over seeds, t interval cut at -1 and 1."""
-    mean = over_seeds([stats.spearmanr(rows[x], rows[y]).statistic for _, rows in table.groupby("seed")])
+    """Spearman's rank correlation of two columns within each seed: mean over seeds, t interval cut at -1 and 1.
+
+    NaN where a seed has the same value everywhere in one of the columns.
+    """
+    seeds = [rows[[x, y]] for _, rows in table.groupby("seed")]
+    ranked = [stats.spearmanr(rows).statistic if (rows.nunique() > 1).all() else np.nan for rows in seeds]
+    mean = over_seeds(ranked)
     return replace(mean, low=max(mean.low, -1.0), high=min(mean.high, 1.0))
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from oodlib.analysis.stats import Missing, Scores, bands, bootstrap, over_seeds, rotation_and_accuracy
+from oodlib.analysis.stats import Missing, Scores, bands, bootstrap, over_seeds, rank_correlation, rotation_and_accuracy
 from oodlib.tasks import Split, Splits
 
 
@@ -100,3 +100,12 @@ def test_several_sets_are_drawn_apart_and_an_evaluation_that_is_not_there_is_mis
     assert gap.n == 500 and gap.high - gap.low == pytest.approx(2 * 1.96 * error, rel=0.15)
     with pytest.raises(Missing, match="no evaluation"):
         scores([[1, 0]])["rl", "rl", 0, 9]
+
+
+def test_a_rank_correlation_is_spearman_s_within_a_seed_and_undefined_where_nothing_varies():
+    table = pd.DataFrame({"seed": [1] * 4 + [2] * 4, "x": [1, 2, 3, 4, 1, 3, 2, 4], "y": [4, 3, 2, 1, 4, 3, 2, 1]})
+    each = [scipy_stats.spearmanr(rows["x"], rows["y"]).statistic for _, rows in table.groupby("seed")]
+    found = rank_correlation(table, "x", "y")
+    assert found.value == pytest.approx(np.mean(each)) and found.low == -1, "cut at -1"
+    flat = rank_correlation(table.assign(y=1), "x", "y")
+    assert np.isnan(flat.value) and str(flat) == "undefined"

@@ -156,6 +156,10 @@ class MachineSettings(Section):
     eval_batch_size: Whole = setting("problems answered at once in evaluation", 512)
     launch: str | None = setting("training by accelerate launch: ddp, fsdp2, or a configuration file", None)
     processes: Whole | None = setting("of launch; not given: as its configuration says", None)
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "what models compute in; auto: bfloat16 on a GPU that has it, else float32. Weights are trained in float32",
+        "auto",
+    )
     micro_batch: Whole | None = setting("sequences in a forward pass of training; not given: the whole batch", None)
     gradient_checkpointing: bool = setting("recompute activations in the backward pass", False)
     executor: Literal["local", "ray"] = setting("where independent jobs run", "local")

@@ -7,6 +7,7 @@ but for rounding.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PAGE = 256  # tokens in a page of continuous batching, transformers' own choice
+SHARED = 32  # tokens that contexts must begin with alike, to be read once for all
 
 
 class Generator:
     """A model in a batch of dialogues. What came before is kept as keys and values, not read again.
 
-    Greedy at temperature 0, else sampled with torch's global random state. Attention and positions leave out the
-    padding between the parts of a dialogue.
+    A long beginning that all dialogues share, such as the rules of a game, is read once. Greedy at temperature 0, else
+    sampled with torch's global random state. Attention and positions leave out the padding between the parts of a
+    dialogue.
     """
 
     def __init__(
@@ -35,13 +38,23 @@ class Generator:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         self.options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, **sampling}
         self.cache, self.contexts = None, contexts
-        self.ids, self.mask = self._block(contexts)
+        both = zip(min(contexts), max(contexts), strict=False)
+        alike = [one for one, _ in takewhile(lambda tokens: tokens[0] == tokens[1], both)]
+        alike = alike[: min(map(len, contexts)) - 1]  # of each dialogue a token is left to read
+        self.shared = len(alike) if len(contexts) > 1 and len(alike) >= SHARED else 0
+        ids, mask = self._block([c[self.shared :] for c in contexts])
+        beginning = torch.tensor([alike[: self.shared]] * len(contexts), dtype=ids.dtype, device=ids.device)
+        self.ids, self.mask = torch.cat([beginning, ids], 1), torch.cat([torch.ones_like(beginning), mask], 1)
 
     @torch.inference_mode()
     def answer(self) -> list[list[int]]:
         """What the model adds to each dialogue, its end token included where it came to one."""
         was_training = self.model.training
         self.model.eval()
+        if self.cache is None and self.shared:
+            once = self.model(input_ids=self.ids[:1, : self.shared], use_cache=True, logits_to_keep=1)
+            self.cache = once.past_key_values
+            self.cache.batch_repeat_interleave(len(self.ids))
         width = self.ids.shape[1]
         output = self.model.generate(
             input_ids=self.ids,

@@ -48,20 +48,26 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
-def load_model(
-    folder: Path, to_train: bool = False, adapter: bool = False
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The causal language model and the tokenizer in `folder`: bfloat16 on a GPU that has it, else float32.
+def working_dtype(precision: str = "auto") -> torch.dtype:
+    """What models compute in, by `machine.precision`; auto: bfloat16 on a GPU that has it, else float32."""
+    if precision == "auto":
+        precision = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return getattr(torch, precision)
 
-    `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in bfloat16.
+
+def load_model(
+    folder: Path, to_train: bool = False, adapter: bool = False, precision: str = "auto"
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The causal language model and the tokenizer in `folder`, in the `working_dtype` of `precision`.
+
+    `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in that dtype.
     `adapter`: if the folder holds a PEFT adapter, leave it one, to be trained; otherwise it is merged into its base.
     ValueError: an adapter that is pickled or whose base is not here.
     """
     where = device()
-    half = where.type == "cuda" and torch.cuda.is_bf16_supported() and not to_train
     model = AutoModelForCausalLM.from_pretrained(
         base_folder(folder),
-        dtype=torch.bfloat16 if half else torch.float32,
+        dtype=torch.float32 if to_train else working_dtype(precision),
         use_safetensors=True,
         local_files_only=True,
     )

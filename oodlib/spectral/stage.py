@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from oodlib.inference.evaluation import evaluate_model
 from oodlib.io import as_measurements
 from oodlib.models.checkpoints import open_text
-from oodlib.models.loading import load_model, load_weights
+from oodlib.models.loading import load_model, load_weights, working_dtype
 from oodlib.models.names import Place, matrices
 from oodlib.models.weights import device
 from oodlib.run import Run
@@ -122,7 +122,7 @@ def operate(
     embeddings).
     """
     config, peak = run.config, run.peak_step(seed)
-    model, tokenizer = load_model(run.sft_weights(seed, config.sft.steps))
+    model, tokenizer = load_model(run.sft_weights(seed, config.sft.steps), to_train=True)
     recipient = model.state_dict()
     rows = token_ids(tokenizer, words) if words else None
     edit = Edit(layers=None if layers is None else range(layers), rows=rows, seed=1000 * seed + draw, **options)
@@ -130,6 +130,7 @@ def operate(
     moved = sum(float((edited[n] - recipient[n]).double().square().sum()) for n in chosen)
     whole = sum(float(recipient[n].double().square().sum()) for n in chosen)
     model.load_state_dict(edited)
+    model.to(working_dtype(config.machine.precision))  # late, for an edit may change less than bfloat16 can hold
     place = ("surgery", name, peak, config.sft.steps, seed)
     tables = evaluate_model(config, model, tokenizer, place)
     change = as_measurements([(*place, "weights", "relative_distance", (moved / whole) ** 0.5, len(chosen))])

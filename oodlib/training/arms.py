@@ -38,7 +38,8 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
                 log = history(folder, config.rl.steps)
         except NoData:
             save_weights(load_weights(start), start, end)
-    tables = evaluate_model(config, *load_model(end), ("rl", arm, from_step, config.rl.steps, seed), probes=arm == "rl")
+    ended = load_model(end, precision=config.machine.precision)
+    tables = evaluate_model(config, *ended, ("rl", arm, from_step, config.rl.steps, seed), probes=arm == "rl")
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], config.rl.samples_per_update)
         for row in log

@@ -120,12 +120,13 @@ def group_options(setup: Setup) -> dict[str, Any]:
 
 
 def _plays_here(setup: Setup, options: dict[str, Any]) -> bool:
-    """Whether episodes are played by this project: with several attempts, and by GRPO on a GPU without vLLM.
+    """Whether episodes are played by this project: with several attempts, and by GRPO in bfloat16 or on a GPU (TRL
+    generates in float32), but for vLLM.
 
     Not where the model is sharded, for there only TRL gathers the weights to generate.
     """
-    on_gpu = setup.config.rl.algorithm == "grpo" and setup.model.device.type != "cpu"
-    return setup.config.rl.attempts > 1 or (on_gpu and not options.get("use_vllm") and not sharded())
+    faster = setup.config.rl.algorithm == "grpo" and (setup.model.device.type != "cpu" or options["bf16"])
+    return setup.config.rl.attempts > 1 or (faster and not options.get("use_vllm") and not sharded())
 
 
 def by_vllm(config: Config) -> bool:

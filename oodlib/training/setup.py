@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from oodlib.config import Config
 from oodlib.inference.episodes import Episode, play
+from oodlib.models.loading import working_dtype
 from oodlib.tasks import Task
 
 STEP = "oodlib-step"  # the first word of a line in which one of several processes says how far it is
@@ -47,14 +49,16 @@ class Setup:
 
     def play(self, problems: list[Any], model: Any = None) -> list[Episode]:
         """An episode for each problem, sampled as in RL, by the setup's model or another."""
-        return play(
-            model or self.model,
-            self.tokenizer,
-            self.task,
-            problems,
-            self.config.task.prompt_style,
-            self.config.task.max_new_tokens,
-            self.config.rl.attempts,
-            temperature=self.config.rl.temperature,
-            generator=self.config.machine.generator,
-        )
+        model, dtype = model or self.model, working_dtype(self.config.machine.precision)
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):  # as in training
+            return play(
+                model,
+                self.tokenizer,
+                self.task,
+                problems,
+                self.config.task.prompt_style,
+                self.config.task.max_new_tokens,
+                self.config.rl.attempts,
+                temperature=self.config.rl.temperature,
+                generator=self.config.machine.generator,
+            )

@@ -90,5 +90,5 @@ def sft_trainer(run: Run, seed: int) -> SFTTrainer:
 
 def measure(run: Run, seed: int, step: int) -> dict[str, pd.DataFrame]:
     """Accuracy, outcomes and loss of one checkpoint on every problem of every split; and the task's probes."""
-    model, tokenizer = load_model(run.sft_weights(seed, step))
+    model, tokenizer = load_model(run.sft_weights(seed, step), precision=run.config.machine.precision)
     return evaluate_model(run.config, model, tokenizer, ("sft", "sft", 0, step, seed), loss=True, probes=True)

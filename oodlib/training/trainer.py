@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+import trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -20,12 +21,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from oodlib.config import Config
-from oodlib.models.loading import MARK, mix
+from oodlib.models.loading import MARK, mix, working_dtype
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import Run
 from oodlib.spectral.callback import RotationCallback
 from oodlib.tasks import Task
 from oodlib.training.setup import STEP, Setup
+
+# TRL's own way on GPUs, on any device: the head reads answers alone. On CPUs it would read prompts too and drop what it
+# finds there, half of an update with a vocabulary of 49,000.
+trl.trainer.utils._use_triton = lambda device: True
 
 ROTATION = "rotation.parquet"  # beside the checkpoints: how far training turned the weights
 LEFTOVERS = ("*.pt", "*.pth", "*.bin", "optimizer_*", "pytorch_model_fsdp_*")  # what only going on needs
@@ -33,14 +38,12 @@ LEFTOVERS = ("*.pt", "*.pth", "*.bin", "optimizer_*", "pytorch_model_fsdp_*")  #
 
 def settings(folder: Path, seed: int, steps: int, learning_rate: float, **others: Any) -> dict[str, Any]:
     """The options of a TRL configuration that are the same for every arm: AdamW without weight decay."""
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return {
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": steps,
         "learning_rate": learning_rate,
         "weight_decay": 0.0,
-        "bf16": half,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": False,
         "save_strategy": "no",
@@ -72,7 +75,7 @@ def rank() -> int:
 
 def batch_options(config: Config, batch: int) -> dict[str, Any]:
     """A trainer's options for updates with `batch` sequences in all: shared among processes, and in parts of
-    `machine.micro_batch` at most.
+    `machine.micro_batch` at most; and in what it computes.
 
     ValueError: processes among which the batch cannot be shared evenly.
     """
@@ -84,6 +87,7 @@ def batch_options(config: Config, batch: int) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "gradient_checkpointing": config.machine.gradient_checkpointing,
+        "bf16": working_dtype(config.machine.precision) == torch.bfloat16,
     }
 
 

@@ -49,3 +49,16 @@ def test_vllm_is_taken_where_it_can_be_and_named_where_it_cannot(monkeypatch):
         assert rl.by_vllm(automatic) is gpu and not rl.by_vllm(other)
     with pytest.raises(ValueError, match=r"machine\.generator 'vllm' needs a GPU"):
         rl.by_vllm(named)
+
+
+def test_what_all_dialogues_begin_with_is_read_once_and_changes_no_answer(tiny, monkeypatch):
+    problems = TASK.split("id")[::120]  # one rule, so that prompts begin alike
+    apart = play(*tiny, TASK, problems, "compact", 32, attempts=2)
+    read = []
+    monkeypatch.setattr("oodlib.inference.generation.SHARED", 4)
+    with tiny[0].register_forward_pre_hook(lambda _, args, of: read.append(of["input_ids"].shape), with_kwargs=True):
+        shared = play(*tiny, TASK, problems, "compact", 32, attempts=2)
+    assert [e.tokens for e in shared] == [e.tokens for e in apart]
+    (rows, beginning), (everyone, rest) = read[:2]
+    assert (rows, everyone) == (1, len(problems)) and beginning >= 4
+    assert beginning + rest == max(len(e.prompt) for e in shared)

@@ -26,7 +26,13 @@ def edit(step: int, sft: Callable[[int], Path], config: Config, seed: int) -> di
     problems = task.sample(np.random.default_rng([seed, 5]), task.splits.headline.name, PROBE)
 
     def right(t: int) -> int:
-        episodes = play(*load_model(sft(t)), task, problems, config.task.prompt_style, config.task.max_new_tokens)
+        episodes = play(
+            *load_model(sft(t), precision=config.machine.precision),
+            task,
+            problems,
+            config.task.prompt_style,
+            config.task.max_new_tokens,
+        )
         return sum(e.solved for e in episodes)
 
     steps = [t for t in config.sft.checkpoints if t <= step]

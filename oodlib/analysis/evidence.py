@@ -65,12 +65,12 @@ class Evidence:
         self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
     @classmethod
-    def of(cls, run: Run | Results) -> Evidence:
+    def of(cls, run: Run | Results, mitigations: pd.DataFrame | None = None) -> Evidence:
         table = run.table("measurements", "sft")
         training = table[(table["split"] == "train") & (table["metric"] == "loss")]
         rollouts = run.table("rollouts")
         of_rl = rollouts[rollouts["arm"] == "rl"]  # variants of RL have theirs too
-        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits)
+        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits, mitigations)
 
     @classmethod
     def of_mitigations(cls, along: pd.DataFrame, splits: Splits) -> Evidence:

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import skew
 
+from oodlib.analysis.mitigations import curves
 from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
 from oodlib.io import COLUMNS, as_measurements, digest, read_json, write_figure, write_json, write_table
 from oodlib.provenance import Meter, describe_machine
@@ -169,6 +170,10 @@ class Sweep:
         if rows.empty:
             raise RuntimeError(f"nothing of {phase} is measured yet: run `oodlib sweep {phase}` first")
         return rows.sort_values("condition", key=lambda c: c.map(names.index), kind="stable", ignore_index=True)
+
+    def mitigations(self, phase: str = "mitigations") -> pd.DataFrame:
+        """Accuracy along SFT with each mitigation of a phase, as `analysis.mitigations.curves` returns it."""
+        return curves(self.rows(phase), self.plan.mitigations(phase), self.splits)
 
     def missing(self, phase: str) -> str:
         """What of a phase is not measured, in Markdown."""

@@ -124,9 +124,12 @@ app.command()(weights.restore)
 def scorecard(
     folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    sweep: Annotated[
+        Path | None, typer.Option(help="A sweep's folder, e.g. outputs/sweep: judge C10 by its mitigations.")
+    ] = None,
 ) -> None:
-    """Print which claims hold in a finished run, from its measurements alone."""
-    _print_scorecard(folder, markdown)
+    """Print which claims hold in a finished run, from its measurements alone (C10: from a sweep's)."""
+    _print_scorecard(folder, markdown, sweep)
 
 
 @app.command()
@@ -188,16 +191,17 @@ def _assignments(pairs: list[str] | None) -> dict[str, object]:
     return changes
 
 
-def _print_scorecard(folder: Path, markdown: bool = False) -> None:
+def _print_scorecard(folder: Path, markdown: bool = False, sweep: Path | None = None) -> None:
     from oodlib.analysis.claims import TESTS, Claim, as_markdown, by_claim, in_unit, interval
     from oodlib.analysis.claims import scorecard as judge
     from oodlib.analysis.evidence import Evidence
+    from oodlib.analysis.sweep import Sweep
     from oodlib.plots.style import VERDICT_COLOURS
     from oodlib.run import Results
 
     if not (folder / "hands.parquet").exists():
         raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
-    evidence = Evidence.of(Results(folder))
+    evidence = Evidence.of(Results(folder), Sweep(folder=sweep).mitigations() if sweep else None)
     claims = judge(evidence)
     if markdown:
         print(as_markdown(claims), end="")

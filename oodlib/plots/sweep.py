@@ -179,6 +179,7 @@ def mitigations(
 ) -> Figure:
     """Headline accuracy at the end of SFT over trained accuracy, a mark a mitigation: means over seeds with 95 %.
 
+    The axis of trained accuracy begins at half of the lowest end, so that it leaves out checkpoints without the format.
     table: columns mitigation, seed, trained, headline. along: the same with `step`, whose mean path is drawn. peak: the
     accuracies of plain SFT's peak by seed.
     """
@@ -194,6 +195,7 @@ def mitigations(
         x, y = (over_seeds(peak[column]) for column in ("trained", "headline"))
         draw.point(axis, x, y, COLOURS["sft"], "*", size=14, **about)
     names = f"{splits.trained.label} accuracy", f"{splits.headline.label} accuracy"
+    axis.set_xlim(left=table.groupby("mitigation")["trained"].mean().min() / 2)
     axis.set(ylim=(0, None), xlabel=names[0], ylabel=names[1], title="What each mitigation keeps, and costs")
     draw.percent(axis.xaxis)
     draw.percent(axis.yaxis)

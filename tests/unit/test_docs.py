@@ -239,8 +239,10 @@ def test_the_example_s_configuration_names_all_three(examples):
 
 def test_the_readme_shows_the_scorecard_of_the_reference_run():
     from oodlib.analysis import Evidence, claims
+    from oodlib.analysis.sweep import Sweep
 
-    evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"))
+    sweep = Sweep(folder=CHECKOUT / "outputs/sweep")
+    evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), sweep.mitigations())
     shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
     assert shown == claims.as_markdown(claims.scorecard(evidence))
 
@@ -267,18 +269,37 @@ def test_the_guide_s_intervals_are_those_of_the_paper_s_hands(before, after, sho
     assert numbers == pytest.approx([value, low, high], abs=0.06)
 
 
-def test_the_sweep_s_report_has_the_numbers_of_its_table():
+def rows_of(page: str, heading: str) -> dict[str, str]:
+    """The lines of the tables under a heading, by their first cell."""
+    found = text_of(CHECKOUT / page).split(heading)[1].split("\n## ")[0]
+    lines = (line.strip("| ").split(" | ") for line in found.splitlines() if line.startswith("| "))
+    return {first: " | ".join(others) for first, *others in lines}
+
+
+def test_the_sweep_s_report_has_the_numbers_of_the_mitigations():
+    from oodlib.analysis import mitigations
+    from oodlib.analysis.sweep import Sweep
+
+    rows, along = rows_of("docs/sweep.md", "## Found"), Sweep.open().mitigations()
+    ends = mitigations.ends(along)
+    for name, seeds in ends.groupby("mitigation"):
+        for split in ("trained", "headline"):
+            assert f"{seeds[split].mean():.1%}".replace("%", " %") in rows[name], name
+        if name != "plain SFT":
+            assert points(mitigations.difference(ends, "headline", name, "plain SFT")) in rows[name], name
+    for name, difference in mitigations.against_others(along, "RPSFT").items():
+        assert points(difference) in rows[name], name
+
+
+def test_the_sweep_s_report_has_the_numbers_of_what_heals():
     """Each line of a table in "Found" that begins with a baseline's label tells what RL gains more than it, on OOD."""
     from oodlib.analysis import healing
     from oodlib.analysis.sweep import Sweep
 
-    found = text_of(CHECKOUT / "docs/sweep.md").split("## Found")[1].split("\n## ")[0]
-    rows = {
-        row[0]: " | ".join(row[1:]) for row in (line.strip("| ").split(" | ") for line in found.splitlines()) if row[1:]
-    }
+    rows = rows_of("docs/sweep.md", "## Found")
     labels = {label: name for name in BASELINES.names() if (label := BASELINES.get(name).label) in rows}
     if not labels:
-        pytest.skip("the sweep's report shows no results yet")
+        pytest.skip("the sweep's report shows no results of RL yet")
     sweep = Sweep.open()
     table, splits = sweep.rows("confirm"), sweep.splits
     for label, name in labels.items():

@@ -156,8 +156,9 @@ def as_markdown(claims: list[Claim]) -> str:
 
 def _cell(c: Claim) -> str:
     quantity, paper = c.quantity.replace("|", "\\|"), in_unit(c.unit, c.paper)
-    told = f"{quantity} {interval(c)}".strip()
-    return f"**{c.verdict}**: {told}{paper and f' (paper {paper})'}"
+    if not c.n:
+        return interval(c)
+    return f"**{c.verdict}**: {quantity} {interval(c)}{paper and f' (paper {paper})'}"
 
 
 def sentence(evidence: Evidence, *names: str) -> str:

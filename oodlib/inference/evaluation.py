@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.config import Config
 from oodlib.inference.episodes import as_text, play
+from oodlib.inference.token_probabilities import continuation_probabilities
 from oodlib.io import KEYS, as_measurements
 from oodlib.tasks import OUTCOMES, Task, get_task
 
@@ -118,7 +120,9 @@ def evaluate_model(
     loss: bool = False,
     probes: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Every split for a model in memory, as the tables `measurements` and `hands`; of `probes` only `measurements`.
+    """Every split for a model in memory, as the tables `measurements` and `hands`.
+
+    `probes`: also the task's probes and clozes, of which there are only `measurements`.
 
     place: what the tables call it, (stage, arm, from_step, step, seed).
     """
@@ -143,7 +147,30 @@ def evaluate_model(
         rows += [(*place, split, metric, value, len(judged)) for metric, value in metrics.items()]
         if not probed:
             hands.append(judged.assign(**dict(zip(KEYS, (*place, split), strict=True))))
+    if probes and hasattr(task, "clozes"):
+        rows += [(*place, *row) for row in beliefs(model, tokenizer, task, config.task.prompt_style)]
     return {"measurements": as_measurements(rows), "hands": pd.concat(hands, ignore_index=True)}
+
+
+def beliefs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, prompt_style: str
+) -> list[tuple[str, str, float, int]]:
+    """What the model believes that symbols count for, from the task's clozes: rows of split, metric, value, n.
+
+    split: cloze_RULE, the rule that the prompt states. metric: SYMBOL=VALUE. value: the probability, the mean of n
+    clozes.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    clozes = task.clozes(prompt_style)
+    for cloze in clozes:
+        context = as_text(cloze.prompt, tokenizer) + cloze.begun
+        chances = continuation_probabilities(model, tokenizer, context, list(cloze.values.values()))
+        found.setdefault((cloze.rule, cloze.symbol), []).append(chances)
+    return [
+        (f"cloze_{rule}", f"{symbol}={value}", chance, len(several))
+        for (rule, symbol), several in found.items()
+        for value, chance in zip(clozes[0].values, torch.stack(several).mean(0).tolist(), strict=True)
+    ]
 
 
 def summarise(hands: pd.DataFrame, attempts: int = 1) -> dict[str, float]:

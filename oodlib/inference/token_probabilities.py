@@ -1,11 +1,13 @@
-"""What a model says, and how sure it was: an answer token by token, and where two models' answers part."""
+"""How sure a model is: of an answer token by token, of given continuations; and where two models' answers part."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.inference.episodes import generate
@@ -37,6 +39,28 @@ def say(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str,
     choices = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float().softmax(-1).cpu()
     sure = choices[torch.arange(len(given)), torch.tensor(given)].tolist()
     return Said(text, [tokenizer.decode([i]) for i in given], sure, choices)
+
+
+@torch.inference_mode()
+def continuation_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]
+) -> Tensor:
+    """The probability of each continuation of a text, among these [continuations].
+
+    A continuation's probability is the product of its tokens'; none may be the beginning of another.
+    """
+    given = tokenizer(context, add_special_tokens=False)["input_ids"]
+    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    ids = pad_sequence([torch.tensor(t) for t in tokens], batch_first=True).to(model.device)
+    read = model(input_ids=torch.tensor([given], device=model.device), use_cache=True, logits_to_keep=1)
+    logits = read.logits.expand(len(ids), -1, -1)
+    if ids.shape[1] > 1:
+        read.past_key_values.batch_repeat_interleave(len(ids))
+        later = model(input_ids=ids[:, :-1], past_key_values=read.past_key_values).logits
+        logits = torch.cat([logits, later], 1)
+    log_probs = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0].cpu()
+    written = torch.arange(ids.shape[1]) < torch.tensor([[len(t)] for t in tokens])
+    return (log_probs * written).sum(1).softmax(0)
 
 
 def parting(one: Said, other: Said) -> int | None:

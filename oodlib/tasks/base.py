@@ -98,8 +98,32 @@ class Verdict:
     measures: Mapping[str, bool] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True)
+class Cloze:
+    """An answer that breaks off where the model has to say what a symbol of the prompt counts for.
+
+    Attributes:
+        rule: the split whose rule the prompt states; "none" where it states none.
+        symbol: what is to be valued.
+        prompt: as `Task.prompt` returns it.
+        begun: the answer so far.
+        values: the texts that may follow, by what they say the symbol counts for; none is the beginning of another.
+        under: what the symbol counts for under each split's rule, by the split's name.
+    """
+
+    rule: str
+    symbol: str
+    prompt: str | list[dict[str, str]]
+    begun: str
+    values: Mapping[int, str]
+    under: Mapping[str, int]
+
+
 class Task(Protocol):
-    """What the rest of oodlib asks of a task. `P` below is the task's own, immutable problem type."""
+    """What the rest of oodlib asks of a task. Problems are the task's own, immutable type.
+
+    A task whose prompts state a rule may also have `clozes(style) -> list[Cloze]`: what does a model believe of it?
+    """
 
     name: str
     splits: Splits

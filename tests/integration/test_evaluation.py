@@ -1,21 +1,25 @@
 """Evaluation: batching changes nothing, losses are what a plain computation gives, models load and refuse."""
 
 import json
+import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from oodlib.config import load_config
 from oodlib.inference.episodes import generate
-from oodlib.inference.evaluation import answer_loss, evaluate, evaluate_model, summarise
+from oodlib.inference.evaluation import answer_loss, beliefs, evaluate, evaluate_model, summarise
+from oodlib.inference.token_probabilities import continuation_probabilities
 from oodlib.models.base import build_model, build_tokenizer
 from oodlib.models.loading import load_model, load_weights
 from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.tasks import OUTCOMES, get_task
+from oodlib.tasks.general_points import RULES
 
 TASK = get_task("general_points")
 
@@ -127,7 +131,8 @@ def test_every_split_and_the_task_s_own_measures_are_in_the_tables(tiny):
     config = load_config("smoke", {"eval.every": 50})
     tables = evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3), probes=True)
     measured, hands = tables["measurements"], tables["hands"]
-    assert set(measured["split"]) == {*TASK.splits.names, *(probe.name for probe in TASK.splits.probes)}
+    probes = {probe.name for probe in TASK.splits.probes} | {f"cloze_{cloze.rule}" for cloze in TASK.clozes("compact")}
+    assert set(measured["split"]) == {*TASK.splits.names, *probes}
     assert list(hands["split"].unique()) == list(TASK.splits.names)
     assert set(measured.loc[measured["split"] == "face_3", "n"]) == {3}
     for split, judged in hands.groupby("split"):
@@ -139,3 +144,47 @@ def test_every_split_and_the_task_s_own_measures_are_in_the_tables(tiny):
             assert judged[name].tolist() == [m[name] for m in measures]
             assert rows[name] == pytest.approx(judged[name].mean())
     assert "face_3" not in set(evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3))["measurements"]["split"])
+
+
+@pytest.mark.parametrize("style", ["compact", "chat"])
+def test_clozes_break_off_where_the_answer_s_own_number_stands(style):
+    """What a cloze begins, with the value of its rule, is how a right answer begins."""
+    for cloze in TASK.clozes(style):
+        cards = re.search(r"cards ([^;]+) ;" if style == "compact" else r"Cards: \[(.+)\]", as_words(cloze.prompt))[1]
+        cards = re.findall(r"\w+", cards)
+        assert cards[0] == cloze.symbol and len(cloze.values) == 13
+        if cloze.rule == "none":
+            assert "count as" not in as_words(cloze.prompt) and "J =" not in as_words(cloze.prompt)
+            continue
+        problem = TASK.problem(cards, {face: RULES[cloze.rule][face] for face in "JQK"})
+        assert TASK.prompt(problem, style) == cloze.prompt
+        if TASK.solutions(problem.numbers):
+            answer = as_words(TASK.answer(problem, style, np.random.default_rng(0)))
+            assert answer.startswith(cloze.begun + cloze.values[cloze.under[cloze.rule]])
+
+
+def as_words(text):
+    return text if isinstance(text, str) else text[-1]["content"]
+
+
+def test_continuations_have_the_probability_that_a_whole_reading_gives_them(tiny):
+    model, tokenizer = tiny
+    context, texts = "J = 5 Q = 6 K = 7 ; cards J", ["2 3", "4", "11 12 13"]
+    found = continuation_probabilities(model, tokenizer, context, texts)
+    losses = answer_loss(model, tokenizer, [context] * 3, texts)  # the mean over its tokens and the end's
+    wanted = []
+    for text, loss in zip(texts, losses, strict=True):
+        ids = tokenizer(f"{context} {text}", return_tensors="pt")["input_ids"]
+        n = len(text.split())
+        end = model(input_ids=ids).logits[0, -1].float().log_softmax(-1)[tokenizer.eos_token_id]
+        wanted.append(-loss * (n + 1) - end.item())
+    assert found.tolist() == pytest.approx(torch.tensor(wanted).softmax(0).tolist(), abs=1e-4)
+
+
+def test_a_model_s_beliefs_are_rows_of_probabilities(tiny):
+    rows = pd.DataFrame(beliefs(*tiny, TASK, "compact"), columns=["split", "metric", "value", "n"])
+    assert rows["split"].unique().tolist() == ["cloze_none", "cloze_id", "cloze_new_rule", "cloze_ood"]
+    rows[["symbol", "number"]] = rows["metric"].str.split("=", expand=True)
+    sums = rows.groupby(["split", "symbol"])["value"].sum()
+    assert len(sums) == 12 and sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    assert rows.set_index(["split", "metric"])["value"]["cloze_ood", "K=13"] > 0.9, "the base reads this rule"

@@ -19,7 +19,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from oodlib.tasks.base import STYLES, Split, Splits, Verdict, check_choice
+from oodlib.tasks.base import STYLES, Cloze, Split, Splits, Verdict, check_choice
 from oodlib.tasks.general_points.checker import find_formula, find_numbers, judge
 from oodlib.tasks.general_points.solver import solutions
 
@@ -36,6 +36,7 @@ RULES = {  # of each split
     "ood": {"J": 11, "Q": 12, "K": 13},
 }
 _SFT_RULE = tuple(RULES["id"].values())
+CLOZE_HANDS = 8  # of each rule and face card
 PROBE_HANDS = 150  # of each probe: J = Q = K = value
 SPLITS = Splits(
     trained=Split("id", "ID", (), "#0072B2", "the rule of SFT (J, Q, K = 10), numbers that SFT writes (1 to 10)"),
@@ -115,19 +116,43 @@ class GeneralPoints:
         return [Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule) for i in picks]
 
     def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
+        return self._prompt(problem, style)
+
+    def _prompt(self, problem: Problem, style: str, rule: bool = True) -> str | list[dict[str, str]]:
+        """The question; without `rule` it does not say what J, Q and K count for."""
         check_choice("prompt style", style, STYLES)
         if style == "compact":
-            return compact_prompt(problem, "json")
-        j, q, k = problem.rule
+            return compact_prompt(problem, "json", rule)
+        faces = "; 'J', 'Q' and 'K' count as {}, {} and {}".format(*problem.rule) if rule else ""
         text = (
             "Play a card game: combine the four cards to make the target.\n"
-            f"Use each card exactly once, with + - * / and brackets. 'A' counts as 1; 'J', 'Q' and 'K' count "
-            f"as {j}, {q} and {k}.\n"
+            f"Use each card exactly once, with + - * / and brackets. 'A' counts as 1{faces}.\n"
             f"Cards: {list(problem.cards)}\nTarget: {problem.target}\n"
             'Answer with one JSON object and nothing else: {"cards": [the four cards], "numbers": [what they '
             'count for], "formula": "an expression that equals the target"}'
         )
         return [{"role": "user", "content": text}]
+
+    def clozes(self, style: str) -> list[Cloze]:
+        """What do J, Q and K count for: under each rule, and where the prompt states none. CLOZE_HANDS of each.
+
+        The face card comes first in its hand, and the answer breaks off before its number.
+        """
+        check_choice("prompt style", style, STYLES)
+        draw, found = np.random.default_rng(0), []
+        others = [tuple(map(str, draw.integers(2, 10, HAND_SIZE - 1))) for _ in range(CLOZE_HANDS)]
+        for rule in ("none", "id", "new_rule", "ood"):
+            for face in FACES:
+                for cards in others:
+                    hand = Problem((face, *cards), tuple(RULES.get(rule, RULES["id"]).values()))
+                    shown = " ".join(hand.cards), json.dumps(list(hand.cards))
+                    begun = {"compact": f'{{"cards":" {shown[0]} ","numbers":" '}.get(
+                        style, f'{{"cards": {shown[1]}, "numbers": ['
+                    )
+                    values = {n: str(n) if style == "compact" else f"{n}," for n in range(1, 14)}
+                    under = {name: RULES[name][face] for name in ("id", "new_rule", "ood")}
+                    found.append(Cloze(rule, face, self._prompt(hand, style, rule != "none"), begun, values, under))
+        return found
 
     def answer(self, problem: Problem, style: str, rng: np.random.Generator) -> str | list[dict[str, str]]:
         """A right answer, its formula drawn evenly from all solutions. ValueError if there is none."""
@@ -229,10 +254,9 @@ class GeneralPoints:
 FORMATS = ("formula", "numbers formula", "cards formula", "cards numbers formula", "json")
 
 
-def compact_prompt(problem: Problem, fmt: str) -> str:
-    j, q, k = problem.rule
-    hand = " ".join(problem.cards)
-    return f"J = {j} Q = {q} K = {k} ; cards {hand} ; make {problem.target} ; as {fmt} :\n"
+def compact_prompt(problem: Problem, fmt: str, rule: bool = True) -> str:
+    hand, faces = " ".join(problem.cards), "J = {} Q = {} K = {} ; ".format(*problem.rule) if rule else ""
+    return f"{faces}cards {hand} ; make {problem.target} ; as {fmt} :\n"
 
 
 def compact_feedback(problem: Problem, verdict: Verdict, fmt: str) -> str:

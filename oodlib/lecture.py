@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,11 @@ from IPython.display import Markdown
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.analysis.claims import listed
-from oodlib.analysis.stats import rank_correlation
+from oodlib.analysis.stats import beliefs, rank_correlation
 from oodlib.inference.episodes import as_text, generate
 from oodlib.plots.style import in_order
-from oodlib.run import Run
-from oodlib.tasks import Splits, get_task
+from oodlib.run import Results, Run
+from oodlib.tasks import Cloze, Splits, get_task
 from oodlib.tasks.general_points import Problem, compact_feedback, compact_prompt
 
 PLAIN = "cards numbers formula"  # an answer format that the tiny base model keeps to
@@ -22,6 +23,7 @@ RIGHT_NUMBERS = ("correct", "wrong_value")  # outcomes
 SEEN = "**What was seen.** "
 MEASURES = {  # what may be forgotten: which change is for the worse, and how it is told
     "numbers_read": (-1, "fewer name the hand's numbers (reading)"),
+    "old_numbers": (1, "more name the numbers of SFT's rule (clinging)"),
     "old_rule": (1, "more are right by the rule of SFT (clinging)"),
     "wrong_numbers": (1, "more use other numbers in the formula (writing)"),
     "wrong_value": (1, "more have a wrong value (arithmetic)"),
@@ -87,7 +89,7 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """Each split's measures at the headline's peak and at the end of SFT, in percent, means over seeds.
 
     Rows: splits by label. Columns: (measure, step), for accuracy and those of `MEASURES` that the task has. NaN for
-    old_rule where it is the accuracy, for the rule is that of SFT.
+    old_numbers and old_rule where they are numbers_read and the accuracy, for the rule is that of SFT.
     """
     rows = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(splits.names)]
     means = rows.pivot_table(index="step", columns=["metric", "split"], values="value")
@@ -95,10 +97,20 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     known = [measure for measure in ("accuracy", *MEASURES) if measure in means]
     table = 100 * means.loc[[peak, means["accuracy"].dropna().index[-1]], known].T.unstack("metric").swaplevel(axis=1)
     table = table.reindex(index=splits.names, columns=pd.MultiIndex.from_product([known, table.columns.levels[1]]))
-    if "old_rule" in known:
-        same = (table["old_rule"] == table["accuracy"]).all(axis=1)
-        table.loc[same, "old_rule"] = np.nan
+    for old, new in (("old_rule", "accuracy"), ("old_numbers", "numbers_read")):
+        if old in known:
+            table.loc[(table[old] == table[new]).all(axis=1), old] = np.nan
     return table.rename(index={split.name: split.label for split in splits})
+
+
+def corners_beside(runs: Mapping[str, Results]) -> pd.DataFrame:
+    """What `forgotten` says of several runs: rows (run, split), a column a measure, "from → to" in percent."""
+    tables = {}
+    for name, run in runs.items():
+        table = forgotten(run.table("measurements", "sft"), run.splits)
+        told = table.T.groupby(level=0, sort=False).agg(lambda ends: f"{ends.iloc[0]:.0f} → {ends.iloc[-1]:.0f}").T
+        tables[name] = told.where(told != "nan → nan", "")
+    return pd.concat(tables, names=["run", "corner"]).fillna("")
 
 
 def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
@@ -119,6 +131,21 @@ def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
         ]
         sentences.append(f"in **{split}** {right}" + (f": {listed(worse)}" if worse else ""))
     return sentences[0] + " " + "; ".join(sentences[1:]) + "."
+
+
+def belief_sentence(measurements: pd.DataFrame, clozes: Sequence[Cloze], splits: Splits) -> Markdown:
+    """How probable each new rule's values are where the prompt states that rule, and where it states none: at the
+    headline's peak and at the end of SFT."""
+    table = beliefs(measurements, clozes).groupby(["rule", "under", "step"])["value"].mean()
+    curve = measurements.query("stage == 'sft' and metric == 'accuracy' and split == @splits.headline.name")
+    peak, end = curve.groupby("step")["value"].mean().idxmax(), curve["step"].max()
+    told = []
+    for split in (split for split in splits if split.name in clozes[0].under and "rule" in split.changes):
+        read, believed = ([table[rule, split.name, step] for step in (peak, end)] for rule in (split.name, "none"))
+        text = "{:.2f} at the peak and {:.2f} at the end".format
+        told.append(f"**{split.label}**: {text(*read)} if it is stated, {text(*believed)} if no rule is")
+    symbols = listed(dict.fromkeys(cloze.symbol for cloze in clozes))
+    return Markdown(f"{SEEN}The probability of a new rule's values for {symbols}. {'; '.join(told)}.")
 
 
 def rotation_sentence(table: pd.DataFrame, stage: str, splits: Splits) -> Markdown:

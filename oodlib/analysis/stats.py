@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from oodlib.tasks import Splits
+from oodlib.tasks import Cloze, Splits
 
 LEVEL = 0.95
+CLOZE = "cloze_"  # what the splits of clozes begin with
 RESAMPLES = 2000
 
 
@@ -116,6 +117,22 @@ def rotation_and_accuracy(measurements: pd.DataFrame, stage: str, splits: Splits
     starts = pd.MultiIndex.from_frame(joined[["seed", "from_step"]])
     joined[both] -= accuracy("sft", "value", ["seed", "step"]).reindex(starts).to_numpy()
     return joined
+
+
+def beliefs(measurements: pd.DataFrame, clozes: Sequence[Cloze]) -> pd.DataFrame:
+    """What symbols count for to the model, along SFT: columns seed, step, rule, under, value, n.
+
+    rule: the split whose rule the prompt states, or "none". value: the probability that a symbol counts for what the
+    rule of the split `under` says, the mean over symbols; n: the clozes.
+    """
+    table = measurements[(measurements["stage"] == "sft") & measurements["split"].str.startswith(CLOZE)]
+    rows = []
+    for under in clozes[0].under:
+        says = {f"{c.symbol}={c.under[under]}" for c in clozes}
+        same = table[table["metric"].isin(says)].groupby(["seed", "step", "split"])
+        rows.append(same.agg(value=("value", "mean"), n=("n", "sum")).reset_index().assign(under=under))
+    found = pd.concat(rows, ignore_index=True)
+    return found.assign(rule=found["split"].str.removeprefix(CLOZE)).drop(columns="split")
 
 
 def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:

@@ -7,12 +7,12 @@
 from oodlib.plots import comparison, sweep
 from oodlib.plots.rl import advantages, recovery, rewards, rotation_and_recovery
 from oodlib.plots.scorecard import scorecard
-from oodlib.plots.sft import accuracy_curve, corners, face_values, losses, outcomes, rotation_and_accuracy
+from oodlib.plots.sft import accuracy_curve, beliefs, corners, face_values, losses, outcomes, rotation_and_accuracy
 from oodlib.plots.spectral import rotation_map, surgery, turning, value_change
 from oodlib.plots.style import colour, label, neat, style
 
 __all__ = [
-    "accuracy_curve", "advantages", "colour", "comparison", "corners", "face_values", "label", "losses", "neat",
-    "outcomes", "recovery", "rewards", "rotation_and_accuracy", "rotation_and_recovery", "rotation_map", "scorecard",
-    "style", "surgery", "sweep", "turning", "value_change",
+    "accuracy_curve", "advantages", "beliefs", "colour", "comparison", "corners", "face_values", "label", "losses",
+    "neat", "outcomes", "recovery", "rewards", "rotation_and_accuracy", "rotation_and_recovery", "rotation_map",
+    "scorecard", "style", "surgery", "sweep", "turning", "value_change",
 ]  # fmt: skip

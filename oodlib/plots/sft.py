@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,16 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodlib.analysis.claims import PAPER
-from oodlib.analysis.stats import bands
+from oodlib.analysis.stats import CLOZE, bands
+from oodlib.analysis.stats import beliefs as belief_table
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, OUTCOME_COLOURS, WIDTH
-from oodlib.tasks import OUTCOMES, Split, Splits
+from oodlib.tasks import OUTCOMES, Cloze, Split, Splits
 
 PAPER_HANDS = 234  # on which the paper measures
 MEASURES = {  # of an answer: what figures call it, mark and line
     "numbers_read": ("numbers read", {"marker": "s", "linestyle": "--"}),
     "accuracy": ("right", {"marker": "o", "linewidth": 2.2}),
-    "old_rule": ("right by the\nrule of SFT", {"marker": "^", "linestyle": ":"}),
+    "old_numbers": ("old numbers", {"marker": "D", "linestyle": "-."}),
+    "old_rule": ("right, old rule", {"marker": "^", "linestyle": ":"}),
 }
 
 
@@ -65,16 +69,17 @@ def paper_curve(arm: str) -> pd.DataFrame:
 
 
 def corners(measurements: pd.DataFrame, splits: Splits) -> Figure:
-    """A panel a split along SFT: are answers right, are the numbers read, are they right by the rule of SFT?
+    """A panel a split along SFT: are answers right, are the numbers read; or are they right, or named, by SFT's rule?
 
-    The last is left out where it is the first, for the rule is that of SFT.
+    The last two are left out where they are the first two, for the rule is that of SFT.
     """
     data = _bands(measurements, splits, *MEASURES)
     figure, axes = _panels(splits)
     for split, axis in axes.items():
         curves = dict(list(data[data["split"] == split.name].groupby("metric")))
-        if "old_rule" in curves and np.array_equal(curves["old_rule"]["mean"], curves["accuracy"]["mean"]):
-            del curves["old_rule"]
+        for old, new in (("old_rule", "accuracy"), ("old_numbers", "numbers_read")):
+            if old in curves and np.array_equal(curves[old]["mean"], curves[new]["mean"]):
+                del curves[old]
         for metric, rows in curves.items():
             draw.line(axis, rows, split, size=4, **MEASURES[metric][1])
         draw.step_axis(axis, data["step"].unique())
@@ -153,6 +158,33 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     axes[0, 0].set_ylabel("share of answers")
     draw.percent(axes[0, 0].yaxis)
     draw.legend_below(figure, axes[0, 0], 3)
+    return figure
+
+
+def beliefs(measurements: pd.DataFrame, clozes: Sequence[Cloze], splits: Splits) -> Figure:
+    """What symbols of the prompt count for to the model: before SFT, where no rule is stated; and along SFT, each
+    rule's values where the prompt states that rule and where it states none."""
+    figure, (before, along) = plt.subplots(1, 2, figsize=(WIDTH, 4.6), width_ratios=(1, 1.3), layout="constrained")
+    sft = measurements[measurements["stage"] == "sft"]
+    base = sft[(sft["step"] == 0) & (sft["split"] == f"{CLOZE}none")]
+    marks = dict(zip(dict.fromkeys(cloze.symbol for cloze in clozes), "os^Dv", strict=False))
+    for symbol, mark in marks.items():
+        rows = base[base["metric"].str.startswith(f"{symbol}=")]
+        chances = rows.groupby(rows["metric"].str.partition("=")[2].astype(int))["value"].mean()
+        before.plot(chances.index, chances, marker=mark, color="#555555", linewidth=1, markersize=5, label=symbol)
+    before.set(
+        title="The base, no rule stated", xlabel="what a card counts for", ylabel="probability", xticks=chances.index
+    )
+    before.legend(loc="upper right")
+    table = bands(belief_table(measurements, clozes), shares=False)
+    for split in (split for split in splits if split.name in clozes[0].under):
+        for rule, look in ((split.name, {}), ("none", {"linestyle": ":", "marker": "s"})):
+            if split.changes or rule == "none":
+                name = f"{split.label}'s values, {'no rule' if rule == 'none' else 'its rule'} stated"
+                draw.line(along, table.query("rule == @rule and under == @split.name"), split, name, 4, **look)
+    draw.step_axis(along, table["step"].unique())
+    along.set(title="Along SFT", ylim=(0, 1.02))
+    draw.legend_below(figure, along, 2)
     return figure
 
 

@@ -3,6 +3,7 @@
 from oodlib.tasks.base import (
     OUTCOMES,
     STYLES,
+    Cloze,
     Outcome,
     Split,
     Splits,
@@ -14,5 +15,6 @@ from oodlib.tasks.base import (
 )
 
 __all__ = [
-    "OUTCOMES", "STYLES", "Outcome", "Split", "Splits", "Task", "Verdict", "check_choice", "get_task", "task_names",
+    "OUTCOMES", "STYLES", "Cloze", "Outcome", "Split", "Splits", "Task", "Verdict", "check_choice", "get_task",
+    "task_names",
 ]  # fmt: skip

@@ -140,7 +140,7 @@ def test_every_split_and_the_task_s_own_measures_are_in_the_tables(tiny):
         problems = TASK.split(split)[::50]
         texts = generate(*tiny, [TASK.prompt(p, "compact") for p in problems], 32)
         measures = [TASK.verify(p, t).measures for p, t in zip(problems, texts, strict=True)]
-        for name in ("numbers_read", "old_rule"):
+        for name in ("numbers_read", "old_numbers", "old_rule"):
             assert judged[name].tolist() == [m[name] for m in measures]
             assert rows[name] == pytest.approx(judged[name].mean())
     assert "face_3" not in set(evaluate_model(config, *tiny, ("sft", "sft", 0, 5, 3))["measurements"]["split"])

@@ -9,7 +9,18 @@ import pytest
 
 from oodlib import plots
 from oodlib.analysis import Evidence, claims
-from oodlib.analysis.claims import TESTS, VERDICTS, as_json, as_markdown, in_unit, judge, scorecard, sentence
+from oodlib.analysis.claims import (
+    TESTS,
+    VERDICTS,
+    as_json,
+    as_markdown,
+    beside,
+    from_json,
+    in_unit,
+    judge,
+    scorecard,
+    sentence,
+)
 from oodlib.stages import NULLS, edit_name
 from oodlib.tasks import Split, Splits
 
@@ -305,6 +316,20 @@ def test_what_is_not_in_the_tables_is_missing_too():
     no_loss = Evidence(whole.hands, whole.rollouts, whole.rotation, whole.training.iloc[:0], SPLITS)
     assert "no training loss" in judge("C2", no_loss).sentence
     assert len(json.loads(as_json(scorecard(no_measure)))) == 20
+
+
+def test_scorecards_stand_side_by_side_as_they_were_written():
+    card = scorecard(made_up(**FIVE))
+    again = from_json(as_json(card))
+    assert as_json(again) == as_json(card)
+    other = scorecard(made_up(both=by_step(0.0, *[0.5] * 6), mitigations={}))
+    table = beside({"one": again, "other": other})
+    assert len(table) == len(card) and table.columns.tolist() == ["one", "other", "paper", "runs"]
+    first = table.loc["C1", "as the paper tests it"]
+    assert first["one"].startswith("supported: +") and first["paper"] == "+10.6" and first["runs"] == "different"
+    last = table.loc["C10", "as the paper tests it"]
+    assert last["other"] == "not measured" and last["runs"] == "not measured by two"
+    assert "same" in set(table["runs"])
 
 
 def test_a_paired_difference_of_two_splits_is_known_well():

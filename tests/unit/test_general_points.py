@@ -511,7 +511,8 @@ def test_an_answer_may_read_the_numbers_and_may_cling_to_the_old_rule(rule, numb
         f"{{'numbers': [{', '.join(numbers.split())}], 'formula': '{formula}'}}",
     ):
         verdict = TASK.verify(hand, text)
-        assert verdict.measures == {"numbers_read": read, "old_rule": old}
+        named_old = numbers.split() == ["10", "2", "4", "6"]
+        assert verdict.measures == {"numbers_read": read, "old_numbers": named_old, "old_rule": old}
         assert verdict == TASK.verify_formula(hand, formula)
 
 

@@ -11,7 +11,7 @@ changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from inspect import getdoc
@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from oodlib.analysis.evidence import Evidence, Fall, Missing
 from oodlib.analysis.stats import Estimate, Scores
@@ -142,6 +143,29 @@ def as_json(claims: list[Claim]) -> str:
     """The scorecard as JSON text; numbers that are not there (NaN) as null."""
     rows = [{k: None if v is not None and v != v else v for k, v in asdict(c).items()} for c in claims]
     return json.dumps(rows, indent=1) + "\n"
+
+
+def from_json(text: str) -> list[Claim]:
+    """The scorecard that `as_json` wrote."""
+    numbers = ("estimate", "ci_low", "ci_high")
+    return [Claim(**{**row, **{n: np.nan for n in numbers if row[n] is None}}) for row in json.loads(text)]
+
+
+def beside(cards: Mapping[str, list[Claim]]) -> pd.DataFrame:
+    """Scorecards side by side: a row a claim and test, a column a run, the paper's number, and whether the runs that
+    measured it agree: same, different, or not measured by two."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    verdicts: dict[tuple[str, str], list[str]] = {}
+    for run, card in cards.items():
+        for c in card:
+            key = c.claim, TESTS[c.test]
+            rows.setdefault(key, {})[run] = f"{c.verdict}: {interval(c)}" if c.n else interval(c)
+            rows[key]["paper"] = rows[key].get("paper") or in_unit(c.unit, c.paper)
+            verdicts.setdefault(key, []).extend([c.verdict] if c.n else [])
+    for key, found in verdicts.items():
+        rows[key]["runs"] = "not measured by two" if len(found) < 2 else "same" if len(set(found)) == 1 else "different"
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*cards, "paper", "runs"])
+    return table.fillna("not measured").rename_axis(["claim", "test"])
 
 
 def as_markdown(claims: list[Claim]) -> str:

@@ -170,16 +170,22 @@ class GeneralPoints:
         """Judge an answer: the last "formula" field of a JSON-like object in it, else it is malformed.
 
         Its measures: `numbers_read`, whether the last "numbers" field holds the hand's numbers, in any order;
-        `old_rule`, whether the formula is correct under the rule of SFT (arXiv:2510.00237: clinging to it).
+        `old_numbers`, whether it holds those that the rule of SFT gives; `old_rule`, whether the formula is correct
+        under that rule (arXiv:2510.00237: clinging to it).
         """
-        formula, numbers = find_formula(text), sorted(problem.numbers)
+        formula, named, trained = find_formula(text), find_numbers(text), replace(problem, rule=_SFT_RULE)
         if formula is None:
             message = 'No formula found. Answer with {"cards": …, "numbers": …, "formula": "…"}.'
             verdict, old = Verdict("malformed", -3.0, message), "malformed"
         else:
-            verdict, trained = self.verify_formula(problem, formula), replace(problem, rule=_SFT_RULE)
+            verdict = self.verify_formula(problem, formula)
             old = (verdict if trained.numbers == problem.numbers else self.verify_formula(trained, formula)).outcome
-        return replace(verdict, measures={"numbers_read": find_numbers(text) == numbers, "old_rule": old == "correct"})
+        measures = {
+            "numbers_read": named == sorted(problem.numbers),
+            "old_numbers": named == sorted(trained.numbers),
+            "old_rule": old == "correct",
+        }
+        return replace(verdict, measures=measures)
 
     def feedback(self, problem: Problem, verdict: Verdict, style: str) -> str | list[dict[str, str]]:
         """What is said to the player after a wrong try: the checker's message, and the wish for another answer."""

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trl.trainer.utils
 from transformers import TrainerCallback, set_seed
 
 from oodlib import ensure
@@ -18,7 +19,7 @@ from oodlib.training.baselines.rejection_sampling import correct_answers
 from oodlib.training.record import ROLLOUTS
 from oodlib.training.rl import advantages, make_trainer
 from oodlib.training.setup import Setup
-from oodlib.training.sft import train
+from oodlib.training.sft import sft_trainer, train
 from oodlib.training.trainer import demonstrations, fit
 
 TASK = get_task("general_points")
@@ -214,3 +215,35 @@ def test_tables_come_back_from_the_parts(tiny_run):
     again = tiny_run()
     ensure(again, "sft")
     pd.testing.assert_frame_equal(again.table("measurements", "sft"), wanted)
+
+
+def test_work_in_bfloat16_trains_float32_weights_to_nearly_the_same(tiny_run, tmp_path):
+    runs = [tiny_run({"machine.precision": p, "out": str(tmp_path / p)}) for p in ("float32", "bfloat16")]
+    losses = [train(run, 10)["measurements"].query("metric == 'loss'")["value"].to_numpy() for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03) and (losses[1] != losses[0]).any()
+    exact, rounded = (load_weights(run.sft_weights(10, 4)) for run in runs)
+    assert all(t.dtype == torch.float32 for t in rounded.values())
+    base = load_weights(model_folder("tiny"))
+    matrices = [name for name, t in base.items() if t.ndim == 2]  # the keys' biases have no gradient but rounding
+    far = [((exact[n] - rounded[n]).norm() / (exact[n] - base[n]).norm()).item() for n in matrices]
+    assert max(far) < 0.1, "nearly all of each update is the same"
+    tables = run_arm(runs[1], 10, "rl", 4)
+    model, _ = load_model(runs[1].sft_weights(10, 4), precision="bfloat16")
+    assert model.dtype == torch.bfloat16 and len(tables["rollouts"])
+
+
+def test_the_head_reads_the_tokens_of_answers_alone(tiny_run, monkeypatch):
+    trainer, read = sft_trainer(tiny_run(), 10), []
+    batch = next(iter(trainer.get_train_dataloader()))
+    scored = trl.trainer.utils._ChunkedLogProbFunction
+
+    class Watched:
+        @staticmethod
+        def apply(hidden, *others):
+            read.append(len(hidden))
+            return scored.apply(hidden, *others)
+
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", Watched)
+    trainer.compute_loss(trainer.model, dict(batch))
+    answers = int((batch["labels"] != -100).sum())
+    assert read == [answers] and 0 < answers < batch["input_ids"].numel() / 1.2

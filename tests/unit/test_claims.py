@@ -309,6 +309,9 @@ def test_what_is_not_in_the_tables_is_missing_too():
     rest = whole.rollouts, whole.rotation, whole.training, SPLITS
     no_measure = Evidence(whole.hands.drop(columns="old_rule"), *rest)
     assert "no old_rule" in judge("C11", no_measure).sentence
+    named = Evidence(whole.hands.assign(old_numbers=whole.hands["old_rule"]), *rest)
+    assert "name the old numbers" in judge("C11", named, "baselines").quantity
+    assert judge("C11", named, "baselines").estimate == judge("C11", whole, "baselines").estimate
     no_start = Evidence(whole.hands[whole.hands["step"] != 0], *rest)
     assert "no evaluation ('sft', 'sft', 0, 0)" in judge("C3", no_start).sentence
     no_null = Evidence(whole.hands[~whole.hands["arm"].str.startswith("signs")], *rest)

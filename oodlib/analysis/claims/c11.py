@@ -7,6 +7,7 @@ from oodlib.tasks import Split
 
 CLINGING = 0.68  # old-rule accuracy of OOD answers, LLaMA, answers without chain of thought
 OLD = "old_rule"
+NAMED = "old_numbers"
 
 
 def paper(e: Evidence) -> Finding:
@@ -24,24 +25,27 @@ def paper(e: Evidence) -> Finding:
 
 
 def baselines(e: Evidence) -> Finding:
-    """If a model clings to the rule, it does so whichever numbers the new rule needs. Estimate: the rise of old-rule
-    accuracy from the OOD peak to the end, where the rule alone is new or on OOD, the smaller of the two. Supported:
-    both above 0. Not supported: one not above 0, with the whole interval.
+    """Clinging shows in what an answer names, also where its formula is wrong; and if a model clings to the rule, it
+    does so whichever numbers the new rule needs. Estimate: the rise, from the OOD peak to the end, of the answers that
+    name the numbers of SFT's rule (without this measure: of old-rule accuracy), where the rule alone is new or on OOD,
+    the smaller of the two. Supported: both above 0. Not supported: one not above 0, with the whole interval.
     """
     corners = (e.changing("rule"), e.splits.headline)
-    rises = [_rise(e, split) for split in corners]
+    named = NAMED in e.hands and e.hands[NAMED].notna().any()
+    column, what = (NAMED, "answers that name the old numbers") if named else (OLD, "old-rule accuracy")
+    rises = [_rise(e, split, column) for split in corners]
     verdict = decide(all(x.low > 0 for x in rises), any(x.high <= 0 for x in rises))
     parts = [
-        f"{split.label} {mean_at(e, split, column=OLD):.0%} to {mean_at(e, split, e.end, OLD):.0%} ({points(x)} points)"
-        for split, x in zip(corners, rises, strict=True)
+        f"{s.label} {mean_at(e, s, column=column):.0%} to {mean_at(e, s, e.end, column):.0%} ({points(x)} points)"
+        for s, x in zip(corners, rises, strict=True)
     ]
-    sentence = f"From the OOD peak to the end old-rule accuracy goes: {'; '.join(parts)}."
-    quantity = f"rise of old-rule accuracy, the smaller of {' and '.join(s.label for s in corners)}"
+    sentence = f"From the OOD peak to the end, {what}: {'; '.join(parts)}."
+    quantity = f"rise of {what}, the smaller of {' and '.join(s.label for s in corners)}"
     return Finding(verdict, min(rises, key=lambda x: x.value), None, quantity, sentence)
 
 
-def _rise(e: Evidence, split: Split) -> Estimate:
-    return e.measure(lambda s, fall: s[e.sft(e.end)] - s[e.sft(fall.peak)], split, column=OLD)
+def _rise(e: Evidence, split: Split, column: str = OLD) -> Estimate:
+    return e.measure(lambda s, fall: s[e.sft(e.end)] - s[e.sft(fall.peak)], split, column=column)
 
 
 CLAIM = Rule("C11", __doc__, "points", "arXiv:2510.00237v1", paper, baselines)

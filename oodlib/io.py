@@ -40,8 +40,15 @@ def read_json(path: Path, default: Any = None) -> Any:
         return default
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds, which is an object: names with values. ValueError for anything else."""
+    if not isinstance(value := read_json(path), dict):
+        raise ValueError(f"{path} cannot be read: expected an object in braces, got {type(value).__name__}")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

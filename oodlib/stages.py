@@ -116,7 +116,8 @@ def check(config: Config) -> None:
     if config.machine.generator == "vllm":
         import_module("oodlib.training.rl").by_vllm(config)
     if config.surgery.layers:
-        n_layers = import_module("transformers").AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+        config_of = import_module("transformers").AutoConfig.from_pretrained
+        n_layers = config_of(folder, trust_remote_code=False).get_text_config().num_hidden_layers
         if max(config.surgery.layers) > n_layers:
             raise ValueError(f"surgery.layers = {config.surgery.layers}: {config.model.source} has {n_layers} layers")
     if config.surgery.words:

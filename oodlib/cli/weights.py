@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.markup import escape
 from rich.progress import Progress, track
+from rich.text import Text
 
 from oodlib.cli.output import console, print_table
 
@@ -23,8 +24,13 @@ COLUMNS = {
     "value_change": ("values changed by", "{:.2%}"),
     "noise_value_change": ("noise changes them by", "{:.2%}"),
 }
-Modules = Annotated[list[str] | None, typer.Option(help="Pattern of modules, such as q_proj or 'mlp.*'. Repeatable.")]
+Modules = Annotated[
+    list[str] | None, typer.Option(help="Pattern of modules, such as q_proj or 'mlp.*'. Repeatable. Default: all.")
+]
 Layers = Annotated[str | None, typer.Option(help="Layers, such as 0-11,20. Default: all.")]
+AdapterBase = Annotated[
+    str | None, typer.Option("--base", help="Where the base of an adapter lies, if not where the adapter says.")
+]
 
 
 def compare(
@@ -36,6 +42,7 @@ def compare(
     k: Annotated[list[str] | None, typer.Option(help=f"Leading {COUNT}; repeatable. Default: 5%, 20%, 50%.")] = None,
     null: Annotated[bool, typer.Option(help="Also measure what noise of the same norm would turn.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of that noise.")] = 0,
+    adapter_base: AdapterBase = None,
 ) -> None:
     """What training did to singular values and singular vectors, matrix by matrix.
 
@@ -43,13 +50,13 @@ def compare(
     out and named, with the reason.
     """
     from oodlib.io import write_figure
-    from oodlib.models.names import MODULES
     from oodlib.plots import comparison as figures
     from oodlib.plots.style import style
     from oodlib.spectral.comparison import DEFAULT_K, Comparing
 
     null_seed = seed if null else None
-    comparing = Comparing(base, checkpoints, out, modules or MODULES, _layers(layers), k or DEFAULT_K, null_seed)
+    settings = (modules or None, _layers(layers), k or DEFAULT_K, null_seed, adapter_base)
+    comparing = Comparing(base, checkpoints, out, *settings)
     for _ in track(comparing.run(), "comparing", len(comparing.todo()), console=console):
         pass  # each matrix is written as it comes
     for target in comparing.targets:
@@ -64,7 +71,7 @@ def compare(
     if rows:
         print_table(pd.DataFrame(rows))
         console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
-    console.print(f"tables, arrays and figures are in {out}")
+    _say(f"tables, arrays and figures are in {out}")
 
 
 def restore(
@@ -76,6 +83,7 @@ def restore(
     k_tail: Annotated[str | None, typer.Option(help=f"Trailing {COUNT}.")] = None,
     modules: Modules = None,
     layers: Layers = None,
+    adapter_base: AdapterBase = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and write nothing.")] = False,
 ) -> None:
     """Put a donor's singular vectors (or values) into a recipient, and write the edited model.
@@ -84,16 +92,15 @@ def restore(
     paper, new vectors are not made orthogonal to those that stay, so a partial edit also shifts singular values and may
     turn the leading directions away from the donor's: look at the result with `oodlib compare`.
     """
-    from oodlib.models.names import MODULES
     from oodlib.spectral.surgery import Edit, ModelEdit, ends
 
     if out is None and not dry_run:
         raise ValueError("--out is missing: a folder for the edited model (or --dry-run)")
-    job = ModelEdit(recipient, donor, Edit(part, k_top, k_tail or 0, _layers(layers)), modules or MODULES)
+    edit = Edit(part, k_top, k_tail or 0, _layers(layers))
+    job = ModelEdit(recipient, donor, edit, modules or None, adapter_base)
     _remark(donor, job.remarks)
     shapes = {name: pair.shape for name, pair in job.pairs.items()}
     if dry_run:
-        edit = job.edit
         rows = [(name, "x".join(map(str, s)), *ends(edit.top, edit.tail, min(s))) for name, s in shapes.items()]
         print_table(pd.DataFrame(rows, columns=["matrix", "shape", "leading", "trailing"]))
         every = len(job.recipient.shapes)
@@ -103,14 +110,20 @@ def restore(
         task = bar.add_task("restoring", total=len(shapes))
         moved = job.write(out, lambda: bar.advance(task))
     changes = [change for change in moved if change > 0]
-    mean = sum(changes) / max(1, len(changes))
+    finite = [change for change in changes if math.isfinite(change)]  # a zero matrix has no norm
+    mean = sum(finite) / max(1, len(finite))
     edited = f"{len(moved)} matrices edited; {len(changes)} of them changed"
-    console.print(f"{edited}, by {mean:.1%} of their norm on average -> {out}")
+    _say(f"{edited}, by {mean:.1%} of their norm on average -> {out}")
 
 
 def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
     for name, reason in remarks.items():
-        console.print(f"[yellow]{escape(checkpoint)}[/yellow]: {escape(f'{name}: {reason}')}", highlight=False)
+        _say(Text.assemble((checkpoint, "yellow"), f": {name}: {reason}"))
+
+
+def _say(text: str | Text) -> None:
+    """Print a line as it is: names may have brackets, and are not cut."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
@@ -126,7 +139,7 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
     changed = middle[middle["change_ratio"] > 0]
     if same := len(middle) - len(changed):
         rest = "; what follows is of the others" if len(changed) else ""
-        console.print(f"{name}: {same} of {len(middle)} matrices are unchanged{rest}")
+        _say(f"{name}: {same} of {len(middle)} matrices are unchanged{rest}")
     if changed.empty:
         return None
     row = {"checkpoint": name, "leading": f"{middle['share'].median():.0%}"}
@@ -134,7 +147,7 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
         row[head] = form.format(changed[column].mean()) if changed[column].notna().all() else ""
     for most in changed.nlargest(3, "angle").itertuples():
         sure = "" if most.gap_supports else " ?"
-        console.print(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}", highlight=False)
+        _say(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}")
     return row
 
 

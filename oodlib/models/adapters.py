@@ -1,72 +1,244 @@
-"""PEFT LoRA adapters on their base: W + scale B A, formed a matrix at a time."""
+"""PEFT LoRA adapters: added to their base in float64, a matrix at a time, in files and in memory."""
 
 from __future__ import annotations
 
+import copy
 import re
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from peft import LoraConfig, PeftConfig
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from oodlib.io import digest
-from oodlib.models.names import adapted
-from oodlib.models.weights import Safetensors, Weights
+from oodlib.io import digest, read_object
+from oodlib.models.names import HEADS, adapted, key_of, place_of, unwrapped
+from oodlib.models.weights import Safetensors, Weights, one_line
 
-PLAIN = (True, False, "gaussian", "eva", "orthogonal", "mica")  # initialisations of LoRA that leave the base as it is
-VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "kasa_config", "monteclora_config")
+CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
+PLAIN = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # initialisations that leave the base as it is
+PISSA = "pissa"  # takes the leading directions out of the base
+VARIANTS = (
+    "use_qalora", "use_bdlora", "layer_replication", "kasa_config", "monteclora_config", "velora_config",
+    "arrow_config", "alora_invocation_tokens", "target_parameters",
+)  # fmt: skip
+NUMBERS = {"lora_alpha": 8, "use_rslora": False, "use_dora": False}  # settings, and what they are where none is given
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """An adapter's configuration. ValueError naming the kind of one that is more than LoRA, or is none of PEFT's."""
+    file, settings = folder / CONFIG, read_object(folder / CONFIG)
+    if (kind := settings.get("peft_type")) != "LORA":
+        if kind is None:
+            by = "mlx-lm" if "fine_tune_type" in settings else "another library"
+            raise ValueError(f"{file} is of {by}: it has no peft_type, and only PEFT's adapters are read")
+        raise ValueError(f"{folder} is an adapter of type {kind}; only plain LoRA can be added to its base")
+    start = settings.get("init_lora_weights", True)
+    if variants := [name for name in VARIANTS if settings.get(name)]:
+        variant = f"LoRA with {', '.join(variants)}"
+    else:
+        variant = None if start in (*PLAIN, PISSA) else f"LoRA with {start} initialisation"
+    if variant:
+        raise ValueError(f"{folder} is an adapter of type {variant}; only plain LoRA can be added to its base")
+    patterns = settings.get("alpha_pattern") or {}
+    wrong = {name: settings.get(name, default) for name, default in NUMBERS.items()}
+    wrong = {name: value for name, value in wrong.items() if not isinstance(value, int | float)}
+    if not isinstance(patterns, dict) or not all(isinstance(alpha, int | float) for alpha in patterns.values()):
+        wrong["alpha_pattern"] = patterns
+    if wrong:
+        name, value = next(iter(wrong.items()))
+        expected = "numbers by module" if name == "alpha_pattern" else "a number"
+        raise ValueError(f"{file}: {name} = {value!r}: expected {expected}")
+    return {**NUMBERS, **settings, "alpha_pattern": patterns}
+
+
+def base_of(folder: Path) -> str | None:
+    """The base that an adapter names, None where it names none. ValueError for anything but a name."""
+    named = read_object(folder / CONFIG).get("base_model_name_or_path")
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"{folder / CONFIG}: base_model_name_or_path = {named!r}: expected a name")
+    return named or None
 
 
 class Adapter(Weights):
-    """A PEFT LoRA folder added to its base.
+    """A PEFT LoRA folder added to its base: W + scale B A, with DoRA's magnitudes and PiSSA's base where it has them.
 
-    ValueError for adapters that do more than that: other kinds and variants (DoRA and the like), initialisations that
-    may change the base (all but `PLAIN`, such as PiSSA or LoRA-GA), and any tensor that would be left out.
+    Whole weights that it holds (modules_to_save) take the place of the base's. What has no place in the base, such as a
+    head of a tied one, is left out with a remark.
+    ValueError: what `read_settings` refuses; a change of a layer that the base does not hold, or half of one.
     """
 
-    def __init__(self, folder: Path, base: Weights):
-        self.path, self.base, self.config = folder, base, PeftConfig.from_pretrained(str(folder))
-        if variant := _beyond_lora(self.config):
-            raise ValueError(f"{folder} is an adapter of type {variant}; only plain LoRA can be added to its base")
-        self.low_rank = Safetensors(folder)
-        if not self.low_rank.shapes:
-            raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
-        self.shapes, self.quantised = base.shapes, base.quantised
-        self._parts: dict[str, dict[str | None, str]] = {}
-        for name in self.low_rank.shapes:
-            target, part = adapted(name)  # part None: the whole weight (modules_to_save)
-            if target not in base.shapes:
-                raise ValueError(f"{folder} changes {target}, which {base.path} does not hold: is that its base?")
-            self._parts.setdefault(target, {})[part] = name
-        if broken := [name for name, parts in self._parts.items() if len({"A", "B"} & set(parts)) == 1]:
-            raise ValueError(f"{folder} holds only half of the change of {', '.join(broken)}")
+    def __init__(self, folder: Path, base: Weights, remarks: dict[str, str] | None = None):
+        self.path, self.base, self.settings = folder, base, read_settings(folder)
+        if not (folder / FILE).exists():
+            raise ValueError(f"{folder} holds no {FILE} (pickled weights are not read)")
+        self.low_rank, self.remarks = Safetensors(folder, FILE), dict(remarks or {})
+        self.shapes, self.quantised = dict(base.shapes), dict(base.quantised)
+        self.rounded = base.rounded
+        if beside := [file.name for file in sorted(folder.glob("*.safetensors")) if file.name != FILE]:
+            self.remarks[", ".join(beside)] = f"not read, for {FILE} lies beside it and belongs to {base.path}"
+        self._parts: dict[str, dict[str | None, str]] = defaultdict(dict)
+        self._modules: dict[str, str] = {}  # what the adapter itself calls the module of a tensor
+        by_key = defaultdict(list)
+        for name in base.shapes:
+            by_key[key_of(name)].append(name)
+        for name, shape in self.low_rank.shapes.items():
+            target, part = adapted(name)
+            here = [target] if target in base.shapes else by_key[key_of(target)]
+            if len(here) == 1:
+                self._parts[here[0]][part] = name
+                self._modules[here[0]] = target.removesuffix(".weight").removesuffix(".bias")
+                if part is None:
+                    self.shapes[here[0]] = shape  # with new tokens it has more rows
+            else:
+                self._without_place(target, part, name, shape)
+        for name in list(self._parts):
+            self._check(name, self._parts[name])
+
+    def _check(self, name: str, parts: dict[str | None, str]) -> None:
+        """ValueError unless the parts of a tensor's change are whole and fit together."""
+        file, shapes, halves = self.path / FILE, self.low_rank.shapes, {"A", "B"} & parts.keys()
+        of_weight = self._parts.get(f"{name.removesuffix('.bias')}.weight", {}) if name.endswith(".bias") else parts
+        if halves and not {"A", "B"} <= of_weight.keys():
+            raise ValueError(f"{self.path} holds only half of the change of {name}")
+        if "A" in parts and self.settings["use_dora"] and "magnitude" not in parts:
+            raise ValueError(f"{self.path} holds no magnitudes (DoRA) of {name}")
+        if unread := [low for low in parts.values() if low in self.low_rank.quantised]:
+            raise ValueError(
+                f"{file}: {unread[0]} holds no floating-point numbers ({self.low_rank.quantised[unread[0]]})"
+            )
+        if "rows" in parts and len(self._rows(name)) != shapes[parts["rows"]][0]:
+            raise ValueError(f"{file}: not as many rows of {name} as trainable_token_indices names")
+        if "A" in parts:
+            A, B, weight = shapes[parts["A"]], shapes[parts["B"]], self.shapes[name]
+            fits = len(A) == len(B) == 2 and B[1] == A[0] > 0 and (B[0], A[1]) in (weight, weight[::-1])
+            if not fits and name not in self.quantised:
+                raise ValueError(f"{file}: the change of {name} does not fit its {weight}: B is {B}, A is {A}")
+
+    def _without_place(self, target: str, part: str | None, name: str, shape: tuple[int, ...]) -> None:
+        place = place_of(target)
+        if part is None and (place is None or place.layer is None):
+            self.shapes[target], self._parts[target][None] = shape, name
+            tied = " (tied to the embedding)" * bool(place and place.module in HEADS)
+            self.remarks[target] = f"the adapter's own: {self.base.path} does not hold it{tied}"
+        elif place is None or place.layer is None or part == "rows" or target.endswith(".bias"):
+            self.remarks[target] = f"changed by the adapter, but {self.base.path} does not hold it: left out"
+        else:
+            raise ValueError(f"{self.path} changes {target}, which {self.base.path} does not hold: is that its base?")
 
     @cached_property
     def mark(self) -> str:
-        configuration = (self.path / "adapter_config.json").read_text(encoding="utf-8")
+        configuration = (self.path / CONFIG).read_text(encoding="utf-8")
         return digest([self.low_rank.mark, self.base.mark, configuration])
 
     def tensor(self, name: str) -> Tensor:
         parts = self._parts.get(name, {})
-        if None in parts:
-            return self.low_rank.tensor(parts[None])
-        weight = self.base.tensor(name)
-        if not parts:
+        weight = self.low_rank.tensor(parts[None]) if None in parts else self.base.tensor(name)
+        if "rows" in parts:
+            rows = self.low_rank.tensor(parts["rows"])
+            weight = weight.to(torch.promote_types(weight.dtype, rows.dtype), copy=True)
+            weight[self._rows(name)] = rows.to(weight.dtype)
+        if "B" not in parts:
             return weight
-        A, B = (self.low_rank.tensor(parts[part]).double() for part in "AB")
-        change = self._scale(name.removesuffix(".weight"), len(A)) * (B @ A)
-        return weight.double() + (change.T if self.config.fan_in_fan_out else change)
+        B = self.low_rank.tensor(parts["B"]).double()
+        if "A" not in parts:  # of a bias
+            rank = self.low_rank.shapes[self._parts[f"{name.removesuffix('.bias')}.weight"]["A"]][0]
+            return weight.double() + self._scale(name, rank) * B
+        A = self.low_rank.tensor(parts["A"]).double()
+        square = len(B) == A.shape[1]
+        turned = is_turned(self.base, name) if square else (len(B), A.shape[1]) != tuple(weight.shape)
+        scale = self._scale(name, len(A))
+        before = weight.double().T if turned else weight.double()
+        if self.settings.get("init_lora_weights") == PISSA:
+            U, s, V_t = torch.linalg.svd(before, full_matrices=False)
+            before = before - (U[:, : len(A)] * s[: len(A)]) @ V_t[: len(A)]
+            before = before.to(weight.dtype).double()  # as PEFT keeps it
+        after = before + scale * (B @ A)
+        if "magnitude" in parts:
+            magnitude = self.low_rank.tensor(parts["magnitude"]).double().flatten()
+            after = after * (magnitude / after.norm(dim=1)).unsqueeze(1)
+        return after.T if turned else after
 
-    def _scale(self, module: str, rank: int) -> float:
-        patterns = self.config.alpha_pattern or {}
-        alpha = next((a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), self.config.lora_alpha)
-        return alpha / (rank**0.5 if self.config.use_rslora else rank)
+    def _item(self, name: str, index: int) -> Tensor:
+        return super()._item(name, index) if name in self._parts else self.base._item(name, index)
+
+    def _rows(self, name: str) -> list[int]:
+        """The rows of an embedding that are trained on their own (PEFT's trainable tokens)."""
+        indices, n_rows = self.settings.get("trainable_token_indices"), self.shapes[name][0]
+        if isinstance(indices, dict):
+            indices = next((rows for module, rows in indices.items() if self._modules[name].endswith(module)), None)
+        if not isinstance(indices, list) or not all(isinstance(i, int) and 0 <= i < n_rows for i in indices):
+            raise ValueError(f"{self.path / CONFIG}: trainable_token_indices = {indices!r}: expected rows of {name}")
+        return indices
+
+    def _scale(self, name: str, rank: int) -> float:
+        module, alpha = self._modules[name], self.settings["lora_alpha"]
+        for pattern, value in self.settings["alpha_pattern"].items():
+            try:
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    alpha = value
+                    break
+            except re.error as error:
+                raise ValueError(f"{self.path / CONFIG}: alpha_pattern {pattern!r}: {error}") from None
+        return alpha / (rank**0.5 if self.settings["use_rslora"] else rank)
 
 
-def _beyond_lora(config: PeftConfig) -> str | None:
-    """What an adapter is, if it is more than plain LoRA."""
-    if not isinstance(config, LoraConfig):
-        return config.peft_type.value
-    if variants := [name for name in VARIANTS if getattr(config, name, None)]:
-        return f"LoRA with {', '.join(variants)}"
-    return None if config.init_lora_weights in PLAIN else f"LoRA with {config.init_lora_weights} initialisation"
+def is_turned(weights: Weights, name: str) -> bool:
+    """Whether a weight is kept as [in, out] (GPT-2's Conv1D), not as [out, in].
+
+    A bias has as many entries as its module has outputs. Of a square matrix its neighbours tell, the nearest first.
+    """
+    place, shapes, around = place_of(name), weights.shapes, []
+    if place and place.layer is not None:
+        path = name.removesuffix(".weight")
+        layer, parent = path.removesuffix(place.path), path.rpartition(".")[0]
+        around = [n for n in shapes if n.startswith(layer) and n.endswith(".weight")]
+        around.sort(key=lambda n: (not n.startswith(parent), n))
+    for weight in (name, *around):
+        bias, shape = shapes.get(f"{weight.removesuffix('.weight')}.bias"), shapes[weight]
+        if bias and len(shape) == 2 and shape[0] != shape[1] and bias[0] in shape:
+            return bias[0] == shape[1]
+    return False
+
+
+# ---- in memory -----------------------------------------------------------------------------------------
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether PEFT has put an adapter around a module."""
+    return hasattr(module, "base_layer") and hasattr(module, "merge")
+
+
+@torch.no_grad()
+def merged(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters, by name, of the module that an adapter is around, adapters counted in, in float64.
+
+    Of any kind that PEFT can merge. ValueError naming the kind of any other.
+    """
+    copied = copy.deepcopy(module)
+    copied = (copied.cpu() if any(p.device.type == "mps" for p in copied.parameters()) else copied).double()
+    for layer in reversed([part for part in copied.modules() if is_wrapped(part)]):  # the innermost first
+        if layer.merged or layer.disable_adapters:
+            continue
+        for adapter in getattr(layer, "lora_bias", {}):
+            layer.lora_bias[adapter] = layer.lora_bias[adapter] and layer.get_base_layer().bias is not None
+        try:
+            layer.merge()
+        except Exception as error:  # whatever a kind says that it cannot
+            kind = type(module).__module__.removeprefix("peft.tuners.").partition(".")[0]
+            raise ValueError(f"adapted by {kind}, which cannot be merged: {one_line(error)}") from None
+    return {unwrapped(name): weight.detach() for name, weight in copied.get_base_layer().named_parameters()}
+
+
+@torch.no_grad()
+def merge(model: Any) -> nn.Module:
+    """The base of a PEFT model with the adapters added in float64, each weight in its own dtype again."""
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules():
+        if is_wrapped(module) and not path.startswith(inside or "\0"):
+            inside += (f"{path}.",)
+            weights = merged(module)
+            for name, parameter in module.get_base_layer().named_parameters():
+                parameter.copy_(weights[unwrapped(name)])
+    return model.unload()

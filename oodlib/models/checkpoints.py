@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from oodlib.io import read_json
+from oodlib.models.adapters import CONFIG, Adapter, base_of, read_settings
 from oodlib.models.gguf import GGUF
 from oodlib.models.names import text_names
 from oodlib.models.sources import locate
@@ -24,39 +24,64 @@ class Renamed(Weights):
         self.whole, self.path, self._names = whole, whole.path, names
         self.shapes = {new: whole.shapes[name] for new, name in names.items()}
         self.quantised = {new: whole.quantised[name] for new, name in names.items() if name in whole.quantised}
+        self.remarks = whole.remarks
 
     def tensor(self, name: str) -> Tensor:
         return self.whole.tensor(self._names[name])
 
+    def _item(self, name: str, index: int) -> Tensor:
+        return self.whole._item(self._names[name], index)
 
-def open_weights(where: str | Path, base: Weights | None = None) -> Weights:
+
+def open_weights(where: str | Path, base: Weights | None = None, adapter_base: str | Path | None = None) -> Weights:
     """The weights at `where`: any place that `sources.locate` knows, which holds safetensors, a GGUF file, or a PEFT
-    adapter, on the base that it names (or on `base`, if that goes by the same name or none is named).
+    adapter.
 
+    An adapter stands on `adapter_base`, where that is given; else on the base that it names; else, if that is not here
+    and `base` goes by the same name, or if none is named, on `base`.
     ValueError where there is nothing of the kind, or it is damaged.
     """
+    return _open(where, base, adapter_base, ())
+
+
+def _open(where: str | Path, base: Weights | None, adapter_base: str | Path | None, above: tuple[Path, ...]) -> Weights:
     path = locate(str(where))
     if path.is_file():
         return GGUF(path)
-    if (path / "adapter_config.json").exists():
-        from oodlib.models.adapters import Adapter  # late: peft takes seconds
-
-        return Adapter(path, _base_of(path, base))
+    if (path / CONFIG).exists():
+        if path.resolve() in above:
+            raise ValueError(f"{path / CONFIG} names an adapter as base that stands on this one itself")
+        return _adapter(path, base, adapter_base, (*above, path.resolve()))
     if any(path.glob("*.safetensors*")):
         return Safetensors(path)
-    raise ValueError(f"{path} holds no safetensors file (pickled weights are not read)")
+    inside = sorted(file.parent.name for file in path.glob(f"*/{CONFIG}"))
+    hint = f"; there are adapters in its sub-folders {', '.join(inside)}" if inside else ""
+    if files := sorted(file.name for file in path.glob("*.gguf")):
+        hint = f"; give the GGUF file itself: {files[0]}"
+    raise ValueError(f"{path} holds no safetensors file (pickled weights are not read){hint}")
 
 
-def _base_of(adapter: Path, given: Weights | None) -> Weights:
-    """The base that an adapter names; the one given, if none is named, or one of its name that is not here."""
-    named, given = read_json(adapter / "adapter_config.json")["base_model_name_or_path"], getattr(given, "base", given)
-    if given is not None:
-        path = Path(named or given.path).expanduser()
-        if not named or (not path.exists() and path.name == given.path.name):
-            return given
-    if not named:
-        raise ValueError(f"{adapter} does not name its base")
-    return open_weights(named)
+def _adapter(path: Path, base: Weights | None, adapter_base: str | Path | None, above: tuple[Path, ...]) -> Adapter:
+    """An adapter on its base; with a remark where that is not the one that it names."""
+    read_settings(path)  # what kind it is, before its base is looked for
+    named, given = base_of(path), getattr(base, "base", base)
+    if adapter_base is not None:
+        return Adapter(path, _open(adapter_base, None, None, above))
+    if named is None and given is None:
+        raise ValueError(f"the adapter {path} does not name its base: give its folder with --base")
+    if named is None:
+        return Adapter(path, given, {"base": f"the adapter names none; it is taken to be {given.path}"})
+    here = Path(named).expanduser()
+    if given is not None and not here.exists() and here.name == given.path.name:
+        return Adapter(path, given, {"base": f"{named} is not here; {given.path}, of the same name, is taken for it"})
+    try:
+        locate(named)
+    except ValueError:
+        raise ValueError(
+            f"the adapter {path} stands on {named!r}, which is neither here nor to be had from the hub: give the folder "
+            "of that model with --base"
+        ) from None
+    return Adapter(path, _open(named, None, None, above))
 
 
 def open_text(where: str | Path) -> Weights:

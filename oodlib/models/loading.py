@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -22,12 +23,13 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from oodlib.io import write_whole
+from oodlib.io import read_object, write_whole
+from oodlib.models.adapters import CONFIG, FILE, base_of, merge
 from oodlib.models.checkpoints import open_text
-from oodlib.models.weights import device
+from oodlib.models.weights import INDEX, beside, device, one_line
 
 MARK = "complete"  # an empty file in a checkpoint's folder, written after everything else in it
-NOT_KEPT = ("trainer_state.json", "adapter_config.json", "model.safetensors.index.json")  # of weights as they were
+NOT_KEPT = ("trainer_state.json", CONFIG, INDEX, MARK)  # of weights as they were
 
 AutoModelForCausalLM.register(MllamaTextConfig, MllamaForCausalLM, exist_ok=True)  # transformers leaves it out
 
@@ -62,14 +64,20 @@ def load_model(
 
     `to_train`: float32 anywhere, for an update of 1e-6 is lost in bfloat16 weights; trainers compute in that dtype.
     `adapter`: if the folder holds a PEFT adapter, leave it one, to be trained; otherwise it is merged into its base.
-    ValueError: an adapter that is pickled or whose base is not here.
+    Code in the folder is never run. ValueError: an adapter that is pickled or whose base is not here; what transformers
+    or PEFT refuse.
     """
     where = device()
-    model = AutoModelForCausalLM.from_pretrained(
-        base_folder(folder),
-        dtype=torch.float32 if to_train else working_dtype(precision),
-        use_safetensors=True,
-        local_files_only=True,
+    whole = base_folder(folder)
+    model = _read(
+        whole,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            whole,
+            dtype=torch.float32 if to_train else working_dtype(precision),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        ),
     )
     if model.base_model is model and hasattr(model, "model"):  # Mllama's text path names it otherwise than TRL looks
         model.base_model_prefix = "model"
@@ -78,22 +86,22 @@ def load_model(
         if any(f"layers.{layer}." in name for layer in seeing):  # text does not reach it
             parameter.requires_grad_(False)
     if is_adapter(folder):
-        model = PeftModel.from_pretrained(model, folder, is_trainable=adapter)
-        model = model if adapter else model.merge_and_unload()
+        model = _read(folder, lambda: PeftModel.from_pretrained(model, folder, is_trainable=adapter))
+        model = model if adapter else merge(model)
     return model if sharded() else model.to(where), load_tokenizer(folder)  # accelerate moves it, a shard to each GPU
 
 
 def is_adapter(folder: Path) -> bool:
-    return (Path(folder) / "adapter_config.json").exists()
+    return (Path(folder) / CONFIG).exists()
 
 
 def base_folder(folder: Path) -> Path:
     """The folder of the whole model: `folder` itself, or the base that its adapter names."""
     if not is_adapter(folder):
         return Path(folder)
-    if not (Path(folder) / "adapter_model.safetensors").exists():
-        raise ValueError(f"{folder} holds no adapter_model.safetensors (pickled weights are not read)")
-    named = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not (Path(folder) / FILE).exists():
+        raise ValueError(f"{folder} holds no {FILE} (pickled weights are not read)")
+    named = base_of(Path(folder))
     if not named or not (Path(named) / "config.json").exists():
         raise ValueError(f"the adapter in {folder} belongs to {named!r}, which is not here")
     return Path(named)
@@ -104,12 +112,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     (transformers 5 gives any model of type qwen2 Qwen's own tokenizer class, which would misread the tiny
     model's tokenizer without a word; so a plain one is loaded as what it says it is.)
+    Code in the folder is never run. ValueError: no tokenizer, or a damaged one.
     """
     settings = Path(folder) / "tokenizer_config.json"
-    declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.exists() else None
+    declared = read_object(settings).get("tokenizer_class") if settings.exists() else None
     plain = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     loader = PreTrainedTokenizerFast if plain else AutoTokenizer
-    tokenizer = loader.from_pretrained(folder, padding_side="left", local_files_only=True)
+    options = {"padding_side": "left", "local_files_only": True, "trust_remote_code": False}
+    tokenizer = _read(folder, lambda: loader.from_pretrained(folder, **options))
     if tokenizer.eos_token is None:
         raise ValueError(
             f"the tokenizer in {folder} has no end-of-sequence token (eos_token), so answers would not end"
@@ -117,6 +127,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _read(folder: Path, load: Callable[[], Any]) -> Any:
+    """What `load` reads. OSError or ValueError, one line with the folder's name, whatever the libraries raise."""
+    try:
+        return load()
+    except Exception as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        said = one_line(error)
+        if "trust_remote_code" in said:
+            said = "it needs code of its own, which is not run"
+        raise kind(f"{folder} cannot be loaded: {said}") from None
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -133,9 +155,11 @@ def save_weights(weights: dict[str, torch.Tensor], like: Path, folder: Path) -> 
 
     def write(path: Path) -> None:
         path.mkdir()
-        for file in (*base_folder(like).iterdir(), *like.iterdir()):
-            if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in NOT_KEPT:
-                shutil.copy(file, path)
+        for source in (base_folder(like), like):
+            for file in beside(source, [])[0]:
+                if file.name not in NOT_KEPT:
+                    (path / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source / file, path / file)
         save_file(weights, path / "model.safetensors", {"format": "pt"})
         (path / MARK).touch()
 

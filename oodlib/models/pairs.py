@@ -1,18 +1,28 @@
-"""Which matrices of two checkpoints belong together, and what cannot be compared, by name and with the reason."""
+"""Which matrices of two checkpoints belong together, and why others are left out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from oodlib.models.names import HEADS, MODULES, Place, place_of
-from oodlib.models.weights import Weights
+from oodlib.models.names import (
+    EMBEDDINGS,
+    HEADS,
+    Place,
+    is_beside,
+    is_stack,
+    item_of,
+    key_of,
+    parts_of,
+    place_of,
+)
+from oodlib.models.weights import JOIN, Weights
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A matrix that two checkpoints share, under its name in each; layer None: in no layer."""
+    """A matrix that two checkpoints share, under its name in each (see `Weights.matrix`); layer None: in no layer."""
 
     name: str
     other: str
@@ -21,73 +31,127 @@ class Pair:
     shape: tuple[int, int]
 
 
+class Partners:
+    """A checkpoint's matrices, found under the names of another one.
+
+    The same name, or else the same `names.key_of`; of a fused matrix those that it is made of.
+    """
+
+    def __init__(self, weights: Weights, others: Iterable[str] = ()):
+        self.weights = weights
+        same, self._by_key = set(others), defaultdict(list)
+        for name in weights.matrices:
+            if name not in same:
+                self._by_key[key_of(name)].append(name)
+
+    def of(self, name: str) -> list[str]:
+        """The names that may be meant: one where all is well."""
+        if name in self.weights.matrices:
+            return [name]
+        key = key_of(name)
+        parts = [self._by_key.get(part, []) for part in parts_of(key)]
+        if parts and key not in self._by_key and all(len(part) == 1 for part in parts):
+            return [JOIN.join(part[0] for part in parts)]
+        return self._by_key.get(key, [])
+
+
 def unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
     """Why a matrix of a checkpoint cannot be compared with one of this shape; None where it can."""
-    if name not in weights.shapes:
-        return f"missing in {weights.path.name}"
-    if name in weights.quantised:
-        return f"quantised in {weights.path.name} ({weights.quantised[name]})"
+    parts = name.split(JOIN) if name not in weights.matrices else [name]
+    if missing := [part for part in parts if part not in weights.matrices]:
+        here = weights.shapes.get(missing[0])
+        return f"shapes differ: {shape} and {here}" if here else f"missing in {weights.path.name}"
+    for part in parts:
+        if reason := weights.quantised.get(item_of(part)[0]):
+            known = reason.replace("_", "").isalnum()  # the name of a type
+            return f"quantised in {weights.path.name} ({reason})" if known else f"{weights.path.name}: {reason}"
     if len(shape) != 2:
         return f"has {len(shape)} dimensions"
-    if weights.shapes[name] != shape:
-        return f"shapes differ: {shape} and {weights.shapes[name]}"
+    shapes = [weights.matrices[part] for part in parts]
+    here = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    if here != shape or len({shape[1:] for shape in shapes}) > 1:
+        return f"shapes differ: {shape} and {here}"
     return None
 
 
 def pair_up(
-    base: Weights, other: Weights, modules: Iterable[str] = MODULES, layers: Iterable[int] | None = None
+    base: Weights, other: Weights, modules: Iterable[str] | None = None, layers: Iterable[int] | None = None
 ) -> tuple[list[Pair], dict[str, str]]:
     """The chosen matrices of `base` with their partners; and remarks by name, on those left out or renamed.
 
     modules: glob patterns over the module's name, "q_proj", or over its path in the layer, "self_attn.*"; embedding and
-    head by name. layers: their numbers, all by default. Partners have the same name, or else the same path from the
-    layer on, if there is just one such on either side. ValueError where nothing is chosen.
+    head by name. By default every matrix of a layer. layers: their numbers, all by default. See `Partners`; a partner
+    is none if several could be it, on either side. ValueError where nothing is chosen.
     """
-    modules, layers = list(modules), None if layers is None else set(layers)
+    modules, layers = None if modules is None else list(modules), None if layers is None else set(layers)
     ours, theirs = _chosen(base, modules, layers), _chosen(other, modules, layers)
-    our_tails, their_tails = _by_tail(ours), _by_tail(theirs)
+    partners_of, rivals = Partners(other, base.matrices), defaultdict(list)
+    for name in ours:
+        if name not in other.matrices:
+            rivals[key_of(name)].append(name)
     pairs, remarks, taken = [], {}, set()
     for name, place in ours.items():
-        partners = [name] if name in other.shapes else their_tails[place.tail] or [name]
-        taken.update(partners)
-        partner, shape = partners[0], base.shapes[name]
-        n_candidates = len(our_tails[place.tail]) if partner != name else 1
+        partners = partners_of.of(name) or [name]
+        taken.update(part for partner in partners for part in partner.split(JOIN))
+        partner, shape = partners[0], base.matrices[name]
+        n_candidates = len(rivals[key_of(name)]) if partner != name else 1
         if len(partners) > 1:
             remarks[name] = f"could be any of {', '.join(partners)} in {other.path.name}"
         elif n_candidates > 1:
             remarks[name] = f"one of {n_candidates} that {partner} in {other.path.name} could belong to"
         elif reason := unfit(base, name, shape) or unfit(other, partner, shape):
-            tied = partner not in other.shapes and place.module in HEADS
+            tied = partner not in other.matrices and place.module in HEADS
             remarks[name] = f"{reason} (tied to the embedding)" if tied else reason
         else:
             pairs.append(Pair(name, partner, place.layer, place.module, shape))
             notes = [f"taken for {partner} there (renamed)"] if partner != name else []
-            notes += [note for note in (base.rounded.get(name), other.rounded.get(partner)) if note]
+            notes += [base.rounded.get(item_of(name)[0]), other.rounded.get(item_of(partner)[0])]
+            notes = [note for note in notes if note]
             remarks |= {name: "; ".join(notes)} if notes else {}
     remarks |= {name: f"only in {other.path.name}" for name in theirs if name not in taken}
     if pairs:
         places = [*ours.values(), *theirs.values()]
         lacking = sorted((layers or set()) - {place.layer for place in places})
         remarks |= {f"layer {n}": "in neither checkpoint" for n in lacking}
-        unused = [p for p in modules if modules != list(MODULES) and not any(place.fits([p]) for place in places)]
+        unused = [p for p in modules or () if not any(place.fits([p]) for place in places)]
         remarks |= {f"modules {pattern}": "fits no matrix" for pattern in unused}
     if not pairs and not remarks:
         asked = "" if layers is None else f" in layers {', '.join(map(str, sorted(layers)))}"
         there = _chosen(base, ["*"], None).values()
         known = ", ".join(sorted({place.module for place in there}))
-        raise ValueError(f"no matrix matches modules {', '.join(modules)}{asked}; modules here: {known}")
+        raise ValueError(
+            f"no matrix matches modules {', '.join(modules or ['*'])}{asked}; modules here: {known or 'none'}"
+        )
     return pairs, remarks
 
 
-def _chosen(weights: Weights, modules: list[str], layers: set[int] | None) -> dict[str, Place]:
+def left_out(weights: Weights) -> dict[str, str]:
+    """Remarks, by name, on what the default choice of modules does not take; those on vectors stand together."""
+    remarks, vectors = dict(weights.remarks), 0
+    for name, shape in weights.shapes.items():
+        place = place_of(name)
+        if len(shape) < 2:
+            vectors += 1
+        elif is_stack(name, shape):
+            remarks[name] = f"a stack of {shape[0]} matrices, taken one by one"
+        elif is_beside(name):
+            remarks[name] = "no matrix that maps vectors: biases, gains, or scales of quantised numbers"
+        elif place is None:
+            remarks[name] = "in no layer"
+        elif place.layer is None:
+            word = "embedding" if place.module in EMBEDDINGS else "head"
+            remarks[name] = f"the {word}, in no layer: --modules {place.module} takes it"
+    return remarks | ({"vectors": f"{vectors} tensors, such as norms and biases, are no matrices"} if vectors else {})
+
+
+def _chosen(weights: Weights, modules: list[str] | None, layers: set[int] | None) -> dict[str, Place]:
     """The matrices of a checkpoint that are asked for, by layer and then by name."""
-    places = {name: place for name in weights.shapes if len(weights.shapes[name]) > 1 and (place := place_of(name))}
+    names = (name for name in weights.matrices if not is_beside(name))
+    places: Mapping[str, Place] = {name: place for name in names if (place := place_of(name))}
     wanted = {n: p for n, p in places.items() if (layers is None or p.layer in layers) and p.fits(modules)}
-    return dict(sorted(wanted.items(), key=lambda item: (item[1].layer is None, item[1].layer or 0, item[0])))
 
+    def order(name: str) -> tuple[bool, int, str, int]:
+        stack, index = item_of(name)
+        return wanted[name].layer is None, wanted[name].layer or 0, stack, index or 0
 
-def _by_tail(places: dict[str, Place]) -> dict[str, list[str]]:
-    tails = defaultdict(list)
-    for name, place in places.items():
-        tails[place.tail].append(name)
-    return tails
+    return {name: wanted[name] for name in sorted(wanted, key=order)}

@@ -139,11 +139,12 @@ def _convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    options = {"gguf_file": source.name, "trust_remote_code": False}
+    read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # what is read is not quantised any more
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(folder)

@@ -13,9 +13,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.io import digest, read_json
+from oodlib.io import digest, read_object
+from oodlib.models.names import adapted, is_stack, item_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
+LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHT_FILES = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".npz", ".npy",
+    ".pkl", ".pickle", ".tflite", ".distcp", ".nemo", ".ot",
+}  # fmt: skip
+VOCABULARY = ("vocab", "token", "spm", "sentencepiece", "bpe", "dict", "merges")  # what is in such a file's name
+JOIN = " + "  # between the names of matrices that are read one above the other
 
 
 def device() -> torch.device:
@@ -26,34 +35,67 @@ def device() -> torch.device:
 
 
 class Weights(ABC):
-    """The tensors of a checkpoint by name. `shapes` is name -> shape; `quantised` names those that hold no floats.
+    """The tensors of a checkpoint by name. `shapes` is name -> shape.
 
-    `rounded`: those that can be read, but were quantised.
+    quantised: those that cannot be read as numbers, with their type or the reason. rounded: those that can be read,
+    but were quantised. remarks: what else there is to say, by name.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     quantised: dict[str, str]
     rounded: Mapping[str, str] = MappingProxyType({})
+    remarks: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def tensor(self, name: str) -> Tensor:
         """One tensor, read now, in its own dtype."""
 
     @cached_property
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors of two and more dimensions; a stack of experts as its matrices, "stack[3]"."""
+        shapes = {}
+        for name, shape in self.shapes.items():
+            if is_stack(name, shape):
+                shapes |= {f"{name}[{i}]": shape[1:] for i in range(shape[0])}
+            elif len(shape) > 1:
+                shapes[name] = shape
+        return shapes
+
+    def matrix(self, name: str) -> Tensor:
+        """A tensor, one matrix of a stack ("stack[3]"), or several matrices one above the other ("a + b")."""
+        if name in self.shapes:
+            return self.tensor(name)
+        if JOIN in name:
+            return torch.cat([self.matrix(part) for part in name.split(JOIN)])
+        return self._item(*item_of(name))
+
+    def _item(self, name: str, index: int) -> Tensor:
+        return self.tensor(name)[index]
+
+    @cached_property
     def mark(self) -> str:
         """Changes when the files do (names, sizes, times of change)."""
-        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        return digest([str(self.path.resolve()), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)])
+        files = [(file.name, (about := file.stat()).st_size, about.st_mtime_ns) for file in self.files]
+        return digest([str(self.path.resolve()), *files])
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the tensors."""
+        return [self.path]
 
 
 class Safetensors(Weights):
-    """A folder with one safetensors file, or several with an index."""
+    """A folder with one safetensors file, or several with an index; or the one file `only` of it.
 
-    def __init__(self, folder: Path):
+    ValueError, one line with the file's name: a file that is missing, cut off, damaged, or not fetched by Git LFS.
+    """
+
+    def __init__(self, folder: Path, only: str | None = None):
         self.path, self.shapes, self.quantised = folder, {}, {}
-        self.shards, self._files = self._shards(), {}
+        self.shards, self._files = [folder / only] if only else self._shards(), {}
         for file in self.shards:
+            refuse_pointer(file)
             try:
                 with safe_open(file, framework="pt") as tensors:
                     for name in tensors.keys():  # noqa: SIM118
@@ -63,16 +105,30 @@ class Safetensors(Weights):
                         self._files[name], self.shapes[name] = file, tuple(piece.get_shape())
                         if piece.get_dtype() not in FLOATS:
                             self.quantised[name] = piece.get_dtype()
-            except SafetensorError as error:
-                raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{file} is not a whole safetensors file: {one_line(error)}") from None
+        if not only and (parts := [name for name in self.shapes if adapted(name)[1] or ".modules_to_save." in name]):
+            raise ValueError(
+                f"{self._files[parts[0]]} holds an adapter that is not merged into its model ({parts[0]}): merge it, "
+                "or give the folder of the adapter alone"
+            )
+
+    @property
+    def files(self) -> list[Path]:
+        return self.shards
 
     def _shards(self) -> list[Path]:
         """As transformers chooses: model.safetensors, else what its index names; else every file there is."""
-        if (whole := self.path / "model.safetensors").exists():
+        if (whole := self.path / WHOLE).exists():
             return [whole]
-        if not (index := self.path / "model.safetensors.index.json").exists():
+        if not (index := self.path / INDEX).exists():
             return sorted(self.path.glob("*.safetensors"))
-        shards = [self.path / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        names = read_object(index).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{index} has no weight_map, which says which file holds which tensor")
+        shards = [self.path / name for name in sorted(set(names.values()))]
+        if outside := [name for name in names.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
+            raise ValueError(f"{index} names a file outside its folder: {outside[0]}")
         if missing := [shard.name for shard in shards if not shard.exists()]:
             raise ValueError(f"{self.path} lacks {', '.join(missing)}, which {index.name} names")
         return shards
@@ -80,3 +136,52 @@ class Safetensors(Weights):
     def tensor(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:
             return tensors.get_tensor(name)
+
+    def _item(self, name: str, index: int) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as tensors:
+            return tensors.get_slice(name)[index]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def refuse_pointer(file: Path) -> None:
+    """ValueError where a file cannot be opened, or is only Git LFS's pointer to one."""
+    try:
+        with file.open("rb") as opened:
+            begins = opened.read(len(LFS))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    if begins == LFS:
+        raise ValueError(f"{file} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+
+
+def beside(folder: Path, shards: list[Path]) -> tuple[list[Path], list[Path]]:
+    """What lies in a model's folder beside its shards: the files to keep, relative to it, and what is left out.
+
+    Left out are other weights, their index, and sub-folders that are models of their own. Hidden files are neither.
+    """
+    kept, left = [], []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file not in shards):
+        name = file.relative_to(folder)
+        models = [parent for parent in name.parents[:-1] if is_model(folder / parent)]
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if models:
+            left += [models[-1]] * (models[-1] not in left)
+        else:
+            (left if _is_weights(file, shards) else kept).append(name)
+    return kept, left
+
+
+def is_model(folder: Path) -> bool:
+    return (folder / "config.json").exists() and any(_is_weights(file, []) for file in folder.iterdir())
+
+
+def _is_weights(file: Path, shards: list[Path]) -> bool:
+    """Whether a file holds weights, or is the index of weights other than those in `shards`."""
+    if file.name.endswith(".index.json"):
+        return file.name != INDEX or file.with_name(WHOLE) in shards
+    return file.suffix.lower() in WEIGHT_FILES and not any(word in file.stem.lower() for word in VOCABULARY)

@@ -42,7 +42,7 @@ def where(tables: dict[str, pd.DataFrame]) -> Figure:
                 for what in (column, f"{column}_text")
             )
             draw.module_map(axis, grid, top, annot=text, fmt="", annot_kws={"size": 9}, cbar_kws={"label": quantity})
-            axis.set_title(name)
+            axis.set_title(name, parse_math=False)
     figure.supxlabel(
         f"Angles are of the leading {rows['share'].median():.0%}. In brackets: the gap in the spectrum is smaller than "
         "the change,\nso that a few swapped directions may make the angle. ≈: noise of the same norm turns as much.",
@@ -81,8 +81,8 @@ def spectra(out: Path, tables: dict[str, pd.DataFrame]) -> Figure:
         sns.lineplot(angles.sort_values("share"), ax=right, hue="leading", style="of", palette="viridis", **look)
         sns.move_legend(right, "center left", bbox_to_anchor=(1, 0.5))
         left.axhline(0, color=GREY, linewidth=0.8)
+        left.set_title(f"{name}: values", parse_math=False)
         left.set(
-            title=f"{name}: values",
             xlabel="place in the spectrum (0 % = largest)",
             ylabel="relative change of the value",
         )

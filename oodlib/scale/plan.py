@@ -69,7 +69,8 @@ def model_config(source: str) -> Any:
     if name in known:
         return AutoConfig.for_model(**known[name])
     try:
-        return AutoConfig.from_pretrained(name if kind == "hub" else model_folder(source), revision=revision or None)
+        where = name if kind == "hub" else model_folder(source)
+        return AutoConfig.from_pretrained(where, revision=revision or None, trust_remote_code=False)
     except OSError:
         names = ", ".join(known)
         raise ValueError(
@@ -81,7 +82,7 @@ def shape_of(config: Config) -> Shape:
     """The sizes of a configuration's model, with the adapter that SFT trains, if any."""
     about = model_config(config.model.source).get_text_config()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(about)
+        model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
         total = model.num_parameters()
         layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
         block = max(sum(p.numel() for p in layer.parameters()) for layer in layers)

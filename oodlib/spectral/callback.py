@@ -8,19 +8,22 @@ the start, and how much their singular values changed; writes it to a table and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 
 from oodlib.io import write_whole
-from oodlib.models.checkpoints import open_text
-from oodlib.models.names import MODULES, Place, place_of, unwrapped
-from oodlib.models.pairs import unfit
+from oodlib.models.adapters import is_wrapped, merged
+from oodlib.models.checkpoints import open_weights
+from oodlib.models.names import Place, is_beside, is_stack, place_of, unwrapped
+from oodlib.models.pairs import Partners, unfit
 from oodlib.spectral.angles import compare
 from oodlib.spectral.svd import Spectrum, as_matrix, count_of, spectrum
 
@@ -35,31 +38,36 @@ class RotationCallback(TrainerCallback):
     file: the parquet table, with the columns `COLUMNS`; metrics are angle_left and angle_right (mean principal angle
     of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
     (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to
-    measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib compare`. k:
-    directions, a number or a share. start: the checkpoint to measure against; by default the weights with which
-    training starts, so give it where a run may be resumed. references: more checkpoints by name, such as
-    {"peak": "outputs/.../checkpoint-100"}. LoRA adapters are counted into the weights. Above HELD matrix entries the
-    references are decomposed anew each time, so that memory stays small.
+    measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib compare`; by
+    default every matrix of a layer, those of a stack of experts one by one. k: directions, a number or a share. start:
+    the checkpoint to measure against; by default the weights with which training starts, so give it where a run may be
+    resumed. references: more checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. adapter_base: where
+    the base of an adapter among these lies, if not where it says. PEFT's adapters are counted into the weights, in
+    float64. Above HELD matrix entries the references are decomposed anew each time, so that memory stays small. What is
+    not measured is in `remarks`, by name, and is warned about once.
     ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or a
     matrix of it that is missing, of another shape, quantised or not finite; no matrix that matches; weights that are
-    sharded, quantised or adapted by DoRA.
+    sharded, quantised, or adapted in a way that PEFT cannot merge.
     """
 
     def __init__(
         self,
         file: str | Path,
         every: int | Collection[int] = 100,
-        modules: Sequence[str] = MODULES,
+        modules: Sequence[str] | None = None,
         k: str | int = "20%",
         start: str | Path | None = None,
         references: Mapping[str, str | Path] | None = None,
+        adapter_base: str | Path | None = None,
     ):
         count_of(k, 1)
         if not (isinstance(every, Collection) and every and not isinstance(every, str)) and (
             type(every) is not int or every < 1
         ):
             raise ValueError(f"every must be a whole number from 1, or several updates, got {every!r}")
-        self.file, self.every, self.modules, self.k = Path(file), every, tuple(modules), k
+        self.file, self.every, self.modules, self.k = Path(file), every, None if modules is None else tuple(modules), k
+        self.remarks: dict[str, str] = {}
+        self._adapter_base, self._last = adapter_base, 0
         self._given = ({} if start is None else {"start": start}) | dict(references or {})
         self._references: dict[str, Callable[[str], Tensor]] = {}  # the tensor of a name, by reference
         self._spectra: dict[tuple[str, str], Spectrum] = {}
@@ -72,28 +80,43 @@ class RotationCallback(TrainerCallback):
         trainer.add_callback(self)
         return self
 
+    @torch.no_grad()
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero:
             return
-        self._references, self._spectra, self._rows = {}, {}, []
-        start = {name: weight.detach() for name, _, weight in self.matrices(model)}
-        if not start:
-            raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules)}")
-        if "start" not in self._given:
-            if state.global_step:
-                raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
-            kept = {name: weight.to("cpu", copy=True) for name, weight in start.items()}
+        self._references, self._spectra, self._rows, self.remarks, self._last = {}, {}, [], {}, 0
+        if "start" not in self._given and state.global_step:
+            raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
+        shapes, kept = {}, {}
+        for name, _, weight in self.matrices(model, self.remarks):
+            shapes[name] = tuple(weight.shape)
+            if "start" not in self._given:
+                kept[name] = _kept(weight)
+        if not shapes:
+            raise ValueError(f"no weight matrix of the model matches modules {', '.join(self.modules or ['*'])}")
+        if self.remarks:
+            left = "; ".join(f"{name}: {reason}" for name, reason in self.remarks.items())
+            warnings.warn(f"RotationCallback does not measure {left}", stacklevel=2)
+        if kept:
             self._references["start"] = kept.__getitem__
         for reference, where in self._given.items():
-            weights = open_text(where)
-            for name, weight in start.items():
-                if problem := unfit(weights, name, tuple(weight.shape)):
-                    raise ValueError(f"the reference {reference!r} ({where}): {name}: {problem}")
-                as_matrix(weights.tensor(name), f"the reference {reference!r} ({where}): {name}")
-            self._references[reference] = weights.tensor
+            self._references[reference] = self._opened(reference, where, shapes)
         if state.global_step and self.file.exists():
             old = pd.read_parquet(self.file)
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
+
+    def _opened(self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]]) -> Callable[[str], Tensor]:
+        """What reads the matrices of a checkpoint under the model's names; it has all of them."""
+        weights, names = open_weights(where, adapter_base=self._adapter_base), {}
+        partners = Partners(weights, shapes)
+        for name, shape in shapes.items():
+            candidates = partners.of(name) or [name]
+            problem = f"could be any of {', '.join(candidates)}" if len(candidates) > 1 else None
+            if problem := problem or unfit(weights, candidates[0], shape):
+                raise ValueError(f"the reference {reference!r} ({where}): {name}: {problem}")
+            names[name] = candidates[0]
+            as_matrix(weights.matrix(names[name]), f"the reference {reference!r} ({where}): {name}")
+        return lambda name: weights.matrix(names[name])
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         step = state.global_step
@@ -102,9 +125,20 @@ class RotationCallback(TrainerCallback):
             self.measure(model, step)
             control.should_log = log
 
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+        if "train_runtime" in (logs or {}):  # the last row of a training, before the best weights are loaded again
+            self._measure_last(state, model)
+
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero and state.global_step and not self._due(state.global_step):
-            self.measure(model, state.global_step)
+        """For trainers that log no last row; where they have loaded other weights, the last step is not measured."""
+        reloaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if not reloaded or state.best_global_step == state.global_step:
+            self._measure_last(state, model)
+
+    def _measure_last(self, state, model) -> None:
+        step = state.global_step
+        if state.is_world_process_zero and step and not self._due(step) and step != self._last:
+            self.measure(model, step)
 
     def _due(self, step: int) -> bool:
         return step % self.every == 0 if isinstance(self.every, int) else step in self.every
@@ -125,7 +159,7 @@ class RotationCallback(TrainerCallback):
                     values = [*angles, both.relative_change[:k].mean(), both.change_ratio]
                 at = (step, reference, name, place.layer, place.module, k)
                 rows += [(*at, metric, float(value)) for metric, value in zip(METRICS, values, strict=True)]
-        self._rows += rows
+        self._rows, self._last = self._rows + rows, step
         table = pd.DataFrame(self._rows, columns=COLUMNS)
         write_whole(self.file, lambda path: table.to_parquet(path, index=False))
         if self._trainer:
@@ -141,23 +175,77 @@ class RotationCallback(TrainerCallback):
             self._spectra[reference, name] = before
         return before
 
-    def matrices(self, model: nn.Module) -> Iterator[tuple[str, Place, Tensor]]:
-        """The chosen weight matrices of a model, adapters counted in, under the names that a checkpoint gives them."""
+    def matrices(self, model: nn.Module, remarks: dict[str, str] | None = None) -> Iterator[tuple[str, Place, Tensor]]:
+        """The chosen weight matrices of a model, adapters counted in, under the names that a checkpoint gives them.
+
+        remarks: gets what is not chosen, by name. ValueError: see the class.
+        """
+        inside: tuple[str, ...] = ()  # of what is done
         for path, module in model.named_modules():
-            inner: Any = getattr(module, "base_layer", module)
-            weight, name = getattr(inner, "weight", None), f"{unwrapped(path)}.weight"
-            place = place_of(name)
-            chosen = place and place.layer is not None and place.fits(self.modules)
-            if not chosen or not isinstance(weight, Tensor) or path.endswith(".base_layer"):
+            if inside and f"{path}.".startswith(inside):
                 continue
-            if weight.ndim != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
+            wrapped = is_wrapped(module)
+            if wrapped or hasattr(module, "original_module"):
+                inside += (f"{path}.",)
+            inner = module.get_base_layer() if wrapped else _active(module)
+            if not (chosen := dict(self._chosen(path, inner, inner is module, remarks))):
+                continue
+            try:
+                parameters = merged(module).items() if wrapped else inner.named_parameters()
+            except ValueError as error:
+                name = next(iter(chosen.values()))
+                raise ValueError(f"{name} is {error}, so that RotationCallback cannot measure it") from None
+            weights = {unwrapped(parameter): weight for parameter, weight in parameters}
+            for parameter, name in chosen.items():
+                place, weight = place_of(name), weights[unwrapped(parameter)]
+                weight = weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
+                if weight.ndim == 2:
+                    yield name, place, weight
+                else:
+                    for i, matrix in enumerate(weight):
+                        yield f"{name}[{i}]", replace(place, index=i), matrix
+
+    def _chosen(
+        self, path: str, module: nn.Module, own: bool, remarks: dict[str, str] | None
+    ) -> Iterator[tuple[str, str]]:
+        """The parameters of a module that are measured (`own`: not those of the modules in it), with their names."""
+        remarks = {} if remarks is None else remarks
+        for parameter, weight in module.named_parameters(recurse=not own):
+            name = unwrapped(f"{path}.{parameter}")
+            place, dimensions = place_of(name), weight.ndim
+            if place is None or place.layer is None:
+                if dimensions > 1 and self.modules is None:
+                    remarks[name] = "in no layer"
+                continue
+            if is_beside(name):
+                if dimensions > 1 and self.modules is None:
+                    remarks[name] = "biases or gains"
+                continue
+            if not place.fits(self.modules):
+                continue
+            whole = dimensions == 2 or not isinstance(module, nn.Linear | Conv1D)
+            if not whole or not weight.numel() or hasattr(weight, "full_tensor"):
                 raise ValueError(f"{name} is sharded (FSDP, ZeRO-3), which RotationCallback cannot measure")
-            if not weight.is_floating_point():
+            if dimensions > 1 and not weight.is_floating_point():
                 raise ValueError(f"{name} is quantised ({weight.dtype}), which RotationCallback cannot measure")
-            if any(getattr(module, "use_dora", {}).values()):
-                raise ValueError(f"{name} is adapted by DoRA, which RotationCallback cannot measure")
-            if inner is not module and not module.merged:
-                for adapter in module.active_adapters:
-                    if adapter in module.lora_A:
-                        weight = weight + module.get_delta_weight(adapter)
-            yield name, place, weight.cpu() if weight.device.type == "mps" else weight  # which has no float64
+            if dimensions == 2 or is_stack(name, tuple(weight.shape)):
+                yield parameter, name
+            elif dimensions > 2:
+                remarks[name] = f"has {dimensions} dimensions"
+
+
+def _active(module: nn.Module) -> nn.Module:
+    """The module that does the work: of PEFT's modules_to_save the one that is trained."""
+    if not hasattr(module, "original_module"):
+        return module
+    trained = getattr(module, "modules_to_save", {})
+    return next((trained[name] for name in module.active_adapters if name in trained), module.original_module)
+
+
+def _kept(weight: Tensor) -> Tensor:
+    """A copy on the CPU, in the smallest dtype that holds it exactly."""
+    if weight.dtype == torch.float64:
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            if torch.equal((small := weight.to(dtype)).double(), weight):
+                return small.cpu()
+    return weight.detach().to("cpu", copy=True)

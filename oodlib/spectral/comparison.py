@@ -22,14 +22,15 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from oodlib.io import digest, read_json, write_json, write_table, write_whole
+from oodlib.io import digest, read_object, write_json, write_table, write_whole
+from oodlib.models.adapters import is_turned
 from oodlib.models.checkpoints import open_weights
-from oodlib.models.names import MODULES
-from oodlib.models.pairs import Pair, pair_up
-from oodlib.models.weights import Weights, device
+from oodlib.models.pairs import Pair, left_out, pair_up
+from oodlib.models.weights import Weights, device, one_line
 from oodlib.spectral.angles import compare
 from oodlib.spectral.logit_lens import TOKEN_COLUMNS, LogitLens
 from oodlib.spectral.metrics import measure
@@ -83,8 +84,9 @@ class Target:
 class Comparing:
     """A base and checkpoints, opened and paired up.
 
-    modules: glob patterns; layers: their numbers (None: all); ks: leading directions, numbers or shares such as "20%";
-    null_seed: of the noise that is the null (None: no null). ValueError: what `open_weights` and `pair_up` refuse, a
+    modules: glob patterns (None: every matrix of a layer); layers: their numbers (None: all); ks: leading directions,
+    numbers or shares such as "20%"; null_seed: of the noise that is the null (None: no null); adapter_base: where the
+    base of adapters lies, if not where they say. ValueError: what `open_weights` and `pair_up` refuse, a
     checkpoint of which nothing can be compared, a folder that holds results of other checkpoints or settings.
     """
 
@@ -93,20 +95,23 @@ class Comparing:
         base: str,
         checkpoints: Sequence[str],
         out: Path,
-        modules: Sequence[str] = MODULES,
+        modules: Sequence[str] | None = None,
         layers: Collection[int] | None = None,
         ks: Sequence[Count] = DEFAULT_K,
         null_seed: int | None = 0,
+        adapter_base: str | None = None,
     ):
         self.out, self.ks, self.null_seed = Path(out), tuple(ks), null_seed
         self.counts(1)  # says now what is wrong with a k
-        self.base, self.targets = open_weights(base), []
+        self.base, self.targets = open_weights(base, adapter_base=adapter_base), []
         for name, where in zip(_names(checkpoints), checkpoints, strict=True):
-            weights = open_weights(where, self.base)
+            weights = open_weights(where, self.base, adapter_base)
             pairs, remarks = pair_up(self.base, weights, modules, layers)
             if not pairs:
                 why = "; ".join(f"{name}: {reason}" for name, reason in list(remarks.items())[:5])
                 raise ValueError(f"nothing of {where} can be compared with {base}: {why}")
+            said = [left_out(w) if modules is None and layers is None else w.remarks for w in (self.base, weights)]
+            remarks = {**said[0], **said[1], **remarks}
             for pair in pairs:
                 rank = min(pair.shape)
                 if above := [str(k) for k in self.ks if count_of(k, rank) > rank]:
@@ -116,10 +121,10 @@ class Comparing:
             about |= {"k": list(map(str, self.ks)), "null_seed": null_seed}
             mark = digest([METHOD, self.base.mark, weights.mark, about["k"], null_seed])
             target = Target(name, weights, {pair.name: pair for pair in pairs}, remarks, self.out / name, about, mark)
-            earlier = read_json(target.folder / "about.json", about)
+            earlier = read_object(file) if (file := target.folder / "about.json").exists() else about
             for setting, value in about.items():
-                if earlier[setting] != value:
-                    was = f"{setting} {earlier[setting]}, not {value}"
+                if earlier.get(setting) != value:
+                    was = f"{setting} {earlier.get(setting)}, not {value}"
                     raise ValueError(f"{target.folder} holds results with {was}: choose another folder with --out")
             self.targets.append(target)
 
@@ -143,8 +148,12 @@ class Comparing:
         """
         for target in self.targets:
             target.note()
-        todo = self.todo()
-        lens = LogitLens.of(self.base) if todo else None
+        todo, lens = self.todo(), None
+        try:
+            lens = LogitLens.of(self.base) if todo else None
+        except ValueError as error:
+            for target in self.targets:
+                target.remarks["tokens"] = f"not shown: {error}"
         for pair, targets in todo:
             self._analyse(pair, targets, lens)
             yield pair
@@ -163,14 +172,15 @@ class Comparing:
         seed = None if self.null_seed is None else self.null_seed + crc32(name.encode())
         for target in targets:
             try:
-                first = first or spectrum(self.base.tensor(name).to(device()), f"{name} of {self.base.path}")
+                first = first or spectrum(self.base.matrix(name).to(device()), f"{name} of {self.base.path}")
                 other = target.pairs[name].other
-                weight = as_matrix(target.weights.tensor(other).to(device()), f"{other} of {target.weights.path}")
+                weight = as_matrix(target.weights.matrix(other).to(device()), f"{other} of {target.weights.path}")
                 both = compare(first, weight, name=name)
                 rows, arrays = measure(both, self.counts(len(first.values)), seed)
-                tokens = lens.look(both, pair.module) if lens else []
-            except ValueError as error:
-                target.remarks[name] = str(error)
+                turned = name in self.base.shapes and is_turned(self.base, name)
+                tokens = lens.look(both, pair.module, turned) if lens else []
+            except (ValueError, torch.linalg.LinAlgError) as error:
+                target.remarks[name] = one_line(error)
                 continue
             arrays = {key: np.ascontiguousarray(values) for key, values in arrays.items()}
             about = {"mark": target.mark, "rows": json.dumps(rows), "tokens": json.dumps(tokens)}

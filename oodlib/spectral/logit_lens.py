@@ -34,31 +34,34 @@ class LogitLens:
 
     @classmethod
     def of(cls, weights: Weights) -> LogitLens | None:
-        """A checkpoint's; None without an embedding or a sound tokenizer. Without an unembedding the two are tied."""
+        """A checkpoint's; None without embedding or tokenizer. Without an unembedding the two are tied.
+
+        ValueError: an embedding or a tokenizer that cannot be read.
+        """
         outer = {place.module: name for name in weights.shapes if (place := place_of(name)) and place.layer is None}
         embedding, head = (next((outer[m] for m in words if m in outer), None) for words in (EMBEDDINGS, HEADS))
         if embedding is None or not (weights.path / "tokenizer.json").exists():
             return None
         from oodlib.models.loading import load_tokenizer  # late, for it takes seconds
 
-        try:
-            tokenizer = load_tokenizer(weights.path)
-        except (KeyError, OSError, TypeError, ValueError):  # what transformers says of a broken one
-            return None
+        tokenizer = load_tokenizer(weights.path)
+        if problem := next((weights.quantised[name] for name in (embedding, head) if name in weights.quantised), None):
+            raise ValueError(f"{embedding} of {weights.path} cannot be read ({problem})")
         table = weights.tensor(embedding)
         return cls(table, weights.tensor(head) if head else table, tokenizer)
 
-    def look(self, both: Comparison, module: str) -> list[tuple]:
+    def look(self, both: Comparison, module: str, turned: bool = False) -> list[tuple]:
         """The tokens of the directions that turned most: rows of `TOKEN_COLUMNS`.
 
         Those are, among the leading fifth of the second matrix's directions, the ones with the smallest best |cosine|
         (`match`) with any direction of the first. Each stands beside that best match, as "after" and "before", with
         the TOKENS tokens of largest dot product with the unit vector at either end (a direction has no sign).
-        Empty where the matrix does not reach the residual stream.
+        turned: the matrix is kept as [in, out]. Empty where the matrix does not reach the residual stream.
         """
         writes = module in WRITERS
-        side, table = ("left", self.unembedding) if writes else ("right", self.embedding)
-        if both.first.whole.shape[0 if writes else 1] != table.shape[1]:
+        table = self.unembedding if writes else self.embedding
+        side = "left" if writes != turned else "right"
+        if both.first.whole.shape[0 if side == "left" else 1] != table.shape[1]:
             return []
         match, partner = getattr(both, side).cosines.abs().cpu().max(0)
         chosen = match[: count_of(LEADING, len(match))].argsort()[:DIRECTIONS]

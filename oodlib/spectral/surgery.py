@@ -12,6 +12,7 @@ whole weights with embedding and head. `restore_directions` edits every 2-D para
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,9 @@ from torch import Tensor
 
 from oodlib.io import write_json, write_whole
 from oodlib.models.checkpoints import open_weights
-from oodlib.models.names import EMBEDDINGS, HEADS, MODULES, VISION, matrices, place_of
-from oodlib.models.pairs import pair_up
-from oodlib.models.weights import Safetensors, device
+from oodlib.models.names import EMBEDDINGS, HEADS, VISION, is_stack, item_of, matrices, place_of
+from oodlib.models.pairs import left_out, pair_up
+from oodlib.models.weights import Safetensors, beside, device, one_line
 from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_same_shape, count_of
 from oodlib.stages import NULLS
 from oodlib.tasks import check_choice
@@ -132,7 +133,7 @@ def random_change(recipient: Tensor, edited: Tensor, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
     moved = weight + noise * ((other - weight).norm() / noise.norm())
-    return moved.reshape(recipient.shape).to(recipient.dtype)
+    return rounded(moved.reshape(recipient.shape), recipient.dtype)
 
 
 def random_turn(U: Tensor, A: Tensor, generator: torch.Generator, H: Tensor | None = None) -> Tensor:
@@ -184,7 +185,15 @@ def _whole(W: Tensor | Spectrum) -> Tensor:
 
 
 def _like(recipient: Tensor | Spectrum, edited: Tensor) -> Tensor:
-    return edited if isinstance(recipient, Spectrum) else edited.to(recipient.dtype)
+    return edited if isinstance(recipient, Spectrum) else rounded(edited, recipient.dtype)
+
+
+def rounded(edited: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype. ValueError where that cannot hold its numbers."""
+    new = edited.to(dtype)
+    if beyond := int((~new.isfinite()).sum()):
+        raise ValueError(f"{beyond} of {new.numel()} entries would be larger than {dtype} can hold")
+    return new
 
 
 # ---- a model -------------------------------------------------------------------------------------------
@@ -245,7 +254,7 @@ class Edit:
         if self.part in ("random", "signs"):
             return random_vectors(recipient, donor, self.top, seed, signs=self.part == "signs")
         if self.whole:
-            edited = _whole(donor).to(weight)
+            edited = rounded(_whole(donor).to(weight.device), weight.dtype)
         else:
             edited = restore(recipient, donor, self._replaced, self.top, self.tail)
         return random_change(weight, edited, seed) if self.part == "noise" else edited
@@ -273,7 +282,7 @@ class Edit:
                 raise ValueError(f"{name}: missing in the donor")
             check_same_shape(recipient[name].shape, donor[name].shape, name)
             pair = (spectra or {}).get(name, (recipient[name], donor[name]))
-            edited[name] = self.matrix(name, *pair).to(recipient[name].dtype)
+            edited[name] = rounded(self.matrix(name, *pair), recipient[name].dtype)
         return edited | {head: edited[embedding] for head, embedding in _tied(recipient).items()}
 
 
@@ -285,26 +294,36 @@ def _tied(state: State) -> dict[str, str]:
 
 
 class ModelEdit:
-    """`oodlib restore`: an Edit of a whole model folder, by default of every projection of the recipient.
+    """`oodlib restore`: an Edit of a whole model folder, by default of every matrix of the recipient's layers.
 
-    ValueError: what `open_weights` and `pair_up` refuse, a chosen matrix that the donor lacks, a recipient that is no
-    folder of safetensors.
+    adapter_base: where the base of an adapter (the donor) lies, if not where it says. remarks: by name, on what is not
+    edited, and not copied. ValueError: what `open_weights` and `pair_up` refuse, a chosen matrix that the donor lacks,
+    a recipient that is no folder of safetensors.
     """
 
-    COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md", ".py", "")  # beside the weights; nothing is run
-
-    def __init__(self, recipient: str, donor: str, edit: Edit, modules: Sequence[str] = MODULES):
+    def __init__(
+        self,
+        recipient: str,
+        donor: str,
+        edit: Edit,
+        modules: Sequence[str] | None = None,
+        adapter_base: str | None = None,
+    ):
         self.names = {"recipient": recipient, "donor": donor}
         self.edit, self.recipient = edit, open_weights(recipient)
         if not isinstance(self.recipient, Safetensors):
             raise ValueError(f"the recipient must be a folder of safetensors, {recipient} is not")
-        self.donor = open_weights(donor, self.recipient)
+        self.donor = open_weights(donor, self.recipient, adapter_base)
         pairs, remarks = pair_up(self.recipient, self.donor, modules, edit.layers)
         self.pairs = {pair.name: pair for pair in pairs}
-        self.remarks = {name: why for name, why in remarks.items() if name in self.pairs}
-        missing = [name for name in remarks if name in self.recipient.shapes and name not in self.pairs]
+        no_matrix = {name for name, shape in self.recipient.matrices.items() if len(shape) != 2}
+        missing = [n for n in remarks if n in self.recipient.matrices and n not in {*self.pairs, *no_matrix}]
         if missing:
             raise ValueError("cannot be edited: " + "; ".join(f"{name}: {remarks[name]}" for name in missing))
+        every = modules is None and edit.layers is None
+        self.remarks = {**self.donor.remarks, **(left_out(self.recipient) if every else {}), **remarks}
+        self.copied, not_copied = beside(self.recipient.path, self.recipient.shards)
+        self.remarks |= dict.fromkeys(map(str, not_copied), "not copied: weights, or what training left")
         for pair in pairs:
             ends(edit.top, edit.tail, min(pair.shape))
 
@@ -312,9 +331,9 @@ class ModelEdit:
         """Write the edited model: a transformers folder like the recipient's, which appears when it is whole.
 
         Returns each edited matrix's change, relative in the Frobenius norm; `done` is called after each.
-        ValueError: `out` holds something already.
+        ValueError: `out` holds something already; a matrix that is not finite, before or after.
         """
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} holds something already: choose another folder")
         about = {**self.names, "part": self.edit.part, "k_top": self.edit.top, "k_tail": self.edit.tail or None}
         moved = []
@@ -324,9 +343,9 @@ class ModelEdit:
                 for change in self._shard(shard, folder / shard.relative_to(self.recipient.path)):
                     moved.append(change)
                     done()
-            for file in self.recipient.path.iterdir():
-                if file.is_file() and file.suffix in self.COPIED:
-                    shutil.copy(file, folder)
+            for file in self.copied:
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.recipient.path / file, folder / file)
             write_json(folder / "oodlib_restore.json", {**about, "matrices": list(self.pairs)})
 
         write_whole(out.resolve(), write)
@@ -336,11 +355,31 @@ class ModelEdit:
         with safe_open(source, framework="pt") as tensors:
             metadata = tensors.metadata()
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        for name in state:
-            if pair := self.pairs.get(name):
-                recipient, donor = (W.to(device()) for W in (state[name], self.donor.tensor(pair.other)))
-                edited = self.edit.matrix(name, recipient, donor)
-                yield float((edited.double() - recipient.double()).norm() / recipient.double().norm())
-                state[name] = edited.cpu().contiguous()
+        for name, tensor in list(state.items()):
+            items = []
+            if is_stack(name, tuple(tensor.shape)):
+                state[name] = tensor = tensor.clone()
+                items = [f"{name}[{i}]" for i in range(len(tensor))]
+            for matrix in items or [name]:
+                if pair := self.pairs.get(matrix):
+                    _, index = item_of(matrix)
+                    before = (tensor if index is None else tensor[index]).to(device())
+                    edited = self._edited(matrix, before, self.donor.matrix(pair.other).to(device()))
+                    moved, norm = (float(W.norm()) for W in (edited.double() - before.double(), before.double()))
+                    yield moved / norm if norm else math.inf * bool(moved)
+                    if index is None:
+                        state[name] = edited.cpu().contiguous()
+                    else:
+                        tensor[index] = edited.cpu()
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, target, metadata or {"format": "pt"})
+
+    def _edited(self, name: str, recipient: Tensor, donor: Tensor) -> Tensor:
+        recipient, donor = (  # so that the message says which file
+            W if W.isfinite().all() else as_matrix(W, f"{name} of {weights.path}")
+            for W, weights in ((recipient, self.recipient), (donor, self.donor))
+        )
+        try:
+            return self.edit.matrix(name, recipient, donor)
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            raise ValueError(f"{name}: {one_line(error)}") from None

@@ -120,7 +120,7 @@ def test_sharded_weights_are_read_together(tmp_path):
 
 def test_matrices_are_the_projections():
     model = build_model(build_tokenizer(TASK.words()))
-    found = matrices(list(model.state_dict()))
+    found = matrices(model.state_dict())
     assert len(found) == 4 * 7
     place = found["model.layers.3.mlp.down_proj.weight"]
     assert (place.layer, place.module) == (3, "down_proj")

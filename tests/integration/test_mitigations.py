@@ -50,7 +50,7 @@ def test_rpsft_penalises_the_leading_block_and_nothing_else():
     model, _ = load_model(model_folder("tiny"))
     penalty = LeadingBlocks(model, 0.25, 2.0)
     assert penalty().item() == pytest.approx(0, abs=1e-9)
-    name = next(iter(matrices([n for n, _ in model.named_parameters()])))
+    name = next(iter(matrices(dict(model.named_parameters()))))
     matrix = dict(model.named_parameters())[name]
     U, _, Vt = np.linalg.svd(matrix.detach().double().numpy(), full_matrices=False)
     k = round(0.25 * min(matrix.shape))
@@ -71,7 +71,7 @@ def test_rpsft_holds_the_leading_block_during_training(tiny_run):
     def moved(run):
         base, end = load_weights(model_folder("tiny")), load_weights(run.sft_weights(10, 4))
         total = 0.0
-        for name in matrices(list(base)):
+        for name in matrices(base):
             s = spectrum(base[name], name)
             k = round(0.25 * len(s.values))
             change = (end[name] - base[name]).double()
@@ -108,7 +108,7 @@ def test_lora_changes_projections_by_a_low_rank_alone(tiny_run):
     base, end = load_weights(model_folder("tiny")), load_weights(run.sft_weights(10, 4))
     for name in base:
         change = (end[name] - base[name]).double()
-        if name in matrices(list(base)):
+        if name in matrices(base):
             values = torch.linalg.svdvals(change)
             assert values[0] > 0 and values[2] < 1e-3 * values[0]
         else:

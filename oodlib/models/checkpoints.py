@@ -78,7 +78,7 @@ def _adapter(path: Path, base: Weights | None, adapter_base: str | Path | None, 
         locate(named)
     except ValueError:
         raise ValueError(
-            f"the adapter {path} stands on {named!r}, which is neither here nor to be had from the hub: give the folder "
+            f"the adapter {path} stands on {named!r}, which is not here nor to be had from the hub: give the folder "
             "of that model with --base"
         ) from None
     return Adapter(path, _open(named, None, None, above))

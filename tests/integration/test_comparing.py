@@ -337,3 +337,104 @@ def test_restore_cut_off_leaves_nothing(tuned, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ModelEdit(str(tuned), "tiny", Edit()).write(tmp_path / "out", stop)
     assert list(tmp_path.iterdir()) == []
+
+
+# folders as people have them
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A recipient with everything that may lie beside weights, and a donor."""
+    folder = tmp_path_factory.mktemp("house")
+    weights = made_up(("q_proj", "up_proj"), 0) | {"model.layers.0.mlp.experts.down_proj": torch.randn(3, 4, 5)}
+    save(folder / "recipient", weights)
+    save(folder / "donor", {name: w + 0.1 * torch.randn_like(w) for name, w in weights.items()})
+    keep = ("config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja", "vocab.bpe",
+            "spiece.vocab", "tekken.json", "dict.bin", "notes.yaml", "sub/deeper/extra.json", "LICENSE")  # fmt: skip
+    leave = ("flax_model.msgpack", "pytorch_model.bin.index.json", "model.safetensors.index.json", "optimizer.pt",
+             "original/consolidated.00.pth", ".cache/huggingface/x.json")  # fmt: skip
+    for name in (*keep, *leave, "checkpoint-3/config.json", "checkpoint-3/model.safetensors"):
+        (folder / "recipient" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "recipient" / name).write_text(name)
+    return folder, keep
+
+
+def test_restore_copies_everything_but_weights_and_names_the_rest(house, tmp_path):
+    folder, keep = house
+    done = oodlib("restore", folder / "recipient", folder / "donor", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert written == {*keep, "model.safetensors", "oodlib_restore.json"}
+    assert all((tmp_path / "out" / name).read_text() == name for name in keep)
+    for name in ("flax_model.msgpack", "original/consolidated.00.pth", "checkpoint-3"):
+        assert f"{name}: not copied" in done.output
+
+
+def test_restore_edits_each_expert_of_a_stack(house, tmp_path):
+    folder, _ = house
+    before, donor = (load_weights(folder / name) for name in ("recipient", "donor"))
+    ModelEdit(str(folder / "recipient"), str(folder / "donor"), Edit("values")).write(tmp_path / "out")
+    after, name = load_weights(tmp_path / "out"), "model.layers.0.mlp.experts.down_proj"
+    for i in range(3):
+        torch.testing.assert_close(after[name][i], restore(before[name][i], donor[name][i], "values"))
+        assert not torch.equal(after[name][i], before[name][i])
+
+
+@pytest.mark.parametrize("part", ["values", "vectors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.bfloat16])
+def test_restore_writes_no_inf(tmp_path, part, dtype):
+    name, large = "model.layers.0.x.q_proj.weight", {"values": 1e39, "vectors": 1.0}[part]
+    weight = torch.randn(8, 8, dtype=torch.float64)
+    recipient = save(tmp_path / "recipient", {name: weight.to(dtype)})
+    donor = save(tmp_path / "donor", {name: weight * large})
+    done = oodlib("restore", recipient, donor, "--part", part, "--out", tmp_path / "out")
+    if done.exit_code == 0:
+        assert load_weights(tmp_path / "out")[name].isfinite().all()
+    else:
+        assert name in done.output and not (tmp_path / "out").exists() and "Traceback" not in done.output
+    assert (done.exit_code == 0) == (part == "vectors" and dtype != torch.float8_e4m3fn)
+
+
+def test_a_matrix_of_nan_is_named_with_its_file(house, tmp_path):
+    folder, _ = house
+    state = load_weights(folder / "donor")
+    name = "model.layers.1.x.up_proj.weight"
+    state[name] = state[name] * float("nan")
+    bad = save(tmp_path / "bad", state)
+    done = oodlib("restore", folder / "recipient", bad, "--out", tmp_path / "out")
+    assert done.exit_code == 2 and f"{name} of {bad}: 144 of 144 entries are NaN" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    names = ("run[lr=1e-4]", "[red]x[/red]", "пробег $x_1$ $ :smile:")
+    matrix = "model.layers.0.x[/b].q_proj.weight"
+    base = save(tmp_path / "base", {matrix: torch.randn(8, 8)})
+    folders = [save(tmp_path / name.replace("/", "∕"), {matrix: torch.randn(8, 8)}) for name in names]
+    done = oodlib("compare", base, *folders, "--out", tmp_path / "out[1]", "--no-null")
+    assert done.exit_code == 0, done.output
+    for folder in folders:
+        assert f"{folder.rpartition('/')[2]}: turned most: {matrix}" in done.output
+    assert f"are in {tmp_path / 'out[1]'}" in done.output
+    edited = oodlib("restore", base, folders[0], "--out", tmp_path / "[i]")
+    assert f"-> {tmp_path / '[i]'}" in edited.output
+
+
+def test_where_an_adapter_s_base_lies_is_an_option(tuned, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(load_model(BASE)[0], LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False))
+    model.peft_config["default"].base_model_name_or_path = "/home/someone/base"
+    model.save_pretrained(tmp_path / "adapter")
+    words = ("compare", tuned, tmp_path / "adapter", "--out", tmp_path / "out", "--modules", "v_proj")
+    missing = oodlib(*words)
+    assert missing.exit_code == 2 and f"{tmp_path / 'adapter'} stands on '/home/someone/base'" in missing.output
+    assert "--base" in missing.output
+    done = oodlib(*words, "--base", BASE)
+    assert done.exit_code == 0, done.output
+    name, after = "model.layers.0.self_attn.v_proj.weight", model.double().merge_and_unload().state_dict()
+    table = pd.read_parquet(tmp_path / "out" / "adapter.parquet").query("metric == 'change_norm'").set_index("matrix")
+    distance = float((after[name] - load_weights(tuned)[name].double()).norm())
+    assert table["value"][name] == pytest.approx(distance, rel=1e-6)
+    dry = oodlib("restore", tuned, tmp_path / "adapter", "--dry-run", "--base", BASE, "--modules", "v_proj")
+    assert dry.exit_code == 0 and "4 of 51 tensors" in dry.output

@@ -1,5 +1,6 @@
 """oodlib.spectral.callback in a real trainer: what it writes is what comparing the checkpoints afterwards gives."""
 
+import copy
 import re
 
 import numpy as np
@@ -7,9 +8,18 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from oodlib.models.loading import load_model, load_weights
 from oodlib.models.sources import model_folder
@@ -191,3 +201,123 @@ def test_a_reference_that_cannot_serve_is_refused_before_the_first_update(tmp_pa
     with pytest.raises(ValueError, match=r"the reference 'peak' \(.*\): " + said.replace("NAME", re.escape(name))):
         mine.train()
     assert mine.state.global_step == 0
+
+
+class Seen(TrainerCallback):
+    """Keeps the weights of each step, as they are."""
+
+    def __init__(self):
+        self.states = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.states[state.global_step] = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+class FirstIsBest(Trainer):
+    def evaluate(self, *args, **kwargs):
+        metrics = {"eval_loss": float(self.state.global_step)}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_row_holds_the_weights_of_its_step_though_the_best_are_loaded_at_the_end(tmp_path, early):
+    model, seen = causal(), Seen()
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    options = {"max_steps": 6, "learning_rate": 1e-2, "report_to": [], "use_cpu": True, "disable_tqdm": True}
+    best = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "load_best_model_at_end": True}
+    arguments = TrainingArguments(str(tmp_path), **options, **best, metric_for_best_model="eval_loss")
+    data = [{"input_ids": ids, "labels": ids} for ids in torch.arange(64).reshape(8, 8) % 32]
+    mine = FirstIsBest(model, arguments, train_dataset=data, eval_dataset=data)
+    RotationCallback(tmp_path / "rotation.parquet", every=100, modules=("v_proj",), k=3).attach(mine)
+    mine.add_callback(seen)
+    if early:  # it asks for the end when ours has seen the step already
+        mine.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
+    mine.train()
+    last, name = mine.state.global_step, "model.layers.1.self_attn.v_proj.weight"
+    assert mine.state.best_global_step == 1 and last == (3 if early else 6)
+    assert torch.equal(model.state_dict()[name], seen.states[1][name])
+    table = pd.read_parquet(tmp_path / "rotation.parquet")
+    assert set(table["step"]) == {last}
+    row = table[(table["matrix"] == name) & (table["metric"] == "change_ratio")]["value"].item()
+    moved = (seen.states[last][name].double() - start[name].double()).norm() / start[name].double().norm()
+    assert row == pytest.approx(float(moved), rel=1e-9)
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "vocab_size": 32}  # fmt: skip
+
+
+def causal(kind="llama", **options):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL, **options), dtype=torch.float32)
+
+
+def begun(callback, model):
+    """The callback as a training of this model begins, in one that is not resumed."""
+    callback.on_train_begin(None, TrainerState(is_world_process_zero=True), TrainerControl(), model=model)
+    return callback
+
+
+def ratios(callback, model):
+    callback.measure(model, 1)
+    table = pd.read_parquet(callback.file).query("metric == 'change_ratio'")
+    return table.set_index("matrix")["value"].to_dict()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True),
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["down_proj"]),
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        LoHaConfig(r=2, target_modules=["q_proj"]),
+        OFTConfig(r=2, oft_block_size=0, target_modules=["o_proj"]),
+    ],
+    ids=lambda config: f"{config.peft_type.value} {getattr(config, 'use_dora', '')}",
+)
+def test_every_kind_of_adapter_that_can_be_merged_is_counted_in_exactly(tmp_path, config):
+    before = causal().double().state_dict()
+    model = get_peft_model(causal(), config)
+    callback = begun(RotationCallback(tmp_path / "a.parquet"), model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+    values, after = ratios(callback, model), copy.deepcopy(model).double().merge_and_unload().state_dict()
+    assert set(values) == {name for name in before if "_proj" in name}
+    changed = {name: float((after[name] - before[name]).norm() / before[name].norm()) for name in values}
+    assert values == pytest.approx(changed, rel=1e-5, abs=1e-9) and max(changed.values()) > 0.001
+
+
+def test_a_bfloat16_adapter_is_added_in_float64(tmp_path):
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"])
+    model = get_peft_model(causal().bfloat16(), config, autocast_adapter_dtype=False)
+    callback, layer = begun(RotationCallback(tmp_path / "a.parquet"), model), model.base_model.model.model.layers[1]
+    torch.nn.init.normal_(layer.self_attn.q_proj.lora_B["default"].weight, std=1e-3)
+    A, B = (getattr(layer.self_attn.q_proj, f"lora_{part}")["default"].weight.double() for part in "AB")
+    change = float((B @ A).norm() / layer.self_attn.q_proj.base_layer.weight.double().norm())
+    assert ratios(callback, model)["model.layers.1.self_attn.q_proj.weight"] == pytest.approx(change, rel=1e-9)
+
+
+def test_each_expert_of_a_stack_is_measured_and_found_in_a_folder(tmp_path):
+    model = causal("qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, head_dim=4)
+    model.save_pretrained(tmp_path / "start")
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    callback = begun(RotationCallback(tmp_path / "a.parquet", start=tmp_path / "start"), model)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    with torch.no_grad():
+        model.get_parameter(name)[2] += 0.1
+    values = ratios(callback, model)
+    assert sum("experts" in matrix for matrix in values) == 2 * 2 * 4
+    assert {matrix for matrix, value in values.items() if value} == {f"{name}[2]"}
+    assert values[f"{name}[2]"] == pytest.approx(float(0.1 * 256**0.5 / state[name][2].norm()), rel=1e-4)
+
+
+def test_what_is_not_measured_is_named(tmp_path):
+    model = causal()
+    with pytest.warns(
+        UserWarning, match=r"does not measure model\.embed_tokens\.weight: in no layer; lm_head\.weight: in"
+    ):
+        callback = begun(RotationCallback(tmp_path / "a.parquet"), model)
+    assert set(callback.remarks) == {"model.embed_tokens.weight", "lm_head.weight"}

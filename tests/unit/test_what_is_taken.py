@@ -1,0 +1,207 @@
+"""oodlib.models: every matrix of a layer is taken, whatever it is called and under any wrapper; the rest is named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from oodlib.models.checkpoints import open_weights
+from oodlib.models.names import key_of, place_of
+from oodlib.models.pairs import left_out, pair_up
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "vocab_size": 64}  # fmt: skip
+LINEAR = {"head_dim": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+          "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+FAMILIES = {
+    "deepseek_v3": {**SMALL, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
+                    "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+                    "moe_intermediate_size": 16, "first_k_dense_replace": 1, "num_key_value_heads": 4},
+    "qwen3_next": {**SMALL, **LINEAR, **EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3_5_text": {**SMALL, **LINEAR},
+    "qwen3_moe": {**SMALL, **EXPERTS},
+    "gpt_oss": {**SMALL, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {**SMALL, "num_local_experts": 4},
+    "bert": SMALL,
+    "t5": {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 64},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "vocab_size": 64},
+    "gpt_neox": SMALL,
+    "mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "state_size": 8,
+               "n_groups": 1, "vocab_size": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_a_layer_is_taken_and_all_else_is_named(tmp_path, family):
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    kind = AutoModel if family in ("bert", "t5") else AutoModelForCausalLM
+    kind.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    weights, shapes = open_weights(tmp_path), {n: t.shape for n, t in load_file(tmp_path / "model.safetensors").items()}
+    pairs, remarks = pair_up(weights, weights)
+    taken, named = {pair.name for pair in pairs}, {**remarks, **left_out(weights)}
+    for name, shape in shapes.items():
+        in_layer = any(part.isdigit() for part in name.split("."))
+        if in_layer and len(shape) == 2 and not name.endswith("bias"):
+            assert name in taken
+        elif len(shape) == 3 and "expert" in name:
+            assert {f"{name}[{i}]" for i in range(shape[0])} <= taken
+            assert torch.equal(weights.matrix(f"{name}[1]"), load_file(tmp_path / "model.safetensors")[name][1])
+        elif len(shape) > 1:
+            assert name in named and name not in taken
+    assert named["vectors"].startswith(f"{sum(len(s) < 2 for s in shapes.values())} tensors")
+
+
+SIZES = {**SMALL, "num_hidden_layers": 1}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+SEEING = {
+    "llava": {"text_config": {**SIZES, "model_type": "llama"},
+              "vision_config": {**VISION, "model_type": "clip_vision_model"}, "image_token_index": 5},
+    "gemma3": {"text_config": {**SIZES, "head_dim": 8}, "vision_config": VISION},
+    "qwen2_vl": {"text_config": {**SIZES, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+                 "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 14}},
+    "qwen3_vl": {"text_config": {**SIZES, "head_dim": 8},
+                 "vision_config": {"depth": 1, "hidden_size": 32, "num_heads": 4, "patch_size": 14,
+                                   "intermediate_size": 48, "out_hidden_size": 32, "deepstack_visual_indexes": [0]}},
+    "idefics3": {"text_config": {**SIZES, "model_type": "llama"}, "vision_config": VISION},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_a_seeing_model_s_old_and_new_names_are_one(tmp_path, family):
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **SEEING[family]))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "memory").mkdir()
+    save_file(state, tmp_path / "memory" / "model.safetensors")
+    saved, memory = open_weights(tmp_path / "saved"), open_weights(tmp_path / "memory")
+    pairs, remarks = pair_up(memory, saved)
+    assert {pair.name for pair in pairs} == {
+        n for n, t in state.items() if t.ndim == 2 and (p := place_of(n)) and p.fits()
+    }
+    assert all(torch.equal(memory.matrix(pair.name), saved.matrix(pair.other)) for pair in pairs)
+    assert not [why for why in remarks.values() if "renamed" not in why and "dimensions" not in why]
+    keys = {key_of(name) for name in saved.shapes}
+    assert {key_of(name) for name in state} - keys <= {key_of("lm_head.weight")}  # tied
+
+
+WRAPPERS = ("", "_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "_fsdp_wrapped_module.")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "stacks", [("model.",), ("model.encoder.", "model.decoder."), ("bert.encoder.",), ("transformer.",)], ids=str
+)
+def test_wrappers_and_the_family_s_prefix_change_nothing(tmp_path, wrapper, stacks):
+    torch.manual_seed(0)
+    state = {f"{stack}layers.{i}.self_attn.{m}.weight": torch.randn(4, 4)
+             for stack in stacks for i in (0, 1) for m in ("q_proj", "v_proj")}  # fmt: skip
+    for name, renamed in (("base", lambda n: n), ("other", lambda n: wrapper + n.split(".", 1)[1])):
+        (tmp_path / name).mkdir()
+        save_file({renamed(n): t for n, t in state.items()}, tmp_path / name / "model.safetensors")
+    base, other = open_weights(tmp_path / "base"), open_weights(tmp_path / "other")
+    pairs, _ = pair_up(base, other)
+    assert len(pairs) == len(state)
+    assert all(torch.equal(base.matrix(pair.name), other.matrix(pair.other)) for pair in pairs)
+
+
+def test_fused_experts_belong_to_those_saved_one_by_one(tmp_path):
+    one_by_one = {f"model.layers.0.mlp.experts.{e}.{m}_proj.weight": torch.randn(3, 5)
+                  for e in (0, 1) for m in ("gate", "up")}  # fmt: skip
+    mixtral = {n.replace("mlp", "block_sparse_moe").replace("gate_proj", "w1").replace("up_proj", "w3"): t
+               for n, t in one_by_one.items()}  # fmt: skip
+    fused = torch.stack([torch.cat([one_by_one[f"model.layers.0.mlp.experts.{e}.{m}_proj.weight"]
+                                    for m in ("gate", "up")]) for e in (0, 1)])  # fmt: skip
+    for name, state in (("a", one_by_one), ("m", mixtral), ("f", {"model.layers.0.mlp.experts.gate_up_proj": fused})):
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors")
+    whole = open_weights(tmp_path / "f")
+    for name in ("a", "m"):
+        pairs, remarks = pair_up(whole, open_weights(tmp_path / name))
+        assert len(pairs) == 2 and all("renamed" in why for why in remarks.values())
+        for pair in pairs:
+            assert torch.equal(open_weights(tmp_path / name).matrix(pair.other), whole.matrix(pair.name))
+
+
+def test_weights_that_a_process_kept_apart_are_said_to_be_empty(tmp_path):
+    for name, shape in (("base", (4, 4)), ("zero", (0,))):
+        (tmp_path / name).mkdir()
+        save_file({"model.layers.0.q_proj.weight": torch.ones(shape)}, tmp_path / name / "model.safetensors")
+    _, remarks = pair_up(open_weights(tmp_path / "base"), open_weights(tmp_path / "zero"))
+    assert list(remarks.values()) == ["shapes differ: (4, 4) and (0,)"]
+
+
+# GGUF
+
+
+def gguf_file(path, state, architecture="llama", endian=None, split=None, **fields):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(str(path), architecture, endianess=endian or gguf.GGUFEndian.LITTLE)
+    if architecture == "llama" and not fields.pop("headless", False):
+        writer.add_head_count(2)
+    if split:
+        writer.add_uint16("split.no", split[0])
+        writer.add_uint16("split.count", split[1])
+    for name, value in fields.items():
+        writer.add_string(name.replace("_", "."), value)
+    for name, tensor in state.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+V = {f"blk.{i}.attn_v.weight": np.full((4, 4), i, np.float32) for i in range(2)}
+
+
+def test_a_split_gguf_is_read_whole_or_refused(tmp_path):
+    parts = [gguf_file(tmp_path / f"m-{i + 1:05}-of-00002.gguf", {n: t for n, t in V.items() if f".{i}." in n},
+                       split=(i, 2)) for i in range(2)]  # fmt: skip
+    for part in parts:
+        weights = open_weights(part)
+        assert [weights.tensor(f"model.layers.{i}.self_attn.v_proj.weight")[0, 0] for i in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match=r"give the GGUF file itself: m-00001-of-00002\.gguf"):
+        open_weights(tmp_path)
+    parts[1].rename(tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match=r"m-00001-of-00002\.gguf is one of 2 parts, of which m-00002-of-00002\.gguf"):
+        open_weights(parts[0])
+    with pytest.raises(ValueError, match=r"other\.gguf is one of 2 parts, but its name does not say which"):
+        open_weights(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"endian": 1}, "is big-endian"),
+        ({"general_type": "adapter"}, "holds no model, but is of type adapter"),
+        ({"general_type": "imatrix"}, "holds no model, but is of type imatrix"),
+        ({"headless": True}, r"does not say its llama\.attention\.head_count"),
+    ],
+)
+def test_a_gguf_that_is_no_readable_model_is_refused(tmp_path, settings, complaint):
+    gguf = pytest.importorskip("gguf")
+    if "endian" in settings:
+        settings = {"endian": gguf.GGUFEndian.BIG}
+    with pytest.raises(ValueError, match=rf"m\.gguf {complaint}"):
+        open_weights(gguf_file(tmp_path / "m.gguf", V, **settings))
+
+
+def test_what_gguf_names_otherwise_is_named(tmp_path):
+    state = {
+        **V,
+        "blk.0.attn_qkv.weight": np.ones((4, 4), np.float32),
+        "blk.1.ffn_up_exps.weight": np.ones((3, 4, 4), np.float32),
+    }
+    weights = open_weights(gguf_file(tmp_path / "m.gguf", state, "qwen3moe"))
+    (tmp_path / "base").mkdir()
+    experts = {f"model.layers.1.mlp.experts.{e}.up_proj.weight": torch.ones(4, 4) for e in range(3)}
+    save_file(experts, tmp_path / "base" / "model.safetensors")
+    pairs, remarks = pair_up(open_weights(tmp_path / "base"), weights)
+    assert len(pairs) == 3 and remarks["blk.0.attn_qkv.weight"] == "only in m.gguf"
+    assert json.dumps(remarks)

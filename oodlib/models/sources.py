@@ -22,6 +22,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from oodlib.io import write_whole
+from oodlib.models.weights import WEIGHT_FILES
 
 HASHED = 2**26  # larger files are known by their size
 NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader")}
@@ -106,9 +107,9 @@ def _from_hub(name: str, pinned: bool = False) -> Path:
     if not match or (pinned and not match[2]):
         raise ValueError(f"hub:{name}: write hub:ORG/NAME@REVISION, with the commit, so that the model cannot change")
     repository, revision = match.groups()
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    unread = [f"*{suffix}" for suffix in sorted(WEIGHT_FILES - {".safetensors"})]
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(repository, revision=revision, ignore_patterns=unread))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise ValueError(

@@ -77,7 +77,7 @@ def same(weights, expected, but=()):
         (lambda: gpt2(square=True), {"target_modules": ["c_fc", "c_proj"]}),
         (lambda: torch.compile(llama(), backend="eager"), {"target_modules": QV}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else getattr(value, "__name__", ""),
 )
 def test_an_adapter_is_what_peft_makes_of_it(tmp_path, model, settings):
     expected = trained(tmp_path, getattr(m := model(), "_orig_mod", m), LoraConfig(r=4, lora_alpha=8, **settings))

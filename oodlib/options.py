@@ -45,6 +45,8 @@ def check_options(sft: Mapping[str, Any], rl: Mapping[str, Any], lora: Mapping[s
 def _check(setting: str, given: Mapping[str, Any], kind: type, decided: set[str]) -> None:
     allowed = {f.name for f in fields(kind) if f.init} - decided
     for option, value in given.items():
+        if option == "trust_remote_code":
+            raise ValueError(f"{setting}.{option} = {value!r}: code that comes with a checkpoint is never run")
         if option in decided:
             raise ValueError(f"{setting}.{option} = {value!r}: another setting of the run decides this")
         if option not in allowed:

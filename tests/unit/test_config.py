@@ -61,6 +61,7 @@ def test_every_configuration_in_params_is_valid_and_names_itself(name):
         ({"sft.options": {"weight_decai": 0.1}}, ["sft.options.weight_decai", "0.1", "weight_decay"]),
         ({"sft.options": {"weight_decay": "heavy"}}, ["sft.options", "heavy", "SFTConfig"]),
         ({"sft.options": {"learning_rate": 0.1}}, ["sft.options.learning_rate", "another setting"]),
+        ({"rl.options": {"trust_remote_code": True}}, ["rl.options.trust_remote_code", "never run"]),
         ({"rl.options": {"loss_tipe": 5}}, ["rl.options.loss_tipe", "loss_type"]),
         (
             {"rl.options": {"num_completions_to_print": "all"}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from oodlib.io import digest
+from oodlib.io import digest, one_line, read_text, shown
 from oodlib.options import check_options
 from oodlib.settings import (
     EvalSettings,
@@ -37,6 +38,7 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else None  # None: installed from a wheel
 SHARE = CHECKOUT or PACKAGE / "share"  # where params/ and notebooks/ are
 PARAMS = SHARE / "params"
+MOST = 10_000  # values in a YAML file
 _SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 2e-4, which YAML 1.1 takes for text
 
 
@@ -107,7 +109,7 @@ class Config(Section):
     def folder(self) -> Path:
         """Where the run goes: `out`, or outputs/NAME, with a mark of what differs from the file of that name."""
         if self.out:
-            return Path(self.out).expanduser().resolve()
+            return _resolved(self.out)
         name = self.preset
         if (PARAMS / f"{name}.yaml").exists():
             filed = load_config(name)
@@ -164,7 +166,14 @@ def load_config(name: str | os.PathLike = "tiny", changes: Mapping[str, Any] | N
     """
     path = _path(name)
     values = _filed(path, ())
-    return _validated(_merged(values, _absolute(_nested(changes or {}), Path.cwd(), path.parent)))
+    wanted = _absolute(_nested(changes or {}), Path.cwd(), path.parent)
+    try:
+        return _validated(_merged(values, wanted))
+    except ValueError as error:
+        if wanted:
+            load_config(path)  # is it the file that is wrong?
+            raise
+        raise ValueError(f"{path}: {error}") from None
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
@@ -180,7 +189,20 @@ def config_from(values: Mapping[str, Any]) -> Config:
 
 
 def _path(name: str | os.PathLike) -> Path:
-    return Path(name).expanduser().resolve() if str(name).endswith((".yaml", ".yml")) else PARAMS / f"{name}.yaml"
+    if str(name).endswith((".yaml", ".yml")):
+        return _resolved(name)
+    _resolved(path := PARAMS / f"{name}.yaml")
+    return path
+
+
+def _resolved(name: str | os.PathLike, folder: Path = Path()) -> Path:
+    """The absolute path of what is called so in a folder. ValueError for what cannot be a path."""
+    try:
+        path = (folder / Path(name).expanduser()).resolve()
+        path.exists()
+    except (ValueError, OSError, RuntimeError) as error:  # NUL, too long, a circle of links, a user who is not there
+        raise ValueError(f"{shown(str(name))} cannot be a path: {getattr(error, 'strerror', None) or error}") from None
+    return path
 
 
 def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
@@ -198,21 +220,30 @@ def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     values = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
     if like is None:
         return values
-    beside = path.parent / str(like)
-    other = beside.resolve() if str(like).endswith((".yaml", ".yml")) and beside.exists() else _path(like)
+    if not isinstance(like, str):
+        raise ValueError(f"{path}: like = {shown(like)}: expected the name of a preset, or a file's path")
+    beside = _resolved(like, path.parent)
+    other = beside if like.endswith((".yaml", ".yml")) and beside.exists() else _path(like)
     return _merged(_filed(other, (*before, path)), values)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, and a repeated key is an error."""
+    """Safe YAML in which 1e-4 is a number, a repeated key is an error, and aliases cannot blow a value up."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        keys = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
+        for key, times in keys.items():
+            if times > 1:
                 line = node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice (from line {line})")
         return super().construct_mapping(node, deep)
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _size(node, {}) > MOST:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"it holds itself, or more than {MOST} values", node.start_mark
+            )
+        return super().construct_document(node)
 
 
 _Loader.add_implicit_resolver(
@@ -220,24 +251,38 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """The values in a node, each alias counted as what it stands for; infinite for one that holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for one in inner for part in (one if isinstance(one, tuple) else (one,)))
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(node)]
+
+
 def read_yaml(path: Path) -> Any:
     """A YAML file's value. ValueError, one line with the file's name, for one that cannot be read."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except (yaml.YAMLError, TypeError) as error:
-        problem = getattr(error, "problem", None) or str(error)
-        mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {' '.join(problem.split())}") from None
+    return _parsed(read_text(path), str(path))
 
 
 def read_value(text: str) -> Any:
     """A value as YAML writes it, such as 1e-4, [1, 2] or {r: 8}. ValueError where it is none."""
+    return _parsed(text, f"{shown(text)} is not a value")
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, TypeError) as error:
-        raise ValueError(f"{text!r} is not a value: {' '.join(str(error).split())}") from None
+    except Exception as error:  # PyYAML raises whatever int(), datetime and others do
+        problem = getattr(error, "problem", None) or error
+        if isinstance(error, RecursionError):
+            problem = "it is nested too deeply"
+        if isinstance(error, yaml.reader.ReaderError):
+            problem = f"the character {chr(error.character)!r} at {error.position} is not allowed"
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark and "\n" in text else ""
+        raise ValueError(f"{where}{line}: {one_line(problem)}") from None
 
 
 def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,7 +327,7 @@ def _absolute(values: dict[str, Any], *folders: Path) -> dict[str, Any]:
     """The same values, paths of data and of a model absolute: in the first of these folders that holds them."""
 
     def found(path: str) -> Path | None:
-        places = ((folder / Path(path).expanduser()).resolve() for folder in folders)
+        places = (_resolved(path, folder) for folder in folders)
         return next((place for place in places if place.exists()), None)
 
     values = dict(values)
@@ -290,7 +335,7 @@ def _absolute(values: dict[str, Any], *folders: Path) -> dict[str, Any]:
     if isinstance(model, dict) and isinstance(source := model.get("source"), str) and len(Path(source).parts) > 1:
         values["model"] = {**model, "source": str(found(source) or source)}
     if isinstance(task, dict) and isinstance(options := task.get("options"), dict):
-        paths = {k: str(found(v) or (folders[0] / v).resolve()) for k, v in options.items() if _is_path(v)}
+        paths = {k: str(found(v) or _resolved(v, folders[0])) for k, v in options.items() if _is_path(v)}
         values["task"] = {**task, "options": {**options, **paths}}
     return values
 
@@ -303,9 +348,9 @@ def _validated(values: dict[str, Any]) -> Config:
     for name, field in Config.model_fields.items():
         settings = getattr(field.annotation, "model_fields", None)
         if settings and not isinstance(values.get(name, {}), dict):
-            raise ValueError(f"{name} = {values[name]!r}: expected a mapping with any of {', '.join(settings)}")
+            raise ValueError(f"{name} = {shown(values[name])}: expected a mapping with any of {', '.join(settings)}")
     try:
-        return Config(**values)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 
@@ -318,12 +363,12 @@ def _sentence(error: ValidationError) -> str:
         *section, _ = first["loc"]
         known = (Config.model_fields[section[0]].annotation if section else Config).model_fields
         hint = f"did you mean {near}? " if (near := _nearest(name)) else ""
-        return f"unknown setting {name} = {first['input']!r}: {hint}allowed are {', '.join(known)}"
+        return f"unknown setting {name} = {shown(first['input'])}: {hint}allowed are {', '.join(known)}"
     if first["type"] == "missing":
         return f"the setting {name} is missing"
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
-    return f"{name} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{name} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _nearest(name: str) -> str | None:

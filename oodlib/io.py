@@ -7,14 +7,19 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
 
 
 def digest(value: Any) -> str:
@@ -22,8 +27,59 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+def one_line(text: object) -> str:
+    """Text as one line, for a message; so are errors of other libraries."""
+    return " ".join(str(text).split())
+
+
+def shown(value: object) -> str:
+    """A value for a message: in one line, and short however large it is."""
+    return one_line(_REPR.repr(value))
+
+
+def first_fault(error: Any) -> str:
+    """What is wrong first, in one line: "a.b: what, not VALUE"; `error` is pydantic's ValidationError."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    got = "" if first["type"] in ("missing", "value_error", "json_invalid") else f", not {shown(first['input'])}"
+    return one_line(f"{place and place + ': '}{first['msg'][0].lower()}{first['msg'][1:]}{got}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. ValueError, one line with the file's name, where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def as_text(content: bytes, path: Path) -> str:
+    """A file's content as text, a byte order mark aside. ValueError, one line, for another encoding than UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise ValueError(f"{path} cannot be read: it is not UTF-8 text ({byte})") from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text. ValueError, one line with the file's name, where it cannot be read as such."""
+    return as_text(read_bytes(path), path)
+
+
+def read_table(path: Path, numbers: Iterable[str] = (), texts: Iterable[str] = ()) -> pd.DataFrame:
+    """A table, which must have these columns of numbers and of text. ValueError, one line, for what is none."""
+    content = io.BytesIO(read_bytes(path))
+    try:
+        frame = pd.read_csv(content) if path.suffix == ".csv" else pd.read_parquet(content)
+    except Exception as error:  # pandas and pyarrow have many
+        raise ValueError(f"{path} cannot be read: {one_line(error) or type(error).__name__}") from None
+    if absent := [name for name in (*texts, *numbers) if name not in frame]:
+        raise ValueError(f"{path}: no column {', '.join(absent)}")
+    for name in numbers:
+        if len(frame) and not is_numeric_dtype(frame[name]):
+            raise ValueError(f"{path}: the column {name} holds what is no number")
+    return frame
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -35,13 +91,19 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """What a JSON file holds; `default` where there is no file. ValueError, one line, for what is no JSON."""
-    if not path.exists() and default is not None:
+    """What a JSON file holds; `default` where there is no file. ValueError, one line, for what is no JSON, or of
+    another type than the default."""
+    if default is not None and not path.exists():
         return default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
+    if default is not None and type(value) is not type(default):
+        raise ValueError(f"{path}: expected a {type(default).__name__}, not {shown(value)}")
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:

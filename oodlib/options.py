@@ -14,6 +14,8 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from oodlib.io import first_fault, one_line, shown
+
 DECIDED = {  # by the settings of a run, and by how it keeps checkpoints
     "output_dir", "seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
@@ -48,21 +50,21 @@ def _check(setting: str, given: Mapping[str, Any], kind: type, decided: set[str]
         if option == "trust_remote_code":
             raise ValueError(f"{setting}.{option} = {value!r}: code that comes with a checkpoint is never run")
         if option in decided:
-            raise ValueError(f"{setting}.{option} = {value!r}: another setting of the run decides this")
+            raise ValueError(f"{setting}.{option} = {shown(value)}: another setting of the run decides this")
         if option not in allowed:
             near = get_close_matches(str(option), allowed, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown option {setting}.{option} = {value!r}: {hint}see {kind.__name__}")
+            raise ValueError(f"unknown option {setting}.{option} = {shown(value)}: {hint}see {kind.__name__}")
         try:
             TypeAdapter(get_type_hints(kind)[option]).validate_python(value)
         except ValidationError as error:
-            why = error.errors()[0]["msg"]
-            raise ValueError(f"{setting}.{option} = {value!r}: {why[0].lower()}{why[1:]} ({kind.__name__})") from None
+            why = first_fault(error)
+            raise ValueError(f"{setting}.{option} = {shown(value)}: {why} ({kind.__name__})") from None
         except (NameError, TypeError, PydanticSchemaGenerationError):  # a type that cannot be checked by itself
             continue
     fixed = {} if setting == "model.lora" else {"output_dir": ".", "use_cpu": True, "bf16": False}
     try:
         kind(**fixed, **given)
     except Exception as error:  # whatever they raise
-        why = " ".join(str(error).split())
-        raise ValueError(f"{setting} = {dict(given)}: {kind.__name__} refuses it: {why}") from None
+        why = one_line(error)
+        raise ValueError(f"{setting} = {shown(dict(given))}: {kind.__name__} refuses it: {why}") from None

@@ -26,12 +26,14 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
 from oodlib.config import Config, config_from, outputs_folder
 from oodlib.io import (
     COLUMNS,
     clear_error,
     digest,
+    first_fault,
     read_json,
     read_table,
     write_figure,
@@ -51,6 +53,18 @@ TABLES = {
     "hands": "hands.parquet",
     "rollouts": "rollouts.parquet",
     "rotation": "rotation.parquet",
+}
+NUMBERS = {  # columns that each table must have, of numbers
+    "measurements": ("from_step", "step", "seed", "value", "n"),
+    "hands": ("from_step", "step", "seed"),
+    "rollouts": ("from_step", "seed", "update", "group", "reward", "advantage"),
+    "rotation": ("from_step", "step", "seed", "index", "value"),
+}
+TEXTS = {  # and of text
+    "measurements": ("stage", "arm", "split", "metric"),
+    "hands": ("stage", "arm", "split", "problem", "outcome"),
+    "rollouts": ("stage", "arm", "problem", "outcome"),
+    "rotation": ("stage", "arm", "module", "metric"),
 }
 
 
@@ -95,8 +109,17 @@ class Busy(RuntimeError):
     """Another process is writing into the run's folder."""
 
 
+class Manifest(BaseModel):
+    """What is read of a manifest."""
+
+    seeds: list[int] = []
+    settings: dict[str, dict[str, Any]] = {}
+    splits: Splits | None = None
+    stages: dict[str, dict[str, Any]] = {}
+
+
 class Results:
-    """What lies in a run's folder, to read."""
+    """What lies in a run's folder, to read. A file that is damaged is a ValueError, one line with its name."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -106,17 +129,25 @@ class Results:
         path = self.folder / TABLES[name]
         if not path.exists():
             return pd.DataFrame(columns=COLUMNS)
-        frame = read_table(path)
+        frame = read_table(path, NUMBERS[name], TEXTS[name])
         return frame[frame["stage"] == stage].reset_index(drop=True) if stage else frame
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return read_json(self.folder / "manifest.json", {})
+        path = self.folder / "manifest.json"
+        value = read_json(path, {})
+        try:
+            Manifest.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {first_fault(error)}") from None
+        return value
 
     @property
     def splits(self) -> Splits:
         """The splits of the task that was measured."""
-        return Splits.from_dict(self.manifest["splits"])
+        if not (splits := self.manifest.get("splits")):
+            raise ValueError(f"{self.folder / 'manifest.json'}: no splits: it does not say which were measured")
+        return Splits.from_dict(splits)
 
     def holds(self, stage: str, settings: Mapping[str, Any], seeds: list[int]) -> bool:
         """Whether a stage was measured with these settings and seeds."""
@@ -178,10 +209,10 @@ class Run:
         kept = [stage for stage in STAGES if stage not in renewed and self._unchanged(stage, manifest)]
         for name, file in TABLES.items():
             parts = [self.part(job) / f"{name}.parquet" for job in finished]
-            frames = [pd.read_parquet(part) for part in parts if part.exists()]
+            frames = [read_table(part) for part in parts if part.exists()]
             path = self.folder / file
             if kept and path.exists():
-                old = read_table(path)
+                old = Results(self.folder).table(name)
                 frames.append(old[old["stage"].isin(kept) & old["seed"].isin(self.config.seeds)])
             if frames:
                 write_table(path, pd.concat(frames, ignore_index=True))

@@ -28,7 +28,7 @@ def setting(description: str, default: Any = ..., **more: Any) -> Any:
 class Section(BaseModel):
     """Settings that belong together."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide results: all but those that only list jobs."""

@@ -15,17 +15,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
 from scipy.stats import skew
 
 from oodlib.analysis.mitigations import curves
 from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
-from oodlib.io import COLUMNS, as_measurements, digest, read_json, write_figure, write_json, write_table
+from oodlib.io import (
+    COLUMNS,
+    as_measurements,
+    digest,
+    first_fault,
+    read_json,
+    read_table,
+    shown,
+    write_figure,
+    write_json,
+    write_table,
+)
 from oodlib.provenance import Meter, describe_machine
 from oodlib.registry import BASELINES, MITIGATIONS
-from oodlib.run import STAGES, Run
+from oodlib.run import NUMBERS, STAGES, TEXTS, Run
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, check_choice, get_task
 
@@ -53,31 +65,67 @@ class Cell:
         return digest([Run(self.config).settings(*self.stages), methods])[:16]
 
 
+class _Part(BaseModel, extra="forbid", strict=True):
+    pass
+
+
+class _Condition(_Part):
+    why: str = ""
+    mitigation: str | None = None
+    changes: dict[str, Any] = {}
+
+
+class _Block(_Part):
+    conditions: Annotated[list[str], Field(min_length=1)]
+    starts: list[int] | None = None
+    baselines: list[str] = []
+
+
+class _Phase(_Part):
+    seeds: list[int]
+    blocks: list[str]
+
+
+class _PlanFile(_Part):
+    like: str
+    common: dict[str, Any] = {}
+    costs: dict[str, float] = {}
+    conditions: dict[str, _Condition]
+    blocks: dict[str, _Block]
+    phases: dict[str, _Phase]
+
+
 class Plan:
     """A plan's file: `common` changes to the configuration that it is `like`, `conditions`, `blocks` and `phases`."""
 
     def __init__(self, path: Path = PLAN):
-        values = read_yaml(Path(path))
-        if not isinstance(values, dict) or {"like", "conditions", "blocks", "phases"} - set(values):
-            raise ValueError(f"{path} is no plan of a sweep, which has like, conditions, blocks and phases")
+        values, self.path = read_yaml(Path(path)), Path(path)
+        try:
+            _PlanFile.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"{path} is no plan of a sweep: {first_fault(error)}") from None
         self.like, self.common, self.costs = values["like"], values.get("common", {}), values.get("costs", {})
         self.conditions: dict[str, dict[str, Any]] = values["conditions"]
         self.blocks: dict[str, dict[str, Any]] = values["blocks"]
         self.phases: dict[str, dict[str, Any]] = values["phases"]
         for name, phase in self.phases.items():
             for block in phase["blocks"]:
-                check_choice(f"block of phase {name}", block, tuple(self.blocks))
+                check_choice(f"block of phase {name} in {path}", block, tuple(self.blocks))
         for name, block in self.blocks.items():
             for condition in block["conditions"]:
-                check_choice(f"condition of block {name}", condition, tuple(self.conditions))
+                check_choice(f"condition of block {name} in {path}", condition, tuple(self.conditions))
 
     def config(self, condition: str, seed: int, block: str | None = None) -> Config:
         """The configuration of a condition; with a block's starts and baselines, if it has any."""
         check_choice("condition", condition, tuple(self.conditions))
-        plain = load_config(self.like, {**self.common, "seed": seed, "n_seeds": 1})
         arms = {f"rl.{k}": v for k, v in self.blocks[block].items() if k in ("starts", "baselines")} if block else {}
         changes = self.conditions[condition].get("changes", {})
-        return plain.changed({"machine.reference": False, **changes, **arms})
+        try:
+            plain = load_config(self.like, {**self.common, "seed": seed, "n_seeds": 1})
+            return plain.changed({"machine.reference": False, **changes, **arms})
+        except ValueError as error:
+            place = f"condition {condition}" + (f", block {block}" if block else "")
+            raise ValueError(f"{self.path}, {place}: {error}") from None
 
     def cells(self, phase: str) -> Iterator[Cell]:
         """The cells of a phase, seed by seed, so that what is there after an interruption is balanced."""
@@ -195,11 +243,18 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """All rows so far: condition, and a run's columns."""
         path = self.folder / "measurements.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", *COLUMNS])
+        if not path.exists():
+            return pd.DataFrame(columns=["condition", *COLUMNS])
+        return read_table(path, NUMBERS["measurements"], ("condition", *TEXTS["measurements"]))
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return read_json(self.folder / "manifest.json", {"cells": {}})
+        path = self.folder / "manifest.json"
+        value = read_json(path, {"cells": {}})
+        cells = value.get("cells")
+        if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
+            raise ValueError(f"{path}: cells: expected a mapping of what is known of each cell, not {shown(cells)}")
+        return value
 
     def left(self, phase: str) -> list[Cell]:
         done = self.manifest["cells"]

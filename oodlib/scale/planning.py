@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from oodlib.config import Config, read_yaml
 from oodlib.inference.evaluation import LOGITS
+from oodlib.io import shown
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.scale.launch import configuration
 from oodlib.settings import MachineSettings
@@ -135,7 +136,9 @@ def launched(config: Config, gpus: int) -> tuple[MachineSettings, int]:
     machine = config.machine
     if machine.launch is None:
         return machine, 1
-    values = read_yaml(configuration(machine.launch)) or {}
+    values = read_yaml(path := configuration(machine.launch)) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no configuration of accelerate: expected a mapping, not {shown(values)}")
     name = "fsdp2" if values.get("distributed_type") == "FSDP" else "ddp"
     count = machine.processes or values.get("num_processes") or max(gpus, 1)
     if gpus and count > gpus:

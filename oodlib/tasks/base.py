@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from oodlib.registry import TASKS
 
@@ -74,11 +75,8 @@ class Splits:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Splits:
-        def split(v: Mapping[str, Any]) -> Split:
-            return Split(**{**v, "changes": tuple(v["changes"])})
-
-        others, probes = (tuple(map(split, values[name])) for name in ("others", "probes"))
-        return cls(split(values["trained"]), split(values["headline"]), others, probes)
+        """pydantic's ValidationError (a ValueError) for what describes no splits."""
+        return TypeAdapter(cls).validate_python(values)
 
 
 @dataclass(frozen=True)

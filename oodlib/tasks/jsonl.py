@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
+from oodlib.io import as_text, one_line, read_bytes, shown
 from oodlib.registry import import_object, is_path
 from oodlib.tasks.base import OUTCOMES, STYLES, Split, Splits, Verdict, check_choice
 
@@ -29,9 +33,19 @@ NOT_SPLITS = ("train", "checker")
 COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#B8A800")  # of further splits
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)])-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
-)
+_ALIKE = {  # characters that are read as an ASCII one: other minus signs, full-width and Arabic marks, digits
+    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"),
+    **dict.fromkeys("\uff0c\u066c", ","),
+    **dict.fromkeys("\uff0e\u066b", "."),
+    "\uff0f": "/",
+    **{c: str(unicodedata.decimal(c)) for c in map(chr, range(128, sys.maxunicode + 1)) if c.isdecimal()},
+}
+_TO_ASCII = str.maketrans(_ALIKE)
+_GROUPS = r"[0-9]{1,3}(?:(?P<NAME>[,'\u2019_\u00a0\u2007\u2009\u202f])[0-9]{3}(?:(?P=NAME)[0-9]{3})*)(?![0-9])"
+_PLAIN = r"(?:(?:GROUPS|[0-9]+)(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?".replace("GROUPS", _GROUPS)
+_FIRST, _NEXT = (_PLAIN.replace("NAME", name) for name in ("a", "b"))
+_NUMBER = re.compile(rf"(?P<first>(?:(?<![\w.)])-)?{_FIRST})(?P<next>(?:/{_NEXT})*)")
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 
 
@@ -123,11 +137,16 @@ class JsonLines:
             found = self.check(json.loads(problem.gold), text)
         except ValueError as error:
             return Verdict("malformed", -3.0, str(error) or "The answer cannot be read.")
+        except Exception as error:  # whatever a checker of one's own raises
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise RuntimeError(
+                f"the checker {self._parameters['checker']!r} fails on {problem.label!r}: {reason}"
+            ) from error
         if isinstance(found, Verdict) and found.outcome in OUTCOMES:
             return found
         if not isinstance(found, (bool, int, float, np.bool_, np.number)) or not 0 <= found <= 1:
             kinds = "a bool, a number from 0 to 1, or a Verdict with one of the outcomes " + ", ".join(OUTCOMES)
-            raise ValueError(f"the checker gave {found!r} for {problem.label!r}, which is not {kinds}")
+            raise ValueError(f"the checker gave {shown(found)} for {shown(problem.label)}, which is not {kinds}")
         right = found == 1
         message = "This is right." if right else "This is not the right answer."
         return Verdict("correct" if right else "wrong_value", -1.0 + 6.0 * float(found), message)
@@ -148,15 +167,36 @@ def exact(answer: Any, text: str) -> bool:
 
 
 def number(answer: Any, text: str) -> bool:
-    """Whether the last number in the text is the answer. ValueError if there is none."""
-    return _last_number(text) == _last_number(str(answer))
+    """Whether the last number in the text is the answer (its last number, if it is text), exactly, without tolerance.
+
+    A number has digits of any script (full-width, Arabic, …), a point as decimal sign, and perhaps an exponent (2e3). A
+    minus sign stands right before it; a hyphen, a figure or en dash and Unicode's minus signs are the same, and after a
+    letter, a digit, a point or a closing bracket they are a dash (10-24 ends in 24). Groups of three digits may be set
+    off by one sign throughout: comma, apostrophe, underscore, or a no-break, figure or thin space. Two numbers with a
+    slash are a fraction (-3/4). Nothing else is read: a plain space or another comma parts two numbers (3,14 ends in
+    14), 50% is 50, and superscripts, ½, roots and words are none. ValueError if there is no number.
+    """
+    (p, q), (r, s) = _last_number(str(answer)), _last_number(text)
+    return _EXACT.multiply(p, s) == _EXACT.multiply(r, q)
 
 
-def _last_number(text: str) -> Decimal:
-    found = _NUMBER.findall(text)
-    if not found:
+def _last_number(text: str) -> tuple[Decimal, Decimal]:
+    """The last number in a text as a ratio."""
+    last = deque(_NUMBER.finditer(text if text.isascii() else text.translate(_TO_ASCII)), maxlen=1)
+    if not last:
         raise ValueError("No number was found.")
-    return Decimal(found[-1].replace(",", ""))
+    match = last[0]
+    further = match["next"].split("/")[1:]
+    if len(further) > 1:  # 3/4/2024 is no fraction
+        return _decimal(further[-1]), Decimal(1)
+    p, q = _decimal(match["first"]), _decimal(further[0]) if further else Decimal(1)
+    if not q:
+        raise ValueError("The number's denominator is zero.")
+    return p, q
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(re.sub(r"[^0-9.eE+-]", "", text))
 
 
 CHECKERS: dict[str, Check] = {"exact": exact, "number": number}
@@ -179,11 +219,8 @@ def _checker(name: str) -> tuple[Check, dict[str, str]]:
 
 def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
     """The problems of a file and its digest; `numbers`: every answer must hold a number."""
-    try:
-        content = path.read_bytes()
-        lines = content.decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from None
+    content = read_bytes(path)
+    lines = as_text(content, path).split("\n")
     problems: dict[str, tuple[int, Problem]] = {}
     for n, line in enumerate(lines, 1):
         if not line.strip():
@@ -205,15 +242,23 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
 def _problem(line: str, n: int) -> Problem:
     try:
         row = Line.model_validate_json(line)
+        json.loads(line, object_pairs_hook=_once)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "the line"
         if name == "prompt" and first["type"] != "missing":
             raise ValueError("prompt must be text, or a list of chat messages with text as role and content") from None
-        got = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r}"
+        got = "" if first["type"] in ("missing", "json_invalid") else f", not {shown(first['input'])}"
         raise ValueError(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
     prompt = row.prompt if isinstance(row.prompt, str) else tuple((m.role, m.content) for m in row.prompt)
     return Problem(prompt, row.completion, json.dumps(row.answer), row.label or f"line {n}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """ValueError for an object with a name twice, of which one would be lost."""
+    name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if times > 1:
+        raise ValueError(f"{name!r} is given twice")
 
 
 def _digest(content: bytes) -> str:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from oodlib.inference.evaluation import evaluate_model
-from oodlib.io import as_measurements
+from oodlib.io import as_measurements, read_table
 from oodlib.models.loading import load_model, load_weights, save_weights
 from oodlib.registry import BASELINES
 from oodlib.run import Run
@@ -50,7 +50,7 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     tables["measurements"] = pd.concat([tables["measurements"], as_measurements(rows + means)], ignore_index=True)
     rollouts = end / ROLLOUTS
     if arm == "rl" and rollouts.exists():
-        tables["rollouts"] = pd.read_parquet(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
+        tables["rollouts"] = read_table(rollouts).assign(stage="rl", arm=arm, from_step=from_step, seed=seed)
     return tables
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from transformers import TrainerCallback
 
+from oodlib.io import read_table
 from oodlib.models.loading import MARK
 from oodlib.tasks import Verdict
 from oodlib.training.setup import Setup
@@ -56,7 +57,7 @@ class _Keeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         earlier = self.record.setup.folder / f"checkpoint-{state.global_step}" / ROLLOUTS
         if earlier.exists():
-            self.record.frames = [pd.read_parquet(earlier)]
+            self.record.frames = [read_table(earlier)]
 
     def on_save(self, args, state, control, **_):
         if not state.is_world_process_zero:

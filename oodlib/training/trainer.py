@@ -17,10 +17,11 @@ import trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from oodlib.config import Config
+from oodlib.io import read_json, read_table
 from oodlib.models.loading import MARK, mix, working_dtype
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import Run
@@ -119,8 +120,8 @@ def fit(trainer: Trainer, folder: Path, save_at: list[int]) -> list[dict[str, fl
 
 def history(folder: Path, step: int) -> list[dict[str, float]]:
     """The log of a finished training, a row a step."""
-    state = TrainerState.load_from_json(str(folder / f"checkpoint-{step}" / "trainer_state.json"))
-    return [row for row in state.log_history if "loss" in row or "reward" in row]
+    state = read_json(folder / f"checkpoint-{step}" / "trainer_state.json")
+    return [row for row in state["log_history"] if "loss" in row or "reward" in row]
 
 
 def watch(trainer: Trainer, folder: Path, start: Path, steps: Collection[int]) -> Trainer:
@@ -141,7 +142,7 @@ def watched(folder: Path, stage: str, arm: str, from_step: int, seed: int) -> tu
     """
     if not (folder / ROTATION).exists():
         return [], pd.DataFrame()
-    found = pd.read_parquet(folder / ROTATION)
+    found = read_table(folder / ROTATION)
     found["metric"] = found["metric"].replace({"angle_left": "rotation", "angle_right": "rotation"})
     matrices, means = found["matrix"].nunique(), found.groupby(["step", "metric"])["value"].mean()
     rows = [(stage, arm, from_step, step, seed, "weights", m, value, matrices) for (step, m), value in means.items()]

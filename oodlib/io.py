@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import reprlib
 import shutil
 import uuid
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from pandas.api.types import is_numeric_dtype
 
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
 
@@ -152,9 +155,10 @@ def clear_error(error: OSError, folder: Path) -> OSError:
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `write` make a file or a folder under another name, then put it in place of `path` in one step."""
     path = Path(path)
-    temporary, old = (path.parent / f".{uuid.uuid4().hex[:8]}-{path.name}" for _ in range(2))
+    temporary, old = (path.parent / f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}" for _ in range(2))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
         write(temporary)
         if path.is_dir():  # a folder cannot be replaced in one step, but it is never there in part
             os.replace(path, old)
@@ -166,6 +170,16 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove from a folder what processes of this machine were writing there when they were killed."""
+    for path in folder.glob(f".{_HOST}-*-????????-*"):
+        process = path.name.split("-")[1]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 # ---- the table of measurements ---------------------------------------------------------------------------

@@ -307,7 +307,7 @@ class Run:
         except OSError as error:
             raise clear_error(error, self.folder) from None
         try:
-            for left in (self.store / "parts").rglob(".????????-*"):  # what a killed process was writing
+            for left in (self.store / "parts").rglob(".????????-*"):  # of killed processes, on any machine
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:

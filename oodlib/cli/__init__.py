@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from oodlib.cli import weights
-from oodlib.cli.output import ShortErrors, console, print_table
+from oodlib.cli.output import ShortErrors, naming, plain, print_table, say
 from oodlib.config import PARAMS, config_names, load_config, read_value
 
 app = typer.Typer(
@@ -51,12 +51,13 @@ def reproduce(
     config = load_config(preset, {**changes, **_assignments(set_)})
     check(config)
     run = Run(config)
-    console.print(f"[bold]{config.preset}[/bold], seed {', '.join(map(str, config.seeds))} -> {run.folder}")
+    seeds = ", ".join(map(str, config.seeds))
+    say(Text.assemble((plain(config.preset), "bold"), f", seed {seeds} -> {plain(run.folder)}"))
     with run.lock(".reproduce.lock"), Meter() as meter:
-        worked = run_notebooks(run, preset, console)
+        worked = run_notebooks(run, preset)
     if worked:
         run.note("all", meter.wall_s, meter.peak_mib)
-    console.print(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
+    say(f"done in {meter.wall_s / 60:.1f} minutes, at most {meter.peak_mib / 1024:.1f} GiB of memory")
     _print_scorecard(run.folder)
     _report(run.folder)
 
@@ -104,16 +105,16 @@ def sweep(
     study = Sweep(Plan(plan), out)
     left, every = len(study.left(phase)), sum(1 for _ in study.plan.cells(phase))
     if not left:
-        console.print(f"{phase}: all done, {every} of {every} in {study.folder}")
+        say(f"{phase}: all done, {every} of {every} in {study.folder}")
         return
-    console.print(f"{phase}: {left} of {every} left -> {study.folder}")
+    say(f"{phase}: {left} of {every} left -> {study.folder}")
     with Run(load_config(study.plan.like), study.folder).lock(), Meter() as meter:
         for cells, rest in study.run(phase, at_once):
             minutes = meter.wall_s / 60
             names = ", ".join(cell.name for cell in cells)
             hence = minutes / (left - rest) * rest
-            console.print(f"  {names} done after {minutes:.0f} min; {rest} left, about {hence:.0f} min")
-    console.print(f"{phase}: all done")
+            say(f"  {names} done after {minutes:.0f} min; {rest} left, about {hence:.0f} min")
+    say(f"{phase}: all done")
 
 
 app.command()(weights.compare)
@@ -162,7 +163,7 @@ def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; m
     """Copy the notebooks, exercises and solutions into a folder of your own, to open in JupyterLab."""
     from oodlib.cli.execute import copy_notebooks
 
-    console.print(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
+    say(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
 
 
 @app.command()
@@ -178,7 +179,7 @@ def base(
     """Train a tiny base model from nothing, as the shipped ones were."""
     from oodlib.models.base import train_base
 
-    console.print(f"saved in {train_base(folder, task, seed, steps, belief)}")
+    say(f"saved in {train_base(folder, task, seed, steps, belief)}")
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, object]:
@@ -201,8 +202,10 @@ def _print_scorecard(folder: Path, markdown: bool = False, sweep: Path | None = 
 
     if not (folder / "hands.parquet").exists():
         raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
-    evidence = Evidence.of(Results(folder), Sweep(folder=sweep).mitigations() if sweep else None)
-    claims = judge(evidence)
+    mitigations = Sweep(folder=sweep).mitigations() if sweep else None
+    with naming(folder):
+        evidence = Evidence.of(Results(folder), mitigations)
+        claims = judge(evidence)
     if markdown:
         print(as_markdown(claims), end="")
         return
@@ -217,16 +220,17 @@ def _print_scorecard(folder: Path, markdown: bool = False, sweep: Path | None = 
         first = next(iter(tests.values()))
         cells = (cell(tests[test]) if test in tests else "–" for test in TESTS)
         rows.append((first.claim, Text.assemble(first.title, "\n", (first.version, "dim")), *cells))
-    console.print(f"Scorecard of {folder}", markup=False)
+    say(f"Scorecard of {folder}")
     print_table(pd.DataFrame(rows, columns=["", "claim", *TESTS.values()]), show_lines=True)
     for c in claims:
-        console.print(f"{c.claim} {TESTS[c.test]}: {c.sentence}", markup=False, highlight=False)
+        say(f"{c.claim} {TESTS[c.test]}: {c.sentence}", highlight=False)
     if len(evidence.seeds) == 1:
-        console.print("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
+        say("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
 
 
 def _report(folder: Path, out: Path | None = None) -> None:
     from oodlib.report import write_report
 
-    path = write_report(folder, out)
-    console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False, markup=False)
+    with naming(folder):
+        path = write_report(folder, out)
+    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)

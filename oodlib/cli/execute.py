@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import papermill
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from oodlib.cli.output import console, say
 from oodlib.config import SHARE
 from oodlib.io import write_whole
 from oodlib.run import STAGES, Job, Run
@@ -23,15 +24,15 @@ NOTEBOOKS = SHARE / "notebooks"
 STAGE_NOTEBOOKS = "0[0-4]_*.ipynb"  # those of one run; 05 and 06 read the sweep
 
 
-def run_notebooks(run: Run, preset: str, console: Console) -> bool:
+def run_notebooks(run: Run, preset: str) -> bool:
     """Execute the notebooks of a run into its folder; whether there was anything left to measure."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with _JobsBar(run, console) as bar:
+    with _JobsBar(run) as bar:
         unfinished = bool(bar.left())
         for notebook in sorted(NOTEBOOKS.glob(STAGE_NOTEBOOKS)):
             start = time.monotonic()
             _execute(notebook, run, preset)
-            console.print(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
+            say(f"  {notebook.name}: {time.monotonic() - start:.0f} s")
     return unfinished
 
 
@@ -81,7 +82,7 @@ def copy_notebooks(folder: Path) -> int:
 class _JobsBar(Progress):
     """A bar of the jobs of all stages; whenever it is drawn it counts those that are done."""
 
-    def __init__(self, run: Run, console: Console):
+    def __init__(self, run: Run):
         self.run, self.jobs = run, [job for stage in STAGES for wave in waves(run.config, stage) for job in wave]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
         super().__init__(*columns, console=console, refresh_per_second=1)

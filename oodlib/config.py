@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,15 +166,25 @@ def load_config(name: str | os.PathLike = "tiny", changes: Mapping[str, Any] | N
     relative to the file, in changes to the working directory; where nothing is there, the other way round.
     """
     path = _path(name)
-    values = _filed(path, ())
+    files = _files(path)
     wanted = _absolute(_nested(changes or {}), Path.cwd(), path.parent)
     try:
-        return _validated(_merged(values, wanted))
+        return _validated(reduce(_merged, [*files.values(), wanted]))
     except ValueError as error:
-        if wanted:
-            load_config(path)  # is it the file that is wrong?
-            raise
-        raise ValueError(f"{path}: {error}") from None
+        values: dict[str, Any] = {}
+        for file, own in files.items():  # the first that has this fault is to be mended
+            values = _merged(values, own)
+            if _fault(values) == str(error):
+                raise ValueError(f"{file}: {error}") from None
+        raise
+
+
+def _fault(values: dict[str, Any]) -> str | None:
+    try:
+        _validated(values)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
@@ -205,26 +216,29 @@ def _resolved(name: str | os.PathLike, folder: Path = Path()) -> Path:
     return path
 
 
-def _filed(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
-    """A file's values over those of the file that it is like; `before`: the files that led here."""
-    if path in before:
-        raise ValueError(f"{path}: `like` goes in a circle: {' -> '.join(p.name for p in (*before, path))}")
-    if not path.exists():
-        where = f" (`like` in {before[-1]})" if before else ""
-        name = path.stem if path.parent == PARAMS else str(path)
-        raise ValueError(f"unknown preset {name!r}{where}: allowed are {', '.join(config_names())}, or a file's path")
-    values = read_yaml(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no parameters: expected sections with their settings")
-    like = values.pop("like", None)
-    values = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
-    if like is None:
-        return values
-    if not isinstance(like, str):
-        raise ValueError(f"{path}: like = {shown(like)}: expected the name of a preset, or a file's path")
-    beside = _resolved(like, path.parent)
-    other = beside if like.endswith((".yaml", ".yml")) and beside.exists() else _path(like)
-    return _merged(_filed(other, (*before, path)), values)
+def _files(path: Path) -> dict[Path, dict[str, Any]]:
+    """The values of a file and of those that it is like, the first that is like no other."""
+    files: dict[Path, dict[str, Any]] = {}
+    while True:
+        if path in files:
+            raise ValueError(f"{path}: `like` goes in a circle: {' -> '.join(p.name for p in (*files, path))}")
+        if not path.exists():
+            where = f" (`like` in {list(files)[-1]})" if files else ""
+            name = path.stem if path.parent == PARAMS else str(path)
+            raise ValueError(
+                f"unknown preset {name!r}{where}: allowed are {', '.join(config_names())}, or a file's path"
+            )
+        values = read_yaml(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds no parameters: expected sections with their settings")
+        like = values.pop("like", None)
+        files[path] = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
+        if like is None:
+            return dict(reversed(files.items()))
+        if not isinstance(like, str):
+            raise ValueError(f"{path}: like = {shown(like)}: expected the name of a preset, or a file's path")
+        beside = _resolved(like, path.parent)
+        path = beside if like.endswith((".yaml", ".yml")) and beside.exists() else _path(like)
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 import reprlib
 import shutil
 import uuid
@@ -141,9 +142,23 @@ def as_png(figure: Any) -> bytes:
     return small.getvalue()
 
 
+def as_os_error(error: Exception) -> OSError | None:
+    """What kept a file from being written, however its writer says so; None where it is something else."""
+    if isinstance(error, OSError):
+        return error
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if re.search(r"PytorchStreamWriter failed|file write failed|Parent directory .* does not exist", str(error)):
+        return OSError(errno.EIO, "a file could not be written, for lack of space or of its folder")
+    return None
+
+
 def clear_error(error: OSError, folder: Path) -> OSError:
     """The same error, said so that a user knows what to do."""
     reasons = {
+        errno.ENOENT: "a folder or file in it is gone",
+        errno.EFBIG: "the file would be larger than allowed",
+        errno.EDQUOT: "no space is left in the quota",
         errno.ENOSPC: "no space is left on the disk",
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "writing there is not allowed",
@@ -163,8 +178,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         if path.is_dir():  # a folder cannot be replaced in one step, but it is never there in part
             os.replace(path, old)
         os.replace(temporary, path)
-    except OSError as error:
-        raise clear_error(error, path.parent) from None
+    except Exception as error:
+        if os_error := as_os_error(error):
+            raise clear_error(os_error, path.parent) from None
+        raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)

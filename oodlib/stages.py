@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from oodlib.config import Config
-from oodlib.io import clear_error
+from oodlib.io import as_os_error, clear_error
 from oodlib.models.sources import model_folder
 from oodlib.provenance import Meter
 from oodlib.registry import BASELINES
@@ -229,8 +229,12 @@ def work(run: Run, job: Job, threads: int) -> Job:
     try:
         tables = getattr(import_module(module), function)(run, job.seed, **job.arguments)
     except Exception as error:  # the writers of weights say a full disk in ways of their own
-        if "No space left" in str(error) or shutil.disk_usage(run.folder).free < 2**20:
+        if not run.folder.exists():
+            raise clear_error(OSError(errno.ENOENT, ""), run.folder) from error
+        if shutil.disk_usage(run.folder).free < 2**20:
             raise clear_error(OSError(errno.ENOSPC, ""), run.folder) from error
+        if not str(error).startswith("cannot write into") and (os_error := as_os_error(error)):
+            raise clear_error(os_error, run.folder) from error
         if isinstance(error, torch.OutOfMemoryError):
             raise RuntimeError(
                 f"{job.name} does not fit into the GPU's memory: {str(error).split('. ')[0]}. What would fit says "

@@ -177,9 +177,15 @@ def base(
     ] = 0.9,
 ) -> None:
     """Train a tiny base model from nothing, as the shipped ones were."""
+    from oodlib.io import write_whole
     from oodlib.models.base import train_base
 
-    say(f"saved in {train_base(folder, task, seed, steps, belief)}")
+    if steps < 1 or not 0 <= belief <= 1:
+        raise ValueError(f"--steps {steps}, --belief {belief}: at least 1, and a share from 0 to 1")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already: choose another folder")
+    write_whole(folder, lambda path: train_base(path, task, seed, steps, belief))
+    say(f"saved in {folder}")
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, object]:

@@ -147,6 +147,50 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
         load_config(path)
 
 
+BOMB = b"a0: &a0 [1]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfel\x00", ["UTF-8"]),
+        (b"like: smoke\n# \x00", ["'\\x00'"]),
+        (b"like: smoke\nsft: " + b"[" * 5000, ["nested"]),
+        (b"like: smoke\nsft: {options: &a {b: *a}}", ["holds itself"]),
+        (b"like: smoke\n" + BOMB, ["more than"]),
+        (b"like: smoke\nseed: 2024-99-99", ["mine.yaml"]),
+        (b"like: smoke\nseed: !!int x", ["mine.yaml"]),
+        (b"like: smoke\n1: 2", ["keys should be strings"]),
+        (b"like: smoke\nsft: {1: 2}", ["keys should be strings"]),
+        (b"like: [smoke]", ["like = ['smoke']"]),
+        (b"like: \"\\0.yaml\"", ["cannot be a path"]),
+        (b"like: smoke\nmodel: {source: \"~nobody-at-all/x\"}", ["cannot be a path"]),
+        (b"like: smoke\nsft: {step: 3}", ["mine.yaml: unknown setting sft.step"]),
+        (b"like: smoke\nrl: {kl: .inf}", ["mine.yaml: rl.kl = inf"]),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_configuration_are_one_line_that_names_the_file(tmp_path, content, words):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert all(word in message for word in words) and "\n" not in message and len(message) < 1000, message
+
+
+def test_the_file_of_a_chain_that_is_wrong_is_the_one_that_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("like: smoke\nsft: {batch_size: no}\n")
+    (tmp_path / "b.yaml").write_text("like: a.yaml\nrl: {clip: 0.3}\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: sft\.batch_size"):
+        load_config(tmp_path / "b.yaml")
+    (tmp_path / "a.yaml").write_text("\ufefflike: smoke\r\nsft: {batch_size: 8}\r\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^rl\.clip"):
+        load_config(tmp_path / "b.yaml", {"rl.clip": -1})
+    assert load_config(tmp_path / "b.yaml").sft.batch_size == 8
+
+
 def test_an_unknown_preset_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'nope'.*smoke.*tiny"):
         load_config("nope")

@@ -1,7 +1,10 @@
 """A user's own data: files and checkers are read as they are meant, faults are named, and every stage runs on them."""
 
 import json
+import time
+from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +96,9 @@ def test_prompts_and_answers_in_both_styles(data):
         ([line(label="a"), line(), line(label="a")], ["line 3", "label 'a'", "line 1"]),
         ([line(answer="five")], ["line 1", "No number"]),
         (["", " "], ["id.jsonl", "empty"]),
+        (['{"prompt": "a", "completion": "5", "answer": 5, "answer": 6}'], ["line 1", "'answer'", "twice"]),
+        (['{"prompt": "a", "completion": "5", "answer": {"b": 1, "b": 2}}'], ["line 1", "'b'", "twice"]),
+        (["[" * 5000], ["line 1", "JSON"]),
     ],
 )
 def test_a_fault_in_a_file_is_named_with_its_line(data, lines, words):
@@ -125,6 +131,24 @@ def test_wrong_options_are_named_with_what_is_allowed(data, changes, words):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1", "cp1251"])
+def test_a_file_in_another_encoding_is_named(data, encoding):
+    options = data()
+    Path(options["id"]).write_bytes(
+        line("é Ж".encode(encoding, "ignore").decode(encoding), label="é").encode(encoding, "replace") + b"\xe9"
+    )
+    with pytest.raises(ValueError, match=r"id\.jsonl cannot be read: it is not UTF-8 text"):
+        get_task("jsonl", options)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_a_byte_order_mark_is_nothing(data, tmp_path):
+    options = data()
+    Path(options["id"]).write_text("\ufeff" + line(), encoding="utf-8")
+    assert get_task("jsonl", options).split("id")[0].completion == "5"
+    with pytest.raises(ValueError, match=r"cannot be read: Is a directory"):
+        get_task("jsonl", {**options, "ood": str(tmp_path)})
+
+
 def test_the_card_game_takes_no_options(data):
     with pytest.raises(ValueError, match=r"task.options = .*'general_points' takes none"):
         load_config("smoke", {"task.options": data()})
@@ -147,10 +171,68 @@ def test_the_card_game_takes_no_options(data):
         (3, "1,2,3", True),
         (0.5, "it is .5", True),
         (2000, "2e3", True),
+        (0.1, "0.10", True),
+        (9007199254740993, "9007199254740992", False),
+        (5, "5 (version 1.2.3)", False),
+        (10, "1..10", True),
+        (50, "50%", True),
+        (0.5, "50%", False),
+        (14, "3,14", True),
+        (10, "10² cm²", True),
+        (5, "½ of ten is 5", True),
+        ("1/2", "0.5", True),
+        ("1/2", "2", False),
+        (2, "1/2", False),
+        (-0.75, "x = -3/4", True),
+        (1, "333333333333333333333/333333333333333333333", True),
+        (2024, "on 3/4/2024", True),
     ],
 )
 def test_number_takes_the_last_number(answer, text, right):
     assert number(answer, text) is right
+
+
+@pytest.mark.parametrize("minus", "-−‐‑‒–﹣－")
+def test_every_minus_sign_is_one_right_before_a_number_and_a_dash_elsewhere(minus):
+    assert number(-3, f"x = {minus}3") and number(-3, f"{minus}3") and number(f"{minus}3", "-3")
+    assert (
+        number(24, f"10{minus}24") and number(3, f"a{minus}3") and number(3, f"(2){minus}3") and number(3, f"{minus} 3")
+    )
+
+
+@pytest.mark.parametrize("mark", [",", "，", "٬", "'", "’", "_", "\u00a0", "\u2007", "\u2009", "\u202f"])
+def test_groups_of_thousands_are_set_off_by_one_sign(mark):
+    assert number(1234567.5, f"it is 1{mark}234{mark}567.5") and number(-1234, f"-1{mark}234")
+    assert number(5678, f"1{mark}5678") and number(12, f"1{mark}12")
+    assert mark == "," or not number(1234567, f"1{mark}234;567")
+
+
+def test_a_plain_space_parts_two_numbers():
+    assert number(123, "in 2024 123") and number(234, "1 234")
+
+
+@pytest.mark.parametrize("zero", "0٠۰०０𝟎")
+def test_digits_of_any_script_count(zero):
+    digits = [chr(ord(zero) + n) for n in range(10)]
+    assert number(1207, digits[1] + digits[2] + digits[0] + digits[7]) and number(0.5, f"{digits[0]}．{digits[5]}")
+
+
+@pytest.mark.parametrize("text", ["", "five", "²", "½", "Ⅷ", "①", "五", "−", "1/0", "\ud800", "."])
+def test_what_holds_no_number_cannot_be_read(text):
+    with pytest.raises(ValueError, match=r"[Nn]umber"):
+        number(5, text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["1", "1,", "1,234,", "/1", "1/", "-", "−", ".", "1.", "٣", "1e", "e9", "\u2009123", "1'234/"], ids=ascii
+)
+def test_number_takes_at_most_a_millisecond_a_kilobyte(text):
+    text *= 300_000 // len(text)
+    start = time.process_time()
+    with suppress(ValueError):
+        number(7, text)
+    assert time.process_time() - start < len(text.encode()) / 1e6
 
 
 def test_exact_is_equality_of_text_without_white_space_around():
@@ -175,6 +257,11 @@ def test_what_a_checker_says_becomes_outcome_and_reward(judge, body, outcome, re
 
 def test_an_empty_text_is_malformed_and_no_checker_is_asked(judge):
     assert judge("return True")(" \n") == Verdict("malformed", -3.0, "No answer was found.")
+
+
+def test_whatever_a_checker_raises_is_told_with_its_name_and_the_line(judge):
+    with pytest.raises(RuntimeError, match=r"my_checker_.*check.*'line 1': KeyError: 'x'"):
+        judge("return {}['x']")("5")
 
 
 @pytest.mark.parametrize("body", ["return 7", "return None", "return float('nan')", "return Verdict('good', 5.0, '')"])

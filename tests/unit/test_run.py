@@ -111,6 +111,69 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
+def test_what_a_killed_process_was_writing_is_gone_after_the_next_write(tmp_path):
+    def write():
+        write_whole(tmp_path / "part", lambda p: (p.mkdir(), (p / "half").touch(), os.kill(os.getpid(), 9)))
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    process.join()
+    assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
+    write_whole(tmp_path / "other", lambda p: p.write_text("x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_this_process_is_writing_is_left_alone(tmp_path):
+    def write(p):
+        p.write_text("x")
+        write_whole(tmp_path / "other", lambda q: q.write_text("y"))
+
+    write_whole(tmp_path / "one", write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "I/O error: No space left on device (os error 28)",
+        "PytorchStreamWriter failed writing file data/0: file write failed",
+    ],
+)
+def test_whatever_a_writer_raises_for_lack_of_space_is_told_as_such(tmp_path, error):
+    class Strange(Exception):
+        pass
+
+    def write(path):
+        raise Strange(error)
+
+    with pytest.raises(OSError, match=r"cannot write into .*space.*; what was there is untouched"):
+        write_whole(tmp_path / "x", write)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("manifest.json", b"[]", "expected a dict"),
+        ("manifest.json", b'{"stages": [1]}', "stages: input should be a valid dictionary"),
+        ("manifest.json", b"{}", "no splits"),
+        ("manifest.json", b'{"splits": {"trained": {}}}', r"splits\.trained\.name: field required"),
+        ("manifest.json", b"[" * 99999, "nested too deeply"),
+        ("manifest.json", '{"preset": "é"}'.encode("latin-1"), "not UTF-8"),
+        ("measurements.csv", b"", "cannot be read"),
+        ("measurements.csv", b"a,b\n1,2\n", "no column stage, arm"),
+        ("measurements.csv", b",".join(map(str.encode, COLUMNS)) + b"\nsft,a,0,0,1,id,b,0.1x,3\n", "column value"),
+        ("hands.parquet", b"PAR1" * 9, "cannot be read"),
+        ("hands.parquet", b"version https://git-lfs.github.com/spec/v1\n", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_a_run_is_one_line_that_names_it(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    results = Results(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name}\b.*{words}") as caught:
+        _ = results.splits if name == "manifest.json" else results.table(name.split(".")[0])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_is_replaced_whole(tmp_path):
     def write(word):
         def make(folder):

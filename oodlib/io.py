@@ -99,9 +99,10 @@ def read_json(path: Path, default: Any = None) -> Any:
     another type than the default."""
     if default is not None and not path.exists():
         return default
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        value = json.loads(text)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply") from None

@@ -128,6 +128,7 @@ def load() -> None:
     import oodlib.report
     import oodlib.spectral.comparison
     import oodlib.spectral.stage
+    import oodlib.tasks.jsonl
     import oodlib.training.arms
     import oodlib.training.sft  # noqa: F401
 

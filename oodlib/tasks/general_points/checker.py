@@ -4,6 +4,9 @@ Time is linear in the length of the text, whatever the text; memory is too. Rewa
 protocol: 5 for a correct formula; otherwise -3 for each grammar fault (a token that cannot follow the one
 before it, a bracket without a partner), or -3 alone for characters that no formula has; -2 for numbers
 not in the hand or used too often, -2 for numbers left out; -1 for a wrong value and no other fault.
+
+A formula has the characters that the prompt asks for: ASCII digits, + - * / and round brackets, with blanks between.
+Other minus and times signs, full-width digits, powers, decimals and separators are characters that no formula has.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def digest(value: Any) -> str:
 
 
 def one_line(text: object) -> str:
-    """Text as one line, for a message; so are errors of other libraries."""
-    return " ".join(str(text).split())
+    """Text, or what an error says, as one line for a message; its kind where it says nothing."""
+    return " ".join(str(text).split()) or type(text).__name__
 
 
 def shown(value: object) -> str:
@@ -77,7 +77,7 @@ def read_table(path: Path, numbers: Iterable[str] = (), texts: Iterable[str] = (
     try:
         frame = pd.read_csv(content) if path.suffix == ".csv" else pd.read_parquet(content)
     except Exception as error:  # pandas and pyarrow have many
-        raise ValueError(f"{path} cannot be read: {one_line(error) or type(error).__name__}") from None
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if absent := [name for name in (*texts, *numbers) if name not in frame]:
         raise ValueError(f"{path}: no column {', '.join(absent)}")
     for name in numbers:

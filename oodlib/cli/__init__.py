@@ -163,7 +163,7 @@ def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; m
     """Copy the notebooks, exercises and solutions into a folder of your own, to open in JupyterLab."""
     from oodlib.cli.execute import copy_notebooks
 
-    say(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}", highlight=False)
+    say(f"{copy_notebooks(folder)} notebooks in {folder}: jupyter lab {folder}")
 
 
 @app.command()
@@ -229,7 +229,7 @@ def _print_scorecard(folder: Path, markdown: bool = False, sweep: Path | None = 
     say(f"Scorecard of {folder}")
     print_table(pd.DataFrame(rows, columns=["", "claim", *TESTS.values()]), show_lines=True)
     for c in claims:
-        say(f"{c.claim} {TESTS[c.test]}: {c.sentence}", highlight=False)
+        say(f"{c.claim} {TESTS[c.test]}: {c.sentence}")
     if len(evidence.seeds) == 1:
         say("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
 
@@ -239,4 +239,4 @@ def _report(folder: Path, out: Path | None = None) -> None:
 
     with naming(folder):
         path = write_report(folder, out)
-    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -28,7 +28,8 @@ def plain(text: object, besides: str = "") -> str:
 
 def say(text: str | Text, **options: Any) -> None:
     """Print text as it is: brackets and all else that a name may hold mean nothing."""
-    console.print(text if isinstance(text, Text) else plain(text), markup=False, **options)
+    how = {"markup": False, "highlight": False, "soft_wrap": True, **options}  # whole names, that can be copied
+    console.print(text if isinstance(text, Text) else plain(text), **how)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress, track
 from rich.text import Text
 
-from oodlib.cli.output import console, print_table
+from oodlib.cli.output import console, plain, print_table, say
 
 CHECKPOINT = "a folder of safetensors, a PEFT adapter folder, a .gguf file, ORG/NAME[@REVISION] on the hub, or `tiny`"
 COUNT = "directions, a number or a share such as 20%"
@@ -71,7 +71,7 @@ def compare(
     if rows:
         print_table(pd.DataFrame(rows))
         console.print("?: the change is larger than the spectrum's gap at k; a few swapped directions may do that")
-    _say(f"tables, arrays and figures are in {out}")
+    say(f"tables, arrays and figures are in {out}")
 
 
 def restore(
@@ -113,17 +113,12 @@ def restore(
     finite = [change for change in changes if math.isfinite(change)]  # a zero matrix has no norm
     mean = sum(finite) / max(1, len(finite))
     edited = f"{len(moved)} matrices edited; {len(changes)} of them changed"
-    _say(f"{edited}, by {mean:.1%} of their norm on average -> {out}")
+    say(f"{edited}, by {mean:.1%} of their norm on average -> {out}")
 
 
 def _remark(checkpoint: str, remarks: dict[str, str]) -> None:
     for name, reason in remarks.items():
-        _say(Text.assemble((checkpoint, "yellow"), f": {name}: {reason}"))
-
-
-def _say(text: str | Text) -> None:
-    """Print a line as it is: names may have brackets, and are not cut."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(Text.assemble((plain(checkpoint), "yellow"), plain(f": {name}: {reason}")))
 
 
 def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
@@ -139,7 +134,7 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
     changed = middle[middle["change_ratio"] > 0]
     if same := len(middle) - len(changed):
         rest = "; what follows is of the others" if len(changed) else ""
-        _say(f"{name}: {same} of {len(middle)} matrices are unchanged{rest}")
+        say(f"{name}: {same} of {len(middle)} matrices are unchanged{rest}")
     if changed.empty:
         return None
     row = {"checkpoint": name, "leading": f"{middle['share'].median():.0%}"}
@@ -147,7 +142,7 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
         row[head] = form.format(changed[column].mean()) if changed[column].notna().all() else ""
     for most in changed.nlargest(3, "angle").itertuples():
         sure = "" if most.gap_supports else " ?"
-        _say(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}")
+        say(f"{name}: turned most: {most.matrix}, {most.angle:.1f}°{sure}")
     return row
 
 

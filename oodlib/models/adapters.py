@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodlib.io import digest, read_object
+from oodlib.io import digest, one_line, read_object
 from oodlib.models.names import HEADS, adapted, key_of, place_of, unwrapped
-from oodlib.models.weights import Safetensors, Weights, one_line
+from oodlib.models.weights import Safetensors, Weights
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PLAIN = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # initialisations that leave the base as it is

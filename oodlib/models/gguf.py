@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oodlib.io import one_line
 from oodlib.models.names import from_gguf, place_of
-from oodlib.models.weights import FLOATS, Weights, one_line, refuse_pointer
+from oodlib.models.weights import FLOATS, Weights, refuse_pointer
 
 # Converters interleave the rows of each head of q and k for some architectures, and leave those of others as they are.
 INTERLEAVED = ("llama",)

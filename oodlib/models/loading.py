@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from oodlib.io import read_object, write_whole
+from oodlib.io import one_line, read_object, write_whole
 from oodlib.models.adapters import CONFIG, FILE, base_of, merge
 from oodlib.models.checkpoints import open_text
-from oodlib.models.weights import INDEX, beside, device, one_line
+from oodlib.models.weights import INDEX, beside, device
 
 MARK = "complete"  # an empty file in a checkpoint's folder, written after everything else in it
 NOT_KEPT = ("trainer_state.json", CONFIG, INDEX, MARK)  # of weights as they were

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.io import digest, read_object
+from oodlib.io import digest, one_line, read_object
 from oodlib.models.names import adapted, is_stack, item_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
@@ -140,11 +140,6 @@ class Safetensors(Weights):
     def _item(self, name: str, index: int) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:
             return tensors.get_slice(name)[index]
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line; its kind where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_pointer(file: Path) -> None:

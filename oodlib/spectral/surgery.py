@@ -24,11 +24,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oodlib.io import write_json, write_whole
+from oodlib.io import one_line, write_json, write_whole
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import EMBEDDINGS, HEADS, VISION, is_stack, item_of, matrices, place_of
 from oodlib.models.pairs import left_out, pair_up
-from oodlib.models.weights import Safetensors, beside, device, one_line
+from oodlib.models.weights import Safetensors, beside, device
 from oodlib.spectral.svd import Count, Spectrum, as_matrix, as_spectrum, check_same_shape, count_of
 from oodlib.stages import NULLS
 from oodlib.tasks import check_choice

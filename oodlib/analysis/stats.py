@@ -17,7 +17,7 @@ from scipy import stats
 from oodlib.tasks import Cloze, Splits
 
 LEVEL = 0.95
-CLOZE = "cloze_"  # what the splits of clozes begin with
+BY_OLD_RULE = {"old_rule": "accuracy", "old_numbers": "numbers_read"}  # the same measures where the rule is SFT's
 RESAMPLES = 2000
 
 
@@ -125,14 +125,15 @@ def beliefs(measurements: pd.DataFrame, clozes: Sequence[Cloze]) -> pd.DataFrame
     rule: the split whose rule the prompt states, or "none". value: the probability that a symbol counts for what the
     rule of the split `under` says, the mean over symbols; n: the clozes.
     """
-    table = measurements[(measurements["stage"] == "sft") & measurements["split"].str.startswith(CLOZE)]
+    rules = {cloze.split: cloze.rule for cloze in clozes}
+    table = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(rules)]
     rows = []
     for under in clozes[0].under:
         says = {f"{c.symbol}={c.under[under]}" for c in clozes}
         same = table[table["metric"].isin(says)].groupby(["seed", "step", "split"])
         rows.append(same.agg(value=("value", "mean"), n=("n", "sum")).reset_index().assign(under=under))
     found = pd.concat(rows, ignore_index=True)
-    return found.assign(rule=found["split"].str.removeprefix(CLOZE)).drop(columns="split")
+    return found.assign(rule=found["split"].map(rules)).drop(columns="split")
 
 
 def nearer_to_peak(angles: pd.DataFrame) -> pd.DataFrame:

@@ -260,6 +260,10 @@ class Sweep:
         done = self.manifest["cells"]
         return [cell for cell in self.plan.cells(phase) if done.get(cell.name, {}).get("mark") != cell.mark]
 
+    def begun(self, phase: str) -> bool:
+        """Whether a cell of a phase is measured with its present settings."""
+        return len(self.left(phase)) < sum(1 for _ in self.plan.cells(phase))
+
     def run(self, phase: str, at_once: int = 2) -> Iterator[tuple[list[Cell], int]]:
         """Run what is left of a phase; yields the cells just done and how many are left.
 

@@ -165,10 +165,10 @@ def beliefs(
     for cloze in clozes:
         context = as_text(cloze.prompt, tokenizer) + cloze.begun
         chances = continuation_probabilities(model, tokenizer, context, list(cloze.values.values()))
-        found.setdefault((cloze.rule, cloze.symbol), []).append(chances)
+        found.setdefault((cloze.split, cloze.symbol), []).append(chances)
     return [
-        (f"cloze_{rule}", f"{symbol}={value}", chance, len(several))
-        for (rule, symbol), several in found.items()
+        (split, f"{symbol}={value}", chance, len(several))
+        for (split, symbol), several in found.items()
         for value, chance in zip(clozes[0].values, torch.stack(several).mean(0).tolist(), strict=True)
     ]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodlib.analysis.claims import PAPER
-from oodlib.analysis.stats import CLOZE, bands
+from oodlib.analysis.stats import BY_OLD_RULE, bands
 from oodlib.analysis.stats import beliefs as belief_table
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, OUTCOME_COLOURS, WIDTH
@@ -77,7 +77,7 @@ def corners(measurements: pd.DataFrame, splits: Splits) -> Figure:
     figure, axes = _panels(splits)
     for split, axis in axes.items():
         curves = dict(list(data[data["split"] == split.name].groupby("metric")))
-        for old, new in (("old_rule", "accuracy"), ("old_numbers", "numbers_read")):
+        for old, new in BY_OLD_RULE.items():
             if old in curves and np.array_equal(curves[old]["mean"], curves[new]["mean"]):
                 del curves[old]
         for metric, rows in curves.items():
@@ -166,7 +166,7 @@ def beliefs(measurements: pd.DataFrame, clozes: Sequence[Cloze], splits: Splits)
     rule's values where the prompt states that rule and where it states none."""
     figure, (before, along) = plt.subplots(1, 2, figsize=(WIDTH, 4.6), width_ratios=(1, 1.3), layout="constrained")
     sft = measurements[measurements["stage"] == "sft"]
-    base = sft[(sft["step"] == 0) & (sft["split"] == f"{CLOZE}none")]
+    base = sft[(sft["step"] == 0) & sft["split"].isin({cloze.split for cloze in clozes if cloze.rule == "none"})]
     marks = dict(zip(dict.fromkeys(cloze.symbol for cloze in clozes), "os^Dv", strict=False))
     for symbol, mark in marks.items():
         rows = base[base["metric"].str.startswith(f"{symbol}=")]

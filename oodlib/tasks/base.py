@@ -116,6 +116,11 @@ class Cloze:
     values: Mapping[int, str]
     under: Mapping[str, int]
 
+    @property
+    def split(self) -> str:
+        """What the tables call the clozes with this rule."""
+        return f"cloze_{self.rule}"
+
 
 class Task(Protocol):
     """What the rest of oodlib asks of a task. Problems are the task's own, immutable type.

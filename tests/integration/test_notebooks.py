@@ -198,7 +198,7 @@ def test_papermill_with_a_configuration_s_file_gives_no_warning(reproduced, tmp_
 
 @pytest.mark.parametrize(("name", "phase"), [("05_when_does_rl_heal", "confirm"), ("06_mitigations", "mitigations")])
 def test_the_sweep_s_notebooks_draw_from_the_committed_tables(name, phase, tmp_path):
-    if len(Sweep().left(phase)) == len(list(Sweep().plan.cells(phase))):
+    if not Sweep().begun(phase):
         pytest.skip("no cell of this phase is measured yet")
     outputs = execute(FOLDER / f"{name}.ipynb", tmp_path / "out.ipynb")
     assert pictures(outputs) >= 2

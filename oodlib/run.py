@@ -36,6 +36,7 @@ from oodlib.io import (
     first_fault,
     read_json,
     read_table,
+    shown,
     write_figure,
     write_json,
     write_table,
@@ -116,6 +117,7 @@ class Manifest(BaseModel):
     settings: dict[str, dict[str, Any]] = {}
     splits: Splits | None = None
     stages: dict[str, dict[str, Any]] = {}
+    runs: list[dict[str, Any]] = []  # of a merged run: what the manifests of those it was made of say of their code
 
 
 class Results:
@@ -354,3 +356,62 @@ class Run:
         """Keep a small text file in the run's folder, if what it says was measured there."""
         if self.own:
             write_text(self.folder / name, text)
+
+
+def merge(folders: list[Path], out: Path) -> Results:
+    """Put the tables of runs that differ in their seeds alone into a new folder, as one run of all these seeds.
+
+    For seeds that were measured apart, on machines without a common disk. The manifest says of each run which
+    seeds it had and what measured it; a stage's times add up. ValueError, one line, for what is no finished run, for
+    runs that differ in more than their seeds, and for seeds that occur twice.
+    """
+    runs = {Path(folder): Results(folder) for folder in folders}
+    manifests = {folder: results.manifest for folder, results in runs.items()}
+    if len(runs) < 2:
+        raise ValueError("merge: give the folders of at least two runs")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already: choose another folder")
+    (first, model), *others = manifests.items()
+    if not model.get("stages"):
+        raise ValueError(f"{first} holds no finished run (no stage in manifest.json)")
+    seeds = list(model["seeds"])
+    for folder, manifest in others:
+        for name in dict.fromkeys((*_facts(model), *_facts(manifest))):
+            one, other = (_facts(m).get(name, "not measured") for m in (model, manifest))
+            if one != other:
+                raise ValueError(f"{folder}: {name} is {shown(other)}, in {first} {shown(one)}")
+        if twice := sorted({*seeds} & {*manifest["seeds"]}):
+            raise ValueError(f"{folder}: seed {twice[0]} is measured in another of these runs too")
+        seeds += manifest["seeds"]
+    tables = {
+        name: [r.table(name) for r in runs.values() if (r.folder / file).exists()] for name, file in TABLES.items()
+    }
+    every, shared = manifests.values(), ("settings", "splits")
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        for name, frames in tables.items():
+            if frames:
+                write_table(folder / TABLES[name], pd.concat(frames, ignore_index=True))
+        stages = {}
+        for stage in model["stages"]:
+            notes = [m["stages"][stage] for m in every if stage in m["stages"]]
+            if len(notes) == len(every):
+                seconds, mib = sum(n.get("wall_s", 0) for n in notes), max(n.get("peak_mib", 0) for n in notes)
+                stages[stage] = {**notes[0], "wall_s": round(seconds, 1), "peak_mib": mib}
+        heads = [head for m in every for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
+        write_json(folder / "manifest.json", {**model, "seeds": seeds, "stages": stages, "runs": heads})
+
+    write_whole(out, write)
+    return Results(out)
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs that are merged must have in common, by name: settings, the task's splits, each stage's method."""
+    settings = {f"{s}.{name}": v for s, values in manifest.get("settings", {}).items() for name, v in values.items()}
+    methods = {
+        f"the method of {name}": about.get("method")
+        for name, about in manifest.get("stages", {}).items()
+        if name in STAGES
+    }
+    return {**settings, "splits": manifest.get("splits"), **methods}

@@ -146,6 +146,23 @@ def report(
 
 
 @app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs that differ in their seeds alone.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the run of all seeds.")],
+) -> None:
+    """Make one run out of several with other seeds, which need not have shared a machine, and print its scorecard."""
+    from oodlib.analysis.claims import as_json
+    from oodlib.analysis.claims import scorecard as judge
+    from oodlib.analysis.evidence import Evidence
+    from oodlib.io import write_text
+    from oodlib.run import merge as merged
+
+    results = merged(runs, out)
+    write_text(out / "scorecard.json", as_json(judge(Evidence.of(results))))
+    _print_scorecard(out)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="A name in params/, or the path of a YAML file.")] = None,
 ) -> None:

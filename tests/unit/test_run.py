@@ -11,7 +11,7 @@ import pytest
 
 from oodlib.config import load_config
 from oodlib.io import COLUMNS, write_whole
-from oodlib.run import STAGES, Job, Results, Run
+from oodlib.run import STAGES, Job, Results, Run, merge
 from oodlib.stages import ensure, waves
 
 JOB = Job("sft/seed-10/step-0", "sft", "oodlib.training.sft:measure", 10, {"step": 0})
@@ -263,6 +263,46 @@ def test_the_manifest_forgets_only_the_stages_whose_settings_changed(tiny_run):
     other = tiny_run({"rl.kl": 0.1})
     other.note("rotation", 1.0, 1.0)
     assert set(Results(run.folder).manifest["stages"]) == {"sft", "surgery", "rotation"}
+
+
+def measured(run, seed, value):
+    """A finished run of one seed whose SFT says one value."""
+    job = replace(JOB, name=f"sft/seed-{seed}/step-0", seed=seed)
+    run.finish(job, {"measurements": rows(value=value).assign(seed=seed)})
+    run.note("sft", 2.0, float(seed))
+    run.collect([job])
+    return run.folder
+
+
+def test_runs_of_other_seeds_become_one_that_says_where_each_seed_was_measured(tmp_path):
+    def run(seed, folder, **changes):
+        return Run(load_config("smoke", {"seed": seed, **changes}), tmp_path / folder)
+
+    folders = [measured(run(seed, f"run-{seed}"), seed, seed / 100) for seed in (10, 11, 12)]
+    both = merge(folders[:2], tmp_path / "both")
+    three = merge([both.folder, folders[2]], tmp_path / "three")
+    table = three.table("measurements", "sft")
+    assert table["seed"].tolist() == [10, 11, 12] and table["value"].tolist() == [0.1, 0.11, 0.12]
+    manifest = three.manifest
+    assert manifest["seeds"] == [10, 11, 12] and [head["seeds"] for head in manifest["runs"]] == [[10], [11], [12]]
+    assert manifest["stages"]["sft"]["wall_s"] == 6.0 and manifest["stages"]["sft"]["peak_mib"] == 12
+    assert all(head["stages"]["sft"]["tree"] for head in manifest["runs"])
+    assert three.holds("sft", run(10, "x").settings("sft"), [10, 11, 12])
+
+    other = measured(run(13, "other", **{"sft.learning_rate": 2e-3}), 13, 0.5)
+    (tmp_path / "empty").mkdir()
+    for folders_, words in {
+        (folders[0], other): ["other", "sft.learning_rate", "0.002"],
+        (both.folder, folders[0]): ["run-10", "seed 10"],
+        (folders[0],): ["at least two"],
+        (tmp_path / "empty", folders[0]): ["empty", "no finished run"],
+    }.items():
+        with pytest.raises(ValueError) as caught:
+            merge(list(folders_), tmp_path / "new")
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="holds something already"):
+        merge(folders[:2], both.folder)
 
 
 @pytest.mark.parametrize(

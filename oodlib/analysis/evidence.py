@@ -92,8 +92,10 @@ class Evidence:
 
     def changing(self, *changes: str) -> Split:
         """The split that changes exactly this, such as "rule" or "numbers"; Missing where the task has none."""
-        if not (split := self.splits.changing(*changes)):
-            raise Missing(f"the task has no split that changes the {' and the '.join(changes)} alone")
+        if not changes or not (split := self.splits.changing(*changes)):
+            raise Missing(
+                f"the task has no split that changes {' and '.join(f'the {c}' for c in changes) or 'that'} alone"
+            )
         return split
 
     def scores(self, split: Split, column: str = "correct") -> list[Scores]:

@@ -107,7 +107,7 @@ def evaluate(
             "tries": np.int8([len(e.verdicts) for e in episodes]),
             "reward": np.float32([v.reward for v in last]),
             "loss": losses.astype(np.float32),
-            **{name: [bool(v.measures[name]) for v in last] for name in last[0].measures},
+            **{name: [v.measures[name] for v in last] for name in last[0].measures},
         }
     )
 

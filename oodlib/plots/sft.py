@@ -20,6 +20,7 @@ from oodlib.tasks import OUTCOMES, Cloze, Split, Splits
 PAPER_HANDS = 234  # on which the paper measures
 MEASURES = {  # of an answer: what figures call it, mark and line
     "numbers_read": ("numbers read", {"marker": "s", "linestyle": "--"}),
+    "right_steps": ("right steps", {"marker": "s", "linestyle": "--"}),
     "accuracy": ("right", {"marker": "o", "linewidth": 2.2}),
     "old_numbers": ("old numbers", {"marker": "D", "linestyle": "-."}),
     "old_rule": ("right, old rule", {"marker": "^", "linestyle": ":"}),

@@ -85,15 +85,15 @@ class Verdict:
 
     Attributes:
         outcome: one of `OUTCOMES`; where an answer has several faults, the rightmost of that list.
-        reward: the paper's reward, 5 for a correct answer, the sum of the faults (negative) otherwise.
+        reward: the paper's reward for the task: of cards 5 for a correct answer, else the sum of the faults (negative).
         message: a sentence fit to be shown to the player, who may then try again.
-        measures: further measures of the answer by name, each 0 or 1; the same names for every answer of a task.
+        measures: further measures of the answer by name, each from 0 to 1; the same names for every answer of a task.
     """
 
     outcome: Outcome
     reward: float
     message: str
-    measures: Mapping[str, bool] = field(default_factory=dict, compare=False)
+    measures: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

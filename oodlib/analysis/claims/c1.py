@@ -50,13 +50,14 @@ def _dip(e: Evidence) -> str:
 
 
 def baselines(e: Evidence) -> Finding:
-    """Is the rule forgotten, or the numbers? The paper reads the fall as a loss of OOD ability as a whole; then a new
-    rule is lost whichever numbers it needs. Estimate: the fall of accuracy from the OOD peak to the end where the rule
-    alone is new, less the fall where the numbers alone are new. Supported (the rule is lost): the former is above 0 and
-    the estimate above -5 points. Not supported: the former is not above 0, or the estimate is below -5 points (the
-    numbers are lost, and the rule is lost less or not at all), with the whole interval.
+    """Is the rule forgotten, or the numbers (in navigation: the words)? The paper reads the fall as a loss of OOD
+    ability as a whole; then a new rule is lost whichever numbers it needs. Estimate: the fall of accuracy from the OOD
+    peak to the end where the rule alone is new, less the fall where the numbers alone are new. Supported (the rule is
+    lost): the former is above 0 and the estimate above -5 points. Not supported: the former is not above 0, or the
+    estimate is below -5 points (the numbers are lost, the rule less or not at all), with the whole interval.
     """
-    rule, numbers = e.changing("rule"), e.changing("numbers")
+    rule = e.changing("rule")
+    numbers = e.changing(*(change for change in e.splits.headline.changes if change != "rule"))
 
     def fell(s: Scores, fall: Fall) -> float:
         return s[e.sft(fall.peak)] - s[e.sft(e.end)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from oodlib.io import write_whole
+from oodlib.io import read_table, write_whole
 from oodlib.models.adapters import is_wrapped, merged
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import Place, is_beside, is_stack, place_of, unwrapped
@@ -102,7 +102,7 @@ class RotationCallback(TrainerCallback):
         for reference, where in self._given.items():
             self._references[reference] = self._opened(reference, where, shapes)
         if state.global_step and self.file.exists():
-            old = pd.read_parquet(self.file)
+            old = read_table(self.file, ["step"])
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
 
     def _opened(self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]]) -> Callable[[str], Tensor]:

@@ -1,0 +1,201 @@
+"""How far a model has moved from its base: in what it says, in its hidden states and in its weights.
+
+The measures of the debate on what predicts forgetting, side by side on one system: `MEASURES` has each with its source.
+What is said and the hidden states are those of ID prompts: a practitioner has no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from oodlib.models.names import matrices
+from oodlib.spectral.angles import compare
+from oodlib.spectral.svd import count_of, spectrum
+
+TOLERANCE = 1e-5  # a weight that changed by no more is unchanged (arXiv:2505.11711)
+LEADING = 0.25  # share of a matrix's directions, and of its weights, that count as principal
+MEASURES = {
+    "kl_from_base": "nats an answer: KL(base || model) over the base's own answers (arXiv:2509.04259)",
+    "kl_to_base": "nats an answer: KL(model || base) over the model's own answers (arXiv:2509.04259)",
+    "entropy": "nats a token of the model's own answers",
+    "margin": "probability of the likeliest token less that of the next, mean over the model's own answers' tokens",
+    "cka": "linear centred kernel alignment of the hidden states with the base's, last layer (Kornblith et al. 2019)",
+    "mmd": "squared maximum mean discrepancy of the hidden states, Gaussian kernel (Gretton et al. 2012)",
+    "frechet": "Fréchet distance of Gaussians fitted to the hidden states (Dowson & Landau 1982)",
+    "weight_change": "Frobenius norm of the change of all weights / that of the base's",
+    "angle": "radians: mean principal angle of the leading quarter of directions, all matrices of the layers",
+    "value_change": "mean relative change of the singular values, all matrices of the layers",
+    "unchanged": "share of the weights that changed by 1e-5 or less in float32 (arXiv:2505.11711)",
+    "unchanged_bfloat16": "share of the weights that are the same number in bfloat16 (arXiv:2505.11711)",
+    "principal": "share of the weights changed in bfloat16 that are principal: among the largest quarter of the base's "
+    "best approximation of a quarter of its rank (arXiv:2511.08567); chance: 0.25",
+}
+
+
+# ---- what is said ----------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def answer_divergence(
+    one: PreTrainedModel,
+    other: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    size: int = 64,
+) -> np.ndarray:
+    """KL(one || other) of each answer, in nats [answers]: the sum over its tokens of the exact KL of the next word.
+
+    The answers are to be drawn from `one`; then the mean is an unbiased estimate of the divergence of whole answers.
+    """
+    found = np.zeros(len(answers))
+    for chosen, ids, mask, given in _batches(prompts, answers, size):
+        p, q = (_next_words(model, ids, mask) for model in (one, other))
+        by_token = (p.exp() * (p - q)).sum(-1).cpu() * given
+        found[chosen] = by_token.sum(1).double().numpy()
+    return found
+
+
+@torch.inference_mode()
+def answer_certainty(
+    model: PreTrainedModel, prompts: Sequence[list[int]], answers: Sequence[list[int]], size: int = 64
+) -> tuple[float, float]:
+    """Mean entropy (nats) and mean margin of the likeliest over the next word, at the tokens of answers."""
+    entropy = margin = tokens = 0.0
+    for _, ids, mask, given in _batches(prompts, answers, size):
+        p = _next_words(model, ids, mask)
+        top = p.exp().topk(2, -1).values
+        entropy += float((-(p.exp() * p).sum(-1).cpu() * given).sum())
+        margin += float(((top[..., 0] - top[..., 1]).cpu() * given).sum())
+        tokens += float(given.sum())
+    return entropy / max(tokens, 1.0), margin / max(tokens, 1.0)
+
+
+def _batches(
+    prompts: Sequence[list[int]], answers: Sequence[list[int]], size: int
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """Batches of like length: which rows, their tokens and mask [rows, width], and which of the next words [rows,
+    width - 1] are the answer's."""
+    order = sorted(range(len(answers)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        rows = [torch.tensor([*prompts[i], *answers[i]]) for i in chosen]
+        ids = pad_sequence(rows, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        place = torch.arange(ids.shape[1] - 1)
+        first = torch.tensor([[len(prompts[i]) - 1] for i in chosen])
+        last = torch.tensor([[len(row) - 1] for row in rows])
+        yield chosen, ids, mask, ((place >= first) & (place < last)).float()
+
+
+def _next_words(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities of the next word at each place but the last, [rows, width - 1, words], float32."""
+    read = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    return read.logits[:, :-1].float().log_softmax(-1)
+
+
+# ---- hidden states ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def hidden_states(model: PreTrainedModel, prompts: Sequence[list[int]], size: int = 64) -> Tensor:
+    """The states at the last token of each prompt, [layers + 1, prompts, width], float64; the first are embeddings."""
+    parts, order = [], sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), size):
+        rows = [torch.tensor(prompts[i]) for i in order[start : start + size]]
+        ids = pad_sequence(rows, batch_first=True).to(model.device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
+        states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        last = mask.sum(1) - 1
+        parts.append(torch.stack([s[torch.arange(len(rows)), last] for s in states]).double().cpu())
+    return torch.cat(parts, 1)[:, np.argsort(order)]
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear CKA of two sets of states [n, p] and [n, q] of the same inputs: 1 where one is a turned, scaled other."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    shared = (y.T @ x).square().sum()
+    return float(shared / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """Unbiased estimate of the squared MMD of two samples [n, p] and [m, p]; may be below 0.
+
+    Gaussian kernel; its width is the median distance between two different states of x.
+    """
+    n, m = len(x), len(y)
+    within = torch.pdist(x)
+    width = within.median().clamp(min=1e-12)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2)).exp()
+
+    own_x = (kernel(x, x).sum() - n) / (n * (n - 1))
+    own_y = (kernel(y, y).sum() - m) / (m * (m - 1))
+    return float(own_x + own_y - 2 * kernel(x, y).mean())
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Fréchet distance of the Gaussians with the means and covariances of two samples [n, p] and [m, p].
+
+    |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)), rooted; the last trace is the sum of the singular values of the
+    product of the centred samples, which needs no covariance of full rank.
+    """
+    a, b = ((s - s.mean(0)) / (len(s) - 1) ** 0.5 for s in (x, y))
+    apart = (x.mean(0) - y.mean(0)).square().sum()
+    squared = apart + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    return float(squared.clamp(min=0).sqrt())
+
+
+def moved_along(x: Tensor, y: Tensor, count: int = 2) -> list[float]:
+    """How far the mean state went from x to y along the first principal components of x, in states' units."""
+    components = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:count]
+    signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()  # else they are arbitrary
+    return ((components * signs) @ (y.mean(0) - x.mean(0))).tolist()
+
+
+# ---- weights ---------------------------------------------------------------------------------------------
+
+
+def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """The measures of the weights of `MEASURES`, of two state dicts with the same names and shapes."""
+    moved = whole = total = still = same = 0.0
+    for name, old in before.items():
+        old, new = old.float(), after[name].float()
+        moved += float((new - old).double().square().sum())
+        whole += float(old.double().square().sum())
+        still += float(((new - old).abs() <= TOLERANCE).sum())
+        same += float((new.bfloat16() == old.bfloat16()).sum())
+        total += old.numel()
+    angles, changes, changed, principal = [], [], 0.0, 0.0
+    for name in matrices(before):
+        first = spectrum(before[name], name)
+        both = compare(first, after[name], count_of(LEADING, len(first.values)), name)
+        angles += [*both.angles_left, *both.angles_right]
+        changes += [*both.relative_change]
+        updated = after[name].float().bfloat16() != before[name].float().bfloat16()
+        changed += float(updated.sum())
+        principal += float((updated & _principal(before[name]).to(updated.device)).sum())
+    return {
+        "weight_change": (moved / whole) ** 0.5,
+        "angle": float(np.mean(angles)),
+        "value_change": float(np.mean(changes)),
+        "unchanged": still / total,
+        "unchanged_bfloat16": same / total,
+        "principal": principal / changed if changed else LEADING,
+    }
+
+
+def _principal(weight: Tensor) -> Tensor:
+    """Which weights of a matrix [m, n] are among the largest quarter of its best approximation of a quarter rank."""
+    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
+    k = count_of(LEADING, len(s))
+    size = ((u[:, :k] * s[:k]) @ v[:k]).abs().flatten()
+    chosen = torch.zeros(len(size), dtype=torch.bool)
+    chosen[size.topk(round(LEADING * len(size))).indices.cpu()] = True
+    return chosen.reshape(weight.shape)

@@ -1,0 +1,173 @@
+"""Drift from the base, against closed forms, brute force and scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from scipy.stats import entropy
+
+from oodlib.models.loading import load_model
+from oodlib.models.sources import model_folder
+from oodlib.spectral.drift import (
+    LEADING,
+    MEASURES,
+    answer_certainty,
+    answer_divergence,
+    frechet_distance,
+    hidden_states,
+    linear_cka,
+    moved_along,
+    squared_mmd,
+    weight_drift,
+)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The tiny base, and the same with noise on every weight."""
+    one, tokenizer = load_model(model_folder("tiny"))
+    other, _ = load_model(model_folder("tiny"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.05 * weight.std() * torch.randn(weight.shape, generator=generator)
+    return one, other, tokenizer
+
+
+PROMPTS = ["J = 10 Q = 10 K = 10 ; cards 2 3 4 6 ; make 24 ; as json :\n", "cards A 2 3 4 ; make 24 ; as json :\n"]
+ANSWERS = ["2 * 3 * 4", "1 * 2 * 3 * 4 = 24"]
+
+
+def tokens(tokenizer, texts):
+    return [tokenizer(text)["input_ids"] for text in texts]
+
+
+def next_words(model, ids):
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].double().softmax(-1).numpy()
+
+
+def test_the_divergence_of_an_answer_is_the_sum_over_its_tokens(pair):
+    one, other, tokenizer = pair
+    prompts, answers = tokens(tokenizer, PROMPTS), tokens(tokenizer, ANSWERS)
+    wanted = [
+        sum(
+            entropy(next_words(one, p + a)[place], next_words(other, p + a)[place])
+            for place in range(len(p) - 1, len(p + a) - 1)
+        )
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    for size in (1, 2):
+        np.testing.assert_allclose(answer_divergence(one, other, prompts, answers, size), wanted, rtol=1e-4)
+    assert np.abs(answer_divergence(one, one, prompts, answers)).max() < 1e-6
+
+
+def test_over_all_answers_of_two_words_it_is_the_divergence_of_answers(pair):
+    one, other, tokenizer = pair
+    (prompt,), words = tokens(tokenizer, PROMPTS[:1]), range(len(tokenizer))
+    first = [next_words(model, prompt)[-1] for model in (one, other)]
+    second = [np.stack([next_words(model, [*prompt, w])[-1] for w in words]) for model in (one, other)]
+    p, q = (f[:, None] * s for f, s in zip(first, second, strict=True))
+    estimate = answer_divergence(one, other, [prompt] * len(words), [[w, 0] for w in words])
+    assert first[0] @ estimate == pytest.approx(entropy(p.ravel(), q.ravel()), rel=1e-3)
+
+
+def test_certainty_is_that_of_the_answers_tokens(pair):
+    one, _, tokenizer = pair
+    prompts, answers = tokens(tokenizer, PROMPTS), tokens(tokenizer, ANSWERS)
+    rows = np.concatenate(
+        [next_words(one, p + a)[len(p) - 1 : len(p + a) - 1] for p, a in zip(prompts, answers, strict=True)]
+    )
+    top = np.sort(rows, axis=1)
+    wanted = entropy(rows, axis=1).mean(), (top[:, -1] - top[:, -2]).mean()
+    np.testing.assert_allclose(answer_certainty(one, prompts, answers), wanted, rtol=1e-4)
+
+
+def test_hidden_states_are_those_at_the_last_token(pair):
+    one, _, tokenizer = pair
+    prompts = tokens(tokenizer, PROMPTS)
+    found = hidden_states(one, prompts)
+    for i, prompt in enumerate(prompts):
+        with torch.inference_mode():
+            states = one(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+        for layer, state in enumerate(states):
+            torch.testing.assert_close(found[layer, i].float(), state[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_cka_sees_neither_a_turn_nor_a_scale_and_is_the_share_of_common_variance():
+    rng = np.random.default_rng(0)
+    x, turn = torch.tensor(rng.normal(size=(50, 6))), np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    assert linear_cka(x, 3 * x @ torch.tensor(turn) + 1) == pytest.approx(1)
+    y = torch.tensor(rng.normal(size=(50, 4)))
+    a, b = (np.cov(np.hstack([x, y]).T)[i, j] for i, j in ((slice(6), slice(6)), (slice(6, 10), slice(6, 10))))
+    between = np.cov(np.hstack([x, y]).T)[:6, 6:]
+    assert linear_cka(x, y) == pytest.approx((between**2).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+
+
+def test_mmd_is_the_mean_over_pairs():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(7, 3)), rng.normal(1, 1, size=(5, 3))
+    distances = [np.linalg.norm(x[i] - x[j]) for i in range(7) for j in range(i)]
+    width = np.sort(distances)[(len(distances) - 1) // 2]  # torch's median: the lower of the middle two
+
+    def k(a, b):
+        return np.exp(-((a - b) ** 2).sum() / (2 * width**2))
+
+    wanted = np.mean([k(x[i], x[j]) for i in range(7) for j in range(7) if i != j])
+    wanted += np.mean([k(y[i], y[j]) for i in range(5) for j in range(5) if i != j])
+    wanted -= 2 * np.mean([k(a, b) for a in x for b in y])
+    assert squared_mmd(torch.tensor(x), torch.tensor(y)) == pytest.approx(wanted)
+    same = [squared_mmd(*torch.tensor(rng.normal(size=(2, 30, 3)))) for _ in range(200)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(200), "unbiased: 0 on average where nothing differs"
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 5), (10, 30)])
+def test_the_frechet_distance_is_that_of_the_covariances(n, p):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(n, p)), rng.normal(0.5, 2, size=(n, p))
+    a, b = np.cov(x.T), np.cov(y.T)
+    wanted = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert frechet_distance(torch.tensor(x), torch.tensor(y)) == pytest.approx(wanted**0.5, rel=1e-3)
+    assert frechet_distance(torch.tensor(x), torch.tensor(x)) < 1e-6
+    assert frechet_distance(torch.tensor(x), torch.tensor(x + 3)) == pytest.approx(3 * p**0.5, abs=1e-6)
+
+
+def test_the_way_of_the_mean_lies_along_the_components_of_the_base():
+    rng = np.random.default_rng(3)
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    x = rng.normal(size=(500, 8)) * [9, 5, *[1] * 6] @ axes.T
+    found = moved_along(torch.tensor(x), torch.tensor(x + 2 * axes[:, 0] - 3 * axes[:, 1]))
+    np.testing.assert_allclose(np.abs(found), [2, 3], rtol=0.1)
+
+
+def test_drift_of_weights_against_numpy(pair):
+    one, _, _ = pair
+    before = {name: weight.detach() for name, weight in one.state_dict().items()}
+    generator = torch.Generator().manual_seed(1)
+    after = {}
+    for name, weight in before.items():  # a third of the weights stay, a third move too little for bfloat16
+        kind = torch.randint(3, weight.shape, generator=generator)
+        after[name] = weight + (kind == 1) * weight * 1e-4 + (kind == 2) * weight * 0.2
+    found = weight_drift(before, after)
+    old = np.concatenate([w.numpy().ravel() for w in before.values()]).astype(float)
+    new = np.concatenate([w.numpy().ravel() for w in after.values()]).astype(float)
+    assert found["weight_change"] == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-6)
+    assert found["unchanged"] == pytest.approx((np.abs((new - old).astype(np.float32)) <= 1e-5).mean(), abs=2e-3)
+    assert found["unchanged_bfloat16"] == pytest.approx(2 / 3, abs=0.02)
+    assert abs(found["principal"] - LEADING) < 0.02, "weights chosen at random are principal by chance"
+    assert 0 < found["angle"] < np.pi / 2 and found["value_change"] > 0
+    assert set(found) <= set(MEASURES)
+    nothing = weight_drift(before, before)
+    assert nothing["weight_change"] == 0 and nothing["unchanged"] == nothing["unchanged_bfloat16"] == 1
+
+
+def test_an_update_of_the_principal_weights_alone_is_seen():
+    weight = torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    u, s, v = np.linalg.svd(weight.numpy().astype(float), full_matrices=False)
+    k = max(1, round(LEADING * 30))
+    size = np.abs((u[:, :k] * s[:k]) @ v[:k])
+    chosen = torch.tensor(size > np.quantile(size, 1 - LEADING / 2))
+    assert weight_drift({name: weight}, {name: weight + chosen * 0.1 * weight.sign()})["principal"] == 1
+    others = torch.tensor(size < np.quantile(size, 0.5))
+    assert weight_drift({name: weight}, {name: weight + others * 0.1 * weight.sign()})["principal"] == 0

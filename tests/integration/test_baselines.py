@@ -15,6 +15,7 @@ from oodlib.registry import BASELINES
 from oodlib.tasks import Verdict, get_task
 from oodlib.training.baselines.negatives import wrong_alone
 from oodlib.training.baselines.rejection_sampling_fresh import right_alone
+from oodlib.training.baselines.sft_nearest import nearest_answers
 from oodlib.training.ppo import PPOTrainer
 from oodlib.training.record import ROLLOUTS
 from oodlib.training.rl import make_trainer
@@ -158,6 +159,28 @@ def test_fresh_samples_come_from_the_model_as_it_is_and_on_rl_s_problems(make):
     assert (fresh["answer"] == plain["answer"])[first].all() and (fresh["answer"] != plain["answer"])[~first].any()
 
 
+def test_the_nearest_right_answers_are_drawn_as_the_start_finds_them_probable(tiny_run, tmp_path):
+    config = tiny_run({**SMALL, "rl.prompts": 2, "rl.samples": 400}).config
+    model, tokenizer = load_model(model_folder("tiny"))
+    setup = Setup(model, tokenizer, TASK, config, 10, tmp_path)
+    drawn = nearest_answers(setup).to_pandas()
+    assert len(drawn) == setup.samples and config.rl.steps * 2 * 400 == setup.samples
+    for problem in setup.problems()[:4]:
+        prompt, log_p = TASK.prompt(problem, "compact"), {}
+        for answer in TASK.answers(problem, "compact"):
+            assert TASK.verify(problem, answer).outcome == "correct"
+            asked, given = tokenizer(prompt)["input_ids"], [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
+            with torch.inference_mode():
+                logits = model(torch.tensor([asked + given])).logits[0, len(asked) - 1 : -1].double()
+            log_p[answer] = float(logits.log_softmax(-1)[range(len(given)), given].sum())
+        shares = pd.Series(log_p).sub(max(log_p.values())).pipe(np.exp)
+        shares /= shares.sum()
+        found = drawn.loc[drawn["prompt"] == prompt, "completion"].value_counts(normalize=True)
+        assert set(found.index) <= set(shares.index)
+        far = (found.reindex(shares.index, fill_value=0) - shares).abs()
+        assert (far < 4.5 * np.sqrt(shares * (1 - shares) / 400) + 1e-9).all()
+
+
 def test_an_entropy_bonus_raises_entropy(make):
     """All answers are wrong, so that GRPO alone changes nothing; the second update sees the first one's answers."""
     task = Coin()
@@ -198,6 +221,8 @@ def test_what_a_baseline_ignores_changes_none_of_its_numbers(make, arm, changes)
 def test_a_configuration_that_a_baseline_does_not_fit_is_refused(tiny_run):
     with pytest.raises(ValueError, match=r"model\.lora"):
         BASELINES.get("ppo").check(tiny_run({"model.lora": {"r": 2}}).config)
+    with pytest.raises(ValueError, match="rank has none"):
+        BASELINES.get("sft_nearest").check(tiny_run({"task.name": "rank"}).config)
     with pytest.raises(ValueError, match="scale_rewards"):
         BASELINES.get("negatives").check(tiny_run({"rl.options": {"scale_rewards": "none"}}).config)
 
@@ -207,8 +232,14 @@ def test_every_baseline_says_what_it_learns_from_and_has_a_colour_of_its_own():
     groups = {kind: {n for n, b in found.items() if b.information == kind} for kind in ("equal", "more", "none")}
     assert groups == {
         "equal": {"rejection_sampling", "rejection_sampling_fresh"},
-        "more": {"sft_continued"},
+        "more": {"sft_continued", "sft_nearest"},
         "none": {"averaging", "interpolation_base"},
     }
-    assert {n for n, b in found.items() if not b.counts} == {"negatives", "entropy_bonus", "ppo", "slow_rl"}
+    assert {n for n, b in found.items() if not b.counts} == {
+        "negatives",
+        "entropy_bonus",
+        "ppo",
+        "slow_rl",
+        "sft_nearest",
+    }
     assert all(a.colour != b.colour and a.label != b.label for a, b in combinations(found.values(), 2))

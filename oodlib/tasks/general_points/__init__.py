@@ -160,11 +160,13 @@ class GeneralPoints:
         found = solutions(tuple(sorted(problem.numbers)), problem.target)
         if not found:
             raise ValueError(f"{' '.join(problem.cards)} cannot make {problem.target} under this rule")
-        formula = found[rng.integers(len(found))]
-        if style == "compact":
-            return compact_answer(problem, formula, "json")
-        fields = {"cards": list(problem.cards), "numbers": list(problem.numbers), "formula": formula}
-        return [{"role": "assistant", "content": json.dumps(fields)}]
+        return _answer(problem, found[rng.integers(len(found))], style)
+
+    def answers(self, problem: Problem, style: str) -> list[str | list[dict[str, str]]]:
+        """Every right answer, one for each formula that the solver finds."""
+        check_choice("prompt style", style, STYLES)
+        found = solutions(tuple(sorted(problem.numbers)), problem.target)
+        return [_answer(problem, formula, style) for formula in found]
 
     def verify(self, problem: Problem, text: str) -> Verdict:
         """Judge an answer: the last "formula" field of a JSON-like object in it, else it is malformed.
@@ -253,6 +255,13 @@ class GeneralPoints:
         found = solutions(tuple(sorted(numbers)))
         formula = found[rng.integers(len(found))]
         return [*dialogue, compact_answer(problem, formula, given)]
+
+
+def _answer(problem: Problem, formula: str, style: str) -> str | list[dict[str, str]]:
+    if style == "compact":
+        return compact_answer(problem, formula, "json")
+    fields = {"cards": list(problem.cards), "numbers": list(problem.numbers), "formula": formula}
+    return [{"role": "assistant", "content": json.dumps(fields)}]
 
 
 # The compact style: words with spaces between, for a model whose tokens are such words. Of its formats

@@ -74,6 +74,8 @@ def sft_trainer(run: Run, seed: int) -> SFTTrainer:
     if config.model.lora:
         model = adapted(model, config.model.lora)
     data = demonstrations(run.task, config, seed, config.sft.steps * config.sft.batch_size)
+    if mitigation.data:
+        data = mitigation.data(data, run.task, config, seed)
     options = settings(
         run.checkpoints(seed),
         seed,
@@ -82,10 +84,12 @@ def sft_trainer(run: Run, seed: int) -> SFTTrainer:
         **batch_options(config, config.sft.batch_size),
         lr_scheduler_type=config.sft.schedule,
         warmup_steps=config.sft.warmup_steps,
+        **mitigation.options,
         **config.sft.options,
     )
+    weigh = mitigation.weigh and mitigation.weigh(model, config)
     penalty = mitigation.penalty and mitigation.penalty(model, config)
-    return supervised(model, tokenizer, data, options, penalty)
+    return supervised(model, tokenizer, data, options, weigh, penalty)
 
 
 def measure(run: Run, seed: int, step: int) -> dict[str, pd.DataFrame]:

@@ -229,15 +229,33 @@ def demonstrations(task: Task, config: Config, seed: int, n: int) -> Dataset:
     )
 
 
-class PenalisedTrainer(SFTTrainer):
-    """SFT with another term added to the loss: `penalty`, a function of a batch's inputs."""
+class MitigatedTrainer(SFTTrainer):
+    """SFT with another loss: a weight for each token of an answer, a term added, or both.
 
-    penalty: Callable[[Any], Tensor]
+    Attributes:
+        weigh: of a batch's inputs and its tokens' log-probabilities [rows, width - 1], the weight of each token's loss;
+            no gradient flows through it.
+        penalty: of a batch's inputs, what is added; of several parts of a batch the mean.
+    """
+
+    weigh: Callable[[Any, Tensor], Tensor] | None = None
+    penalty: Callable[[Any], Tensor] | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        penalty = self.penalty(inputs)  # first, for TRL may take things out of the inputs
+        added = 0.0
+        if self.penalty:  # first, for TRL may take things out of the inputs
+            parts = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            added = self.penalty(inputs) / parts
+        if self.weigh and not return_outputs:
+            outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)  # as TRL's own loss does
+            weights = self.weigh(inputs, outputs.log_probs.detach())
+            tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = -(weights * outputs.log_probs).sum() / torch.as_tensor(tokens).clamp(min=1)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes
+            return loss + added
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return (found[0] + penalty, found[1]) if return_outputs else found + penalty
+        return (found[0] + added, found[1]) if return_outputs else found + added
 
 
 def supervised(
@@ -245,14 +263,15 @@ def supervised(
     tokenizer: Any,
     data: Dataset,
     options: dict[str, Any],
+    weigh: Callable[[Any, Tensor], Tensor] | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
 ) -> SFTTrainer:
-    """TRL's SFTTrainer over prompt-completion pairs, the loss on the completion alone (plus a penalty)."""
+    """TRL's SFTTrainer over prompt-completion pairs, the loss on the completion alone (see `MitigatedTrainer`)."""
     ours = {"completion_only_loss": True, "packing": False, "max_length": None, "dataset_num_proc": None}
-    kind = PenalisedTrainer if penalty else SFTTrainer
+    kind = MitigatedTrainer if weigh or penalty else SFTTrainer
     trainer = kind(model=model, args=SFTConfig(**{**ours, **options}), train_dataset=data, processing_class=tokenizer)
-    if penalty:
-        trainer.penalty = penalty
+    if weigh or penalty:
+        trainer.weigh, trainer.penalty = weigh, penalty
     return trainer
 
 

@@ -3,25 +3,30 @@
 import numpy as np
 import pytest
 import torch
+from transformers import PrinterCallback, TrainerCallback
 
 from oodlib.models.loading import MARK, is_adapter, load_model, load_weights, mix
 from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.registry import BASELINES, MITIGATIONS
+from oodlib.run import Run
 from oodlib.tasks import Verdict, get_task
 from oodlib.training.baselines.format_reward import by_format
 from oodlib.training.baselines.random_reward import shuffled
+from oodlib.training.mitigations.iw_sft import weigh as iw_weigh
 from oodlib.training.mitigations.kl import kl
+from oodlib.training.mitigations.psft import Clip
 from oodlib.training.mitigations.rpsft import LeadingBlocks
+from oodlib.training.mitigations.shrink_intruders import shrunk
 from oodlib.training.setup import Setup
-from oodlib.training.sft import PLAIN, measure, train
-from oodlib.training.trainer import averaged_steps
+from oodlib.training.sft import PLAIN, measure, sft_trainer, train
+from oodlib.training.trainer import averaged_steps, demonstrations
 
 TASK = get_task("general_points")
 
 
 def with_mitigation(make, name, changes=None):
-    weight = {"rpsft": 10.0, "rpsft_released": 10.0, "kl": 1.0}.get(name, 0.0)
+    weight = {"rpsft": 10.0, "rpsft_released": 10.0, "kl": 1.0, "asft": 1.0, "l2": 10.0}.get(name, 0.0)
     return make({**PLAIN, "sft.mitigation": name, "sft.mitigation_weight": weight, **(changes or {})})
 
 
@@ -37,7 +42,8 @@ def test_every_mitigation_leaves_checkpoints_that_differ_from_plain_sft(tiny_run
         assert set(mine) == set(theirs)
         same = all(torch.equal(mine[n], theirs[n]) for n in mine)
         if name == "none" or (step == 4 and name != "early_stopping"):  # which may keep the last checkpoint
-            assert same == (name in ("none", "averaging"))  # so early a checkpoint is averaged with none
+            # so early a checkpoint is averaged with none, and has no new directions
+            assert same == (name in ("none", "averaging", "shrink_intruders"))
     rows = measure(run, 10, 4)["measurements"]
     assert set(TASK.splits.names) < set(rows["split"]) and rows["value"].notna().all()
     before = load_weights(run.sft_weights(10, 4))
@@ -82,6 +88,114 @@ def test_rpsft_holds_the_leading_block_during_training(tiny_run):
     train(free, 10)
     train(held, 10)
     assert moved(held) < 0.7 * moved(free)
+
+
+def gradients(run, micro_batch=None):
+    """The gradient of each tensor in the first two updates of SFT, and its loss."""
+    trainer, found = sft_trainer(run if micro_batch is None else run_with(run, micro_batch), 10), []
+
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model, **_):
+            found.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+
+    trainer.add_callback(Keep())
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return found, [row["loss"] for row in trainer.state.log_history if "loss" in row], trainer
+
+
+def run_with(run, micro_batch):
+    return Run(run.config.changed({"machine.micro_batch": micro_batch}), run.folder)
+
+
+@pytest.mark.parametrize("name", ["kl", "asft", "l2", "iw_sft", "psft"])
+def test_a_mitigation_s_gradient_does_not_depend_on_how_the_batch_is_cut(tiny_run, name):
+    run = with_mitigation(tiny_run, name, {"sft.warmup_steps": 0})
+    (whole, losses, _), (parts, again, _) = gradients(run), gradients(run, 2)
+    if name == "psft":  # its older model is renewed by parts of batches: only the first update is the same
+        whole, parts, losses, again = whole[:1], parts[:1], losses[:1], again[:1]
+    np.testing.assert_allclose(losses[:3], again[:3], rtol=5e-3)  # later ones part by rounding
+    for one, other in zip(whole[:2], parts[:2], strict=True):
+        for tensor in one:
+            torch.testing.assert_close(one[tensor], other[tensor], rtol=2e-2, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["dft", "iw_sft", "psft"])
+def test_weighed_losses_are_those_of_their_formulas(tiny_run, name):
+    """The first update's gradient, at the base itself: every weight is 1 but DFT's, the token's probability."""
+    run = with_mitigation(tiny_run, name, {"sft.warmup_steps": 0, "sft.steps": 4})
+    found, _, _ = gradients(run)
+    model, _ = load_model(model_folder("tiny"), to_train=True)
+    trainer = sft_trainer(with_mitigation(tiny_run, name), 10)
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["labels"][:, 1:]
+    log_p = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    log_p = log_p.gather(2, labels.clamp(min=0)[..., None])[..., 0][labels != -100]
+    weights = log_p.exp().detach() if name == "dft" else 1.0
+    (-(weights * log_p).sum() / len(log_p)).backward()
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+    scale = min(1.0, trainer.args.max_grad_norm / float(norm))
+    for tensor, weight in model.named_parameters():
+        torch.testing.assert_close(found[0][tensor], scale * weight.grad, rtol=1e-2, atol=1e-5)
+
+
+def test_importance_weights_are_capped_means_of_an_answer(monkeypatch):
+    model, _ = load_model(model_folder("tiny"))
+    inputs = {"labels": torch.tensor([[-100, 5, 6, 7], [-100, -100, 8, 9]])}
+    base = torch.tensor([[-1.0, -2.0, -3.0], [0.0, -4.0, -4.0]])
+    monkeypatch.setattr("oodlib.training.mitigations.iw_sft.answer_log_probs", lambda *_: base)
+    weights = iw_weigh(model, None)(inputs, base + torch.tensor([[0.3, 0.6, 0.9], [0.0, 3.0, 4.0]]))
+    np.testing.assert_allclose(weights[0], np.exp(0.6), rtol=1e-5)
+    np.testing.assert_allclose(weights[1], 16.0, rtol=1e-5)
+
+
+def test_the_clip_leaves_tokens_alone_that_have_become_likely(monkeypatch):
+    model, _ = load_model(model_folder("tiny"))
+    clip, older = Clip(model), torch.tensor([[-1.0, -1.0, -1.0]])
+    monkeypatch.setattr("oodlib.training.mitigations.psft.answer_log_probs", lambda *_: older)
+    ratios = torch.tensor([[0.5, 1.27, 1.29]])
+    np.testing.assert_allclose(clip({}, older + ratios.log()), [[0.5, 1.27, 0]], rtol=1e-5)
+
+
+def test_replay_puts_the_wanted_share_of_the_base_s_dialogues_among_the_demonstrations(tiny_run):
+    config = with_mitigation(tiny_run, "replay", {"sft.mitigation_share": 0.2}).config
+    plain = demonstrations(TASK, config, 10, 2000)
+    mixed = MITIGATIONS.get("replay").data(plain, TASK, config, 10)
+    replayed = [a != b for a, b in zip(plain["prompt"], mixed["prompt"], strict=True)]
+    assert 0.17 < np.mean(replayed) < 0.23 and len(mixed) == 2000
+    faces = [p.startswith("J = 11 Q = 12 K = 13") for p, new in zip(mixed["prompt"], replayed, strict=True) if new]
+    assert np.mean(faces) > 0.8, "the believer's pretraining"
+    with pytest.raises(ValueError, match="known for the tiny bases alone"):
+        MITIGATIONS.get("replay").data(plain, TASK, config.changed({"task.prompt_style": "chat"}), 10)
+
+
+def test_the_spectral_filter_leaves_a_change_of_low_rank(tiny_run):
+    run = with_mitigation(tiny_run, "spectral_filter", {"sft.mitigation_share": 1 / 64})
+    train(run, 10)
+    plain = Run(run.config.changed(PLAIN), run.folder, run.store)
+    base, free, end = (load_weights(f) for f in (model_folder("tiny"), *(r.sft_weights(10, 4) for r in (plain, run))))
+    for name in base:
+        change, kept = ((w[name] - base[name]).double() for w in (free, end))
+        if name not in matrices(base):
+            assert torch.equal(kept, change)
+            continue
+        u, s, v = np.linalg.svd(change.numpy())
+        k = max(1, round(min(change.shape) / 64))
+        np.testing.assert_allclose(kept, (u[:, :k] * s[:k]) @ v[:k], atol=1e-6)
+
+
+def test_intruders_are_shrunk_and_nothing_else_is():
+    rng = np.random.default_rng(0)
+    u, v = (torch.tensor(np.linalg.qr(rng.normal(size=(20, 20)))[0]) for _ in range(2))
+    values = torch.tensor([9.0, 7.0, 5.0, *[1e-3] * 9, *[0.0] * 8])
+    before = (u[:, :12] * values[:12]) @ v[:, :12].T
+    intruder = 8.0 * torch.outer(u[:, 15], v[:, 15])  # outside the span of the base's left vectors that matter
+    old = torch.linalg.svd(before)[0]
+    match = (old.T @ u[:, 15]).abs().max()
+    found = shrunk(before, before + intruder, 4 / 20, 0.75)
+    wanted = before + (0.75 if match < 0.5 else 1.0) * intruder
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(shrunk(before, before, 4 / 20, 0.75), before, atol=1e-9)
 
 
 def test_kl_is_scipy_s():

@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodlib.config import Config
+from oodlib.tasks import Task
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A way to fine-tune: by a term of the loss, another model to train, or an edit of finished checkpoints.
+    """A way to fine-tune: by other demonstrations, another loss, another model to train, or an edit of checkpoints.
 
     Attributes:
         label: what figures and tables call it.
+        data: (demonstrations, task, config, seed) -> as many demonstrations, columns prompt and completion.
+        options: of TRL's SFTConfig.
+        weigh: (model, config) -> a function of a batch's inputs and its tokens' log-probabilities, whose values weigh
+            the tokens' loss (see `trainer.MitigatedTrainer`).
         penalty: (model, config) -> a function of a batch's inputs, whose value is added to the loss.
         prepare: (model, config) -> the model to train.
         edit: (step, sft, config, seed) -> a checkpoint's tensors; `sft(step)` is the folder of plain SFT's weights.
@@ -29,6 +35,9 @@ class Mitigation:
     """
 
     label: str
+    data: Callable[[Dataset, Task, Config, int], Dataset] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    weigh: Callable[[nn.Module, Config], Callable[[Any, Tensor], Tensor]] | None = None
     penalty: Callable[[nn.Module, Config], Callable[[Any], Tensor]] | None = None
     prepare: Callable[[nn.Module, Config], nn.Module] | None = None
     edit: Callable[[int, Callable[[int], Path], Config, int], dict[str, Tensor]] | None = None

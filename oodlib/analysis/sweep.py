@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+from joblib import Parallel, delayed
 from pydantic import BaseModel, Field, ValidationError
 from scipy.stats import skew
 
@@ -38,6 +39,7 @@ from oodlib.io import (
 from oodlib.provenance import Meter, describe_machine
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import NUMBERS, STAGES, TEXTS, Run
+from oodlib.spectral.drift import measure_drift
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, check_choice, get_task
 
@@ -54,6 +56,7 @@ class Cell:
     condition: str
     config: Config
     stages: tuple[str, ...]
+    drift: int = 0  # ID prompts on which the drift from the base is measured
 
     @property
     def name(self) -> str:
@@ -61,8 +64,8 @@ class Cell:
 
     @property
     def mark(self) -> str:
-        methods = [STAGES[stage].method for stage in self.stages]
-        return digest([Run(self.config).settings(*self.stages), methods])[:16]
+        decisive = [Run(self.config).settings(*self.stages), [STAGES[stage].method for stage in self.stages]]
+        return digest(decisive + [self.drift] * bool(self.drift))[:16]
 
 
 class _Part(BaseModel, extra="forbid", strict=True):
@@ -79,6 +82,7 @@ class _Block(_Part):
     conditions: Annotated[list[str], Field(min_length=1)]
     starts: list[int] | None = None
     baselines: list[str] = []
+    drift: Annotated[int, Field(ge=0)] = 0
 
 
 class _Phase(_Part):
@@ -133,7 +137,8 @@ class Plan:
             for block in self.phases[phase]["blocks"]:
                 stages = ("sft", "rl") if "starts" in self.blocks[block] else ("sft",)
                 for condition in self.blocks[block]["conditions"]:
-                    yield Cell(block, condition, self.config(condition, seed, block), stages)
+                    config = self.config(condition, seed, block)
+                    yield Cell(block, condition, config, stages, self.blocks[block].get("drift", 0))
 
     def seeds(self, phase: str) -> list[int]:
         check_choice("phase", phase, tuple(self.phases))
@@ -283,9 +288,13 @@ class Sweep:
         run = Run(config, work / "runs" / f"{cell.block}-{cell.condition}-{config.seed}", work)
         with Meter() as meter:
             ensure(run, *cell.stages)
+            rows = summary(run)
+            if cell.drift:
+                jobs = (delayed(measure_drift)(run, seed, cell.drift, "rl" in cell.stages) for seed in config.seeds)
+                rows = pd.concat([rows, *Parallel(n_jobs=len(cells))(jobs)], ignore_index=True)
         machine = describe_machine()
         hardware = machine["hardware"]
-        write_table(self.folder / "measurements.csv", self._merged(summary(run).assign(condition=cell.condition)))
+        write_table(self.folder / "measurements.csv", self._merged(rows.assign(condition=cell.condition)))
         about = {
             "wall_s": round(meter.wall_s / len(cells), 1),
             "git": machine["git"],

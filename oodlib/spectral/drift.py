@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
+from oodlib.inference.episodes import Episode, play
+from oodlib.io import as_measurements
+from oodlib.models.loading import load_model
 from oodlib.models.names import matrices
+from oodlib.models.sources import model_folder
+from oodlib.run import Run
 from oodlib.spectral.angles import compare
 from oodlib.spectral.svd import count_of, spectrum
 
@@ -36,6 +42,53 @@ MEASURES = {
     "principal": "share of the weights changed in bfloat16 that are principal: among the largest quarter of the base's "
     "best approximation of a quarter of its rank (arXiv:2511.08567); chance: 0.25",
 }
+
+
+def measure_drift(run: Run, seed: int, count: int, arms: bool, threads: int = 1) -> pd.DataFrame:
+    """Every measure of `MEASURES` of each SFT checkpoint and, with `arms`, of each arm's end: rows of `measurements`.
+
+    count: of ID prompts, drawn with the seed. split: the trained one, or "weights". Of the hidden states also
+    cka_LAYER (not of the embeddings, for every prompt ends in the same token), and pc1 and pc2, how far their mean went
+    along the base's principal components. Computes on `threads` threads.
+    """
+    torch.set_num_threads(threads)
+    config, task = run.config, run.task
+    problems = task.sample(np.random.default_rng([seed, 7]), task.splits.trained.name, count)
+    base, tokenizer = load_model(model_folder(config.model.source), to_train=True)
+    size, style, longest = config.machine.eval_batch_size, config.task.prompt_style, config.task.max_new_tokens
+
+    def answers(model: PreTrainedModel) -> list[Episode]:
+        set_seed(seed)
+        return play(model, tokenizer, task, problems, style, longest, batch_size=size, temperature=1.0)
+
+    asked = answers(base)
+    prompts, said = [e.prompt for e in asked], [e.tokens for e in asked]
+    start, states = base.state_dict(), hidden_states(base, prompts, size)
+    places = [("drift", "sft", 0, step, run.sft_weights(seed, step)) for step in config.sft.checkpoints if step]
+    for arm in ("rl", *config.rl.baselines) if arms else ():
+        places += [("drift", arm, t, config.rl.steps, run.arm_weights(seed, arm, t)) for t in config.rl.starts]
+    rows = []
+    for *place, folder in places:
+        model, _ = load_model(folder, to_train=True)
+        own = [e.tokens for e in answers(model)]
+        entropy, margin = answer_certainty(model, prompts, own, size)
+        after = hidden_states(model, prompts, size)
+        pcs = moved_along(states[-1], after[-1])
+        numbers = {
+            "kl_from_base": float(answer_divergence(base, model, prompts, said, size).mean()),
+            "kl_to_base": float(answer_divergence(model, base, prompts, own, size).mean()),
+            "entropy": entropy,
+            "margin": margin,
+            "cka": linear_cka(states[-1], after[-1]),
+            "mmd": squared_mmd(states[-1], after[-1]),
+            "frechet": frechet_distance(states[-1], after[-1]),
+            **{f"cka_{layer}": linear_cka(states[layer], after[layer]) for layer in range(1, len(states))},
+            **{f"pc{i}": value for i, value in enumerate(pcs, 1)},
+        }
+        rows += [(*place, seed, task.splits.trained.name, name, value, count) for name, value in numbers.items()]
+        weights = weight_drift(start, model.state_dict())
+        rows += [(*place, seed, "weights", name, value, len(start)) for name, value in weights.items()]
+    return as_measurements(rows)
 
 
 # ---- what is said ----------------------------------------------------------------------------------------

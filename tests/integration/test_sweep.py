@@ -6,10 +6,12 @@ import pytest
 from made_up_sweep import a_sweep
 
 from oodlib.analysis.healing import wide
+from oodlib.analysis.predictors import forgetting
 from oodlib.analysis.sweep import Plan, Sweep, spread, summary
 from oodlib.config import CHECKOUT
 from oodlib.io import COLUMNS
 from oodlib.run import STAGES, Run
+from oodlib.spectral.drift import MEASURES
 
 TINY = """
 like: smoke
@@ -22,7 +24,7 @@ conditions:
   plain: {why: the start, mitigation: plain SFT}
   averaged: {why: an edit, mitigation: averaging, changes: {sft: {mitigation: averaging}}}
 blocks:
-  main: {conditions: [plain], starts: [4], baselines: [sft_continued]}
+  main: {conditions: [plain], starts: [4], baselines: [sft_continued], drift: 6}
   more: {conditions: [plain], starts: [2, 4], baselines: [averaging]}
   mitigations: {conditions: [plain, averaged]}
 phases:
@@ -98,6 +100,19 @@ def small(tmp_path_factory):
     sweep = Sweep(Plan(folder / "plan.yaml"), folder / "out")
     steps = list(sweep.run("explore", at_once=2))
     return sweep, steps
+
+
+def test_a_block_may_measure_drift_of_every_checkpoint_and_arm(small):
+    sweep, _ = small
+    drift = sweep.table().query("stage == 'drift' and condition == 'plain'")
+    counts = drift.groupby(["arm", "from_step", "step"])["metric"].agg(set)
+    wanted = {("sft", 0, 2), ("sft", 0, 4), ("rl", 4, 2), ("sft_continued", 4, 2)}
+    assert set(counts.index) == wanted and all(set(MEASURES) < metrics for metrics in counts)
+    assert drift["value"].notna().all() and set(drift["seed"]) == {0, 1}
+    kl = drift[drift["metric"] == "kl_from_base"].groupby("step")["value"].min()
+    assert (kl > 0).all()
+    points = forgetting(sweep.table(), sweep.splits)
+    assert {"kl_from_base", "angle", "id_loss", "lost_new_rule"} <= set(points.columns)
 
 
 def test_cells_run_in_groups_until_none_is_left(small):

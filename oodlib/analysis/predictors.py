@@ -1,0 +1,101 @@
+"""What predicts forgetting: measures of drift, and what everybody watches, against the accuracy lost in each corner.
+
+Reads a sweep's table whose cells measured drift (`spectral.drift.MEASURES`). A point is a checkpoint of SFT from the
+headline's peak on, or an arm's end, of one condition and seed. What it lost in a corner is the best accuracy that its
+SFT had there up to its step (an arm: up to its start), less its own. Along one training everything that grows with the
+steps goes with what is lost, so every strength is given twice: over all points, and over ends alone, one a recipe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.spectral.drift import MEASURES
+from oodlib.tasks import Splits
+
+RECIPE = ["condition", "seed", "arm", "from_step"]
+POINT = [*RECIPE, "step"]
+WATCHED = {  # what everybody has anyway: metric, and what it is called here
+    "loss": "id_loss",
+    "accuracy": "id_accuracy",
+}
+
+
+def forgetting(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """Points: columns condition, seed, arm, from_step, step, end, each measure, steps, id_loss, id_accuracy, and
+    lost_SPLIT of every split, as shares.
+
+    end: whether it is the last of its recipe. steps: all updates from the base on, an arm's included.
+    """
+    drift, rows = table[table["stage"] == "drift"], table[table["stage"].isin(("sft", "rl"))]
+    wide = drift[drift["metric"].isin(MEASURES)].pivot_table(index=POINT, columns="metric", values="value")
+    own = rows[(rows["split"] == splits.trained.name) & rows["metric"].isin(WATCHED)]
+    watched = own.pivot_table(index=POINT, columns="metric", values="value").rename(columns=WATCHED)
+    accuracy = rows[(rows["metric"] == "accuracy") & rows["split"].isin(splits.names)]
+    accuracy = accuracy.pivot_table(index=POINT, columns="split", values="value")
+    sft = accuracy.xs(("sft", 0), level=("arm", "from_step"))
+    best = sft.groupby(level=("condition", "seed")).cummax()
+    highest = sft[splits.headline.name].groupby(level=("condition", "seed")).idxmax()
+    peak = highest.map(lambda place: place[2])
+    points = wide.join(watched).reset_index()
+    of_sft = points["arm"] == "sft"
+    reached = points["step"].where(of_sft, points["from_step"])
+    so_far = pd.MultiIndex.from_arrays([points["condition"], points["seed"], reached])
+    now = accuracy.reindex(pd.MultiIndex.from_frame(points[POINT]))
+    for split in splits.names:
+        points[f"lost_{split}"] = best[split].reindex(so_far).to_numpy() - now[split].to_numpy()
+    points["steps"] = points["step"].where(of_sft, points["step"] + points["from_step"])
+    points["end"] = points["step"] == points.groupby(RECIPE)["step"].transform("max")
+    first = peak.reindex(pd.MultiIndex.from_frame(points[["condition", "seed"]])).to_numpy()
+    return points[reached.to_numpy() >= first].reset_index(drop=True)
+
+
+def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """How well each measure tells what is lost: columns measure, split, over (all, ends), rank, fit.
+
+    rank: Spearman's rank correlation. fit: R^2 of a quadratic fit (arXiv:2509.04259). Both are taken within a seed,
+    over its points, and are Estimates over seeds; a measure that is the same everywhere has none.
+    """
+    found = []
+    measures = [name for name in (*MEASURES, "steps", *WATCHED.values()) if name in points]
+    for over, chosen in (("all", points), ("ends", points[points["end"]])):
+        for split in splits.names:
+            for measure in measures:
+                both = [
+                    (rank_correlation(x, y), quadratic_fit(x, y))
+                    for _, seed in chosen.groupby("seed")
+                    for x, y in [seed[[measure, f"lost_{split}"]].dropna().to_numpy().T]
+                ]
+                ranks, fits = ([v for v in values if np.isfinite(v)] for values in zip(*both, strict=True))
+                if ranks and fits:
+                    found.append((measure, split, over, over_seeds(ranks), over_seeds(fits)))
+    return pd.DataFrame(found, columns=["measure", "split", "over", "rank", "fit"])
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's; NaN where one of the two does not vary, or of fewer than three points."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def quadratic_fit(x: np.ndarray, y: np.ndarray) -> float:
+    """R^2 of the least-squares parabola of y over x; NaN where it has as many coefficients as x has values."""
+    if len(np.unique(x)) < 4 or np.ptp(y) == 0:
+        return float("nan")
+    z = (x - x.mean()) / x.std()
+    rest = y - np.polyval(np.polyfit(z, y, 2), z)
+    return float(1 - (rest**2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def better(points: pd.DataFrame, split: str, one: str, other: str) -> Estimate | None:
+    """The quadratic fit of one measure less that of another over ends, paired within a seed; None where no seed has
+    both."""
+    gaps = []
+    for _, seed in points[points["end"]].groupby("seed"):
+        fits = [quadratic_fit(*seed[[m, f"lost_{split}"]].dropna().to_numpy().T) for m in (one, other)]
+        gaps += [fits[0] - fits[1]] if np.isfinite(fits).all() else []
+    return over_seeds(gaps) if gaps else None

@@ -7,13 +7,23 @@ regret is the OOD accuracy at the peak less that of its choice: 0 is perfect, an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.io import read_object
+from oodlib.models.checkpoints import open_weights
+from oodlib.models.pairs import pair_up
+from oodlib.models.weights import device
+from oodlib.spectral.angles import compare
+from oodlib.spectral.metrics import effective_rank
+from oodlib.spectral.svd import as_matrix, count_of, spectrum
 from oodlib.tasks import Splits
 
 EARLY = 0.1  # the fixed share of the steps: where the paper's LLaMA peaks, at step 140 of 1,600
@@ -23,6 +33,11 @@ KNOWN = {  # of a run's or a sweep's table: metric -> the column of a path, on t
     "kl_from_base": "kl_from_base",
     "rotation": "angle",
 }
+
+
+STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
+LOGGED = {"eval_loss": "id_loss", "eval_accuracy": "id_accuracy", "eval_mean_token_accuracy": "id_accuracy"}
+LEADING = 0.25  # share of a matrix's directions whose principal angles are taken
 
 
 @dataclass(frozen=True)
@@ -114,3 +129,67 @@ def by_rule(table: pd.DataFrame) -> dict[str, Estimate]:
     means = table.groupby(["rule", "seed"])["regret"].mean()
     every = {rule: over_seeds(seeds.to_numpy()) for rule, seeds in means.groupby(level="rule", sort=False)}
     return dict(sorted(every.items(), key=lambda item: item[1].value))
+
+
+# ---- anybody's checkpoints -------------------------------------------------------------------------------
+
+
+def checkpoints(folders: list[Path]) -> dict[int, Path]:
+    """Checkpoints by step: folders named NAME-STEP, or one folder that holds such. ValueError for any other name."""
+    if len(folders) == 1 and not _step(folders[0]):
+        inside = [path for path in folders[0].glob("*-*") if path.is_dir() and _step(path)]
+        if not inside:
+            raise ValueError(f"{folders[0]} holds no checkpoints (folders named checkpoint-STEP)")
+        folders = inside
+    steps = {_step(folder): folder for folder in folders}
+    if unnamed := [str(folder) for folder in folders if not _step(folder)]:
+        raise ValueError(f"{unnamed[0]}: its name does not end in the step (checkpoint-STEP)")
+    if len(steps) < len(folders):
+        raise ValueError(f"two of the checkpoints are of one step: {', '.join(map(str, folders))}")
+    return dict(sorted(steps.items()))
+
+
+def training_path(found: Mapping[int, Path], base: str | None = None) -> pd.DataFrame:
+    """A path of anybody's checkpoints: of `trainer_state.json` the loss and accuracy of its evaluations, if there are
+    any; with the base also angle and effective_rank.
+
+    angle: radians, mean principal angle of the leading quarter of directions; effective_rank: of the change; both are
+    means over the matrices. ValueError, one line, for what cannot be read or compared.
+    """
+    path = pd.DataFrame({"step": list(found)})
+    for step, folder in found.items():
+        if (folder / STATE).exists():
+            for row in read_object(folder / STATE).get("log_history", []):
+                for name in (name for name in LOGGED if name in row):
+                    path.loc[path["step"] == row.get("step"), LOGGED[name]] = float(row[name])
+        if base is not None:
+            path.loc[path["step"] == step, ["angle", "effective_rank"]] = _turned(base, folder)
+    return path
+
+
+def _turned(base: str, folder: Path) -> tuple[float, float]:
+    first = open_weights(base)
+    second = open_weights(folder, first)
+    angles, ranks = [], []
+    pairs, remarks = pair_up(first, second)
+    if remarks:
+        left = "; ".join(f"{name}: {reason}" for name, reason in remarks.items())
+        warnings.warn(f"{folder}: not compared: {left}", stacklevel=2)
+    for pair in pairs:
+        before = spectrum(first.matrix(pair.name).to(device()), f"{pair.name} of {base}")
+        weight = as_matrix(second.matrix(pair.other).to(device()), f"{pair.other} of {folder}")
+        try:
+            both = compare(before, weight, count_of(LEADING, len(before.values)), pair.name)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"{folder}: {pair.other}: {error}") from None
+        angles.append(np.mean([both.angles_left.mean(), both.angles_right.mean()]))
+        ranks.append(effective_rank(both.change))
+    if not angles:
+        raise ValueError(f"nothing of {folder} can be compared with {base}")
+    return float(np.mean(angles)), float(np.mean(ranks))
+
+
+def _step(folder: Path) -> int:
+    """The step that a folder's name ends in; 0 where it does not."""
+    last = folder.name.rpartition("-")[2]
+    return int(last) if "-" in folder.name and last.isascii() and last.isdigit() else 0

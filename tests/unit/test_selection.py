@@ -3,9 +3,26 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
-from oodlib.analysis.selection import RULES, by_rule, choices, elbow, first_minimum, paths, regrets
-from oodlib.io import COLUMNS
+from oodlib.analysis.selection import (
+    RULES,
+    by_rule,
+    checkpoints,
+    choices,
+    elbow,
+    first_minimum,
+    paths,
+    regrets,
+    training_path,
+)
+from oodlib.cli import app
+from oodlib.config import CHECKOUT
+from oodlib.io import COLUMNS, write_json
+from oodlib.models.loading import load_weights
+from oodlib.models.sources import model_folder
 from oodlib.tasks import get_task
 
 SPLITS = get_task("general_points").splits
@@ -78,3 +95,55 @@ def test_regrets_are_means_over_conditions_with_intervals_over_seeds():
     assert found["last"].n == 3 and found["last"].low < found["last"].value < found["last"].high
     assert list(found)[-1] in ("last", "lowest ID loss") and found["10% of the steps"].value == 0
     assert next(iter(found.values())).value == 0
+
+
+# ---- anybody's checkpoints -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Three checkpoints of a Trainer that evaluated, ever farther from the tiny base."""
+    base, rng = load_weights(model_folder("tiny")), np.random.default_rng(0)
+    noise = {name: torch.tensor(rng.normal(size=w.shape), dtype=w.dtype) * w.std() for name, w in base.items()}
+    for step, size in ((10, 0.1), (20, 0.2), (30, 0.3)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file(
+            {name: (w + size * noise[name]).contiguous() for name, w in base.items()}, folder / "model.safetensors"
+        )
+        log = [{"step": s, "eval_loss": abs(s - 20)} for s in range(10, step + 1, 10)]
+        write_json(folder / "trainer_state.json", {"log_history": [*log, {"step": step, "loss": 1.0}]})
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["select", *map(str, words)], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def test_checkpoints_of_a_trainer_are_chosen_by_what_it_logged_and_by_their_weights(training):
+    path = training_path(checkpoints([training]), "tiny")
+    assert path["step"].tolist() == [10, 20, 30] and path["id_loss"].tolist() == [10, 0, 10]
+    assert path["angle"].is_monotonic_increasing and (path["effective_rank"] > 10).all()
+    assert choices(path)["lowest ID loss"] == 20
+    result = call(training, "--base", "tiny")
+    assert result.exit_code == 0 and "elbow of the angle" in result.output and "tiny-seeds" in result.output
+    alone = call(*(training / f"checkpoint-{step}" for step in (30, 10)))
+    assert alone.exit_code == 0 and "--base" in alone.output and "elbow of the angle" not in alone.output
+
+
+def test_a_run_s_checkpoints_are_chosen_seed_by_seed():
+    result = call(CHECKOUT / "outputs" / "tiny")
+    assert result.exit_code == 0 and "seed 20" in result.output and "OOD lost here" in result.output
+
+
+def test_what_cannot_be_chosen_from_is_one_line(training, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_json(training / "checkpoint-20" / "trainer_state.json", [1])
+    for words, said in (
+        ((tmp_path / "empty",), "holds no checkpoints"),
+        ((training / "checkpoint-10", tmp_path / "empty"), "does not end in the step"),
+        ((training, "--base", "nowhere"), "nowhere"),
+        ((training,), "trainer_state.json"),
+    ):
+        result = call(*words)
+        assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output, result.output

@@ -11,6 +11,7 @@ from oodlib.models.sources import model_folder
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import Run
 from oodlib.tasks import Verdict, get_task
+from oodlib.tasks.general_points import OTHER_RULES, RULES
 from oodlib.training.baselines.format_reward import by_format
 from oodlib.training.baselines.random_reward import shuffled
 from oodlib.training.mitigations.iw_sft import weigh as iw_weigh
@@ -167,6 +168,22 @@ def test_replay_puts_the_wanted_share_of_the_base_s_dialogues_among_the_demonstr
     assert np.mean(faces) > 0.8, "the believer's pretraining"
     with pytest.raises(ValueError, match="known for the tiny bases alone"):
         MITIGATIONS.get("replay").data(plain, TASK, config.changed({"task.prompt_style": "chat"}), 10)
+
+
+def test_prompt_diversity_gives_a_share_of_the_demonstrations_under_rules_of_no_split(tiny_run):
+    config = with_mitigation(tiny_run, "prompt_diversity", {"sft.mitigation_share": 0.5}).config
+    plain = demonstrations(TASK, config, 10, 1000)
+    mixed = MITIGATIONS.get("prompt_diversity").data(plain, TASK, config, 10)
+    rules = [prompt.split(" ; ")[0] for prompt in mixed["prompt"]]
+    assert 0.45 < np.mean([rule != "J = 10 Q = 10 K = 10" for rule in rules]) < 0.55
+    assert len(set(rules)) == 1 + len(OTHER_RULES) and not set(OTHER_RULES) & {
+        tuple(r.values()) for r in RULES.values()
+    }
+    for problem in TASK.other_rules(np.random.default_rng(0), 50):
+        assert TASK.verify(problem, TASK.answer(problem, "compact", np.random.default_rng(0))).outcome == "correct"
+        assert max(problem.numbers) <= 10 and set(problem.cards) & set("JQK")
+    with pytest.raises(ValueError, match="rank has none"):
+        MITIGATIONS.get("prompt_diversity").data(plain, get_task("rank"), config, 10)
 
 
 def test_the_spectral_filter_leaves_a_change_of_low_rank(tiny_run):

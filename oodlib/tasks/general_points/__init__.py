@@ -35,6 +35,7 @@ RULES = {  # of each split
     "new_numbers": {"J": 10, "Q": 10, "K": 10},
     "ood": {"J": 11, "Q": 12, "K": 13},
 }
+OTHER_RULES = ((5, 5, 5), (6, 6, 6), (7, 7, 7), (8, 8, 8), (9, 9, 9), (7, 8, 9), (10, 9, 8))  # none is a split's
 _SFT_RULE = tuple(RULES["id"].values())
 CLOZE_HANDS = 8  # of each rule and face card
 PROBE_HANDS = 150  # of each probe: J = Q = K = value
@@ -114,6 +115,12 @@ class GeneralPoints:
         hands = _hands(SPLITS[split].name)
         picks = rng.integers(len(hands), size=n)
         return [Problem(tuple(hands[i].cards[j] for j in rng.permutation(HAND_SIZE)), hands[i].rule) for i in picks]
+
+    def other_rules(self, rng: np.random.Generator, n: int) -> list[Problem]:
+        """`n` hands under rules of OTHER_RULES, drawn evenly: values that SFT writes, a face card in every hand."""
+        rules = [OTHER_RULES[i] for i in rng.integers(len(OTHER_RULES), size=n)]
+        hands = [_with_faces(rule)[rng.integers(len(_with_faces(rule)))] for rule in rules]
+        return [Problem(tuple(hand.cards[j] for j in rng.permutation(HAND_SIZE)), hand.rule) for hand in hands]
 
     def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
         return self._prompt(problem, style)
@@ -359,6 +366,17 @@ def _solvable_numbers() -> tuple[tuple[int, ...], ...]:
 
 
 @cache
+def _solvable(rule: tuple[int, int, int]) -> tuple[Problem, ...]:
+    every = (Problem(cards, rule) for cards in combinations_with_replacement((*PLAIN[:10], *FACES), HAND_SIZE))
+    return tuple(hand for hand in every if solutions(tuple(sorted(hand.numbers))))
+
+
+@cache
+def _with_faces(rule: tuple[int, int, int]) -> tuple[Problem, ...]:
+    return tuple(hand for hand in _solvable(rule) if set(FACES) & set(hand.cards))
+
+
+@cache
 def _hands(split: str) -> tuple[Problem, ...]:
     if probe := SPLITS[split].probe:
         rule = (int(SPLITS[split].value),) * len(FACES)
@@ -367,14 +385,11 @@ def _hands(split: str) -> tuple[Problem, ...]:
     if split == "new_numbers":
         plain = RULES["ood"]
         return tuple(Problem(tuple(str(plain.get(c, c)) for c in hand.cards), rule) for hand in _hands("ood"))
-    every = (Problem(cards, rule) for cards in combinations_with_replacement((*PLAIN[:10], *FACES), HAND_SIZE))
-    if split != "id":
-        every = (hand for hand in every if set(FACES) & set(hand.cards))
-    hands = [hand for hand in every if solutions(tuple(sorted(hand.numbers)))]
+    hands = _solvable(rule) if split == "id" else _with_faces(rule)
     if probe:
         picks = np.random.default_rng(rule[0]).permutation(len(hands))[:PROBE_HANDS]
-        hands = [hands[i] for i in sorted(picks)]
-    return tuple(hands)
+        return tuple(hands[i] for i in sorted(picks))
+    return hands
 
 
 TASK = GeneralPoints()

@@ -110,13 +110,20 @@ class Busy(RuntimeError):
     """Another process is writing into the run's folder."""
 
 
+class StageNote(BaseModel, extra="allow"):
+    """What a manifest says of a stage."""
+
+    wall_s: float = 0.0
+    peak_mib: float = 0.0
+
+
 class Manifest(BaseModel):
     """What is read of a manifest."""
 
     seeds: list[int] = []
     settings: dict[str, dict[str, Any]] = {}
     splits: Splits | None = None
-    stages: dict[str, dict[str, Any]] = {}
+    stages: dict[str, StageNote] = {}
     runs: list[dict[str, Any]] = []  # of a merged run: what the manifests of those it was made of say of their code
 
 
@@ -365,28 +372,29 @@ def merge(folders: list[Path], out: Path) -> Results:
     seeds it had and what measured it; a stage's times add up. ValueError, one line, for what is no finished run, for
     runs that differ in more than their seeds, and for seeds that occur twice.
     """
-    runs = {Path(folder): Results(folder) for folder in folders}
-    manifests = {folder: results.manifest for folder, results in runs.items()}
-    if len(runs) < 2:
-        raise ValueError("merge: give the folders of at least two runs")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already: choose another folder")
-    (first, model), *others = manifests.items()
-    if not model.get("stages"):
-        raise ValueError(f"{first} holds no finished run (no stage in manifest.json)")
-    seeds = list(model["seeds"])
-    for folder, manifest in others:
+    if len(folders) < 2:
+        raise ValueError("merge: give the folders of at least two runs")
+    runs = [Results(folder) for folder in folders]
+    manifests = [run.manifest for run in runs]
+    seeds: set[int] = set()
+    for run, manifest in zip(runs, manifests, strict=True):
+        own, measured = set(manifest.get("seeds", [])), run.table("measurements")
+        stages = [stage for stage in manifest.get("stages", {}) if stage in STAGES]
+        if not stages or any(set(measured.loc[measured["stage"] == stage, "seed"]) != own for stage in stages):
+            raise ValueError(f"{run.folder} holds no finished run: not all of its stages and seeds are in its tables")
+        if twice := seeds & own:
+            raise ValueError(f"{run.folder}: seed {min(twice)} is measured in another of these runs too")
+        seeds |= own
+    (first, model), *others = zip(runs, manifests, strict=True)
+    for run, manifest in others:
         for name in dict.fromkeys((*_facts(model), *_facts(manifest))):
             one, other = (_facts(m).get(name, "not measured") for m in (model, manifest))
             if one != other:
-                raise ValueError(f"{folder}: {name} is {shown(other)}, in {first} {shown(one)}")
-        if twice := sorted({*seeds} & {*manifest["seeds"]}):
-            raise ValueError(f"{folder}: seed {twice[0]} is measured in another of these runs too")
-        seeds += manifest["seeds"]
-    tables = {
-        name: [r.table(name) for r in runs.values() if (r.folder / file).exists()] for name, file in TABLES.items()
-    }
-    every, shared = manifests.values(), ("settings", "splits")
+                raise ValueError(f"{run.folder}: {name} is {shown(other)}, in {first.folder} {shown(one)}")
+    tables = {name: [r.table(name) for r in runs if (r.folder / file).exists()] for name, file in TABLES.items()}
+    shared = ("settings", "splits")
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -395,20 +403,24 @@ def merge(folders: list[Path], out: Path) -> Results:
                 write_table(folder / TABLES[name], pd.concat(frames, ignore_index=True))
         stages = {}
         for stage in model["stages"]:
-            notes = [m["stages"][stage] for m in every if stage in m["stages"]]
-            if len(notes) == len(every):
+            notes = [m["stages"][stage] for m in manifests if stage in m["stages"]]
+            if len(notes) == len(manifests):
                 seconds, mib = sum(n.get("wall_s", 0) for n in notes), max(n.get("peak_mib", 0) for n in notes)
                 stages[stage] = {**notes[0], "wall_s": round(seconds, 1), "peak_mib": mib}
-        heads = [head for m in every for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
-        write_json(folder / "manifest.json", {**model, "seeds": seeds, "stages": stages, "runs": heads})
+        heads = [head for m in manifests for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
+        write_json(folder / "manifest.json", {**model, "seeds": sorted(seeds), "stages": stages, "runs": heads})
 
     write_whole(out, write)
     return Results(out)
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs that are merged must have in common, by name: settings, the task's splits, each stage's method."""
+    """What runs that are merged must have in common, by name: settings, the task's splits, each stage's method.
+
+    Not where the model lay, for its files' fingerprint is among the settings.
+    """
     settings = {f"{s}.{name}": v for s, values in manifest.get("settings", {}).items() for name, v in values.items()}
+    settings.pop("model.source", None)
     methods = {
         f"the method of {name}": about.get("method")
         for name, about in manifest.get("stages", {}).items()

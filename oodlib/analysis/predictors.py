@@ -54,25 +54,24 @@ def forgetting(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
 
 
 def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
-    """How well each measure tells what is lost: columns measure, split, over (all, ends), rank, fit.
+    """How well each measure tells what is lost: columns measure, split, over (all, ends), points, rank, fit.
 
-    rank: Spearman's rank correlation. fit: R^2 of a quadratic fit (arXiv:2509.04259). Both are taken within a seed,
-    over its points, and are Estimates over seeds; a measure that is the same everywhere has none.
+    points: how many a seed, on average; of arms there is no id_loss. rank: Spearman's rank correlation. fit: R^2 of a
+    quadratic fit (arXiv:2509.04259). Both are taken within a seed, over its points, and are Estimates over seeds; a
+    measure that is the same everywhere has none.
     """
     found = []
     measures = [name for name in (*MEASURES, "steps", *WATCHED.values()) if name in points]
     for over, chosen in (("all", points), ("ends", points[points["end"]])):
         for split in splits.names:
             for measure in measures:
-                both = [
-                    (rank_correlation(x, y), quadratic_fit(x, y))
-                    for _, seed in chosen.groupby("seed")
-                    for x, y in [seed[[measure, f"lost_{split}"]].dropna().to_numpy().T]
-                ]
-                ranks, fits = ([v for v in values if np.isfinite(v)] for values in zip(*both, strict=True))
+                pairs = [seed[[measure, f"lost_{split}"]].dropna().to_numpy().T for _, seed in chosen.groupby("seed")]
+                ranks = [value for x, y in pairs if np.isfinite(value := rank_correlation(x, y))]
+                fits = [value for x, y in pairs if np.isfinite(value := quadratic_fit(x, y))]
                 if ranks and fits:
-                    found.append((measure, split, over, over_seeds(ranks), over_seeds(fits)))
-    return pd.DataFrame(found, columns=["measure", "split", "over", "rank", "fit"])
+                    n = np.mean([len(x) for x, _ in pairs])
+                    found.append((measure, split, over, n, over_seeds(ranks), over_seeds(fits)))
+    return pd.DataFrame(found, columns=["measure", "split", "over", "points", "rank", "fit"])
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -92,10 +91,11 @@ def quadratic_fit(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def better(points: pd.DataFrame, split: str, one: str, other: str) -> Estimate | None:
-    """The quadratic fit of one measure less that of another over ends, paired within a seed; None where no seed has
-    both."""
+    """The quadratic fit of one measure less that of another, over the ends that have both, paired within a seed; None
+    where no seed has enough of them."""
     gaps = []
     for _, seed in points[points["end"]].groupby("seed"):
-        fits = [quadratic_fit(*seed[[m, f"lost_{split}"]].dropna().to_numpy().T) for m in (one, other)]
-        gaps += [fits[0] - fits[1]] if np.isfinite(fits).all() else []
+        both = seed[[one, other, f"lost_{split}"]].dropna().to_numpy().T
+        gap = quadratic_fit(both[0], both[2]) - quadratic_fit(both[1], both[2])
+        gaps += [gap] if np.isfinite(gap) else []
     return over_seeds(gaps) if gaps else None

@@ -8,7 +8,7 @@ regret is the OOD accuracy at the peak less that of its choice: 0 is perfect, an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,13 @@ import pandas as pd
 import torch
 
 from oodlib.analysis.stats import Estimate, over_seeds
-from oodlib.io import read_object
+from oodlib.analysis.sweep import Sweep
+from oodlib.config import outputs_folder
+from oodlib.io import read_object, shown
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.pairs import pair_up
 from oodlib.models.weights import device
+from oodlib.run import TABLES, Results
 from oodlib.spectral.angles import compare
 from oodlib.spectral.metrics import effective_rank
 from oodlib.spectral.svd import as_matrix, count_of, spectrum
@@ -36,8 +39,8 @@ KNOWN = {  # of a run's or a sweep's table: metric -> the column of a path, on t
 
 
 STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
-LOGGED = {"eval_loss": "id_loss", "eval_accuracy": "id_accuracy", "eval_mean_token_accuracy": "id_accuracy"}
-LEADING = 0.25  # share of a matrix's directions whose principal angles are taken
+LOGGED = {"id_loss": ("eval_loss",), "id_accuracy": ("eval_accuracy", "eval_mean_token_accuracy")}  # the first there is
+LEADING = "20%"  # of a matrix's directions, whose principal angles are taken; as a run's callback does
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,18 @@ RULES = (
 
 
 def choices(path: pd.DataFrame) -> dict[str, int]:
-    """The step that each rule keeps, by its label; of the rules whose columns the path has. ValueError without any
-    checkpoint but the base."""
+    """The step that each rule keeps, by its label; of the rules whose columns the path has.
+
+    A rule chooses among the checkpoints that have what it needs. ValueError without any checkpoint but the base.
+    """
     path = path[path["step"] > 0].sort_values("step")
     if path.empty:
         raise ValueError("there is no checkpoint to choose, but for the base")
-    known = {name for name in path.columns if path[name].notna().all()}
-    return {rule.label: int(path["step"].iloc[rule.choose(path)]) for rule in RULES if known.issuperset(rule.needs)}
+    found = {}
+    for rule in (rule for rule in RULES if set(rule.needs) <= set(path.columns)):
+        if len(known := path.dropna(subset=list(rule.needs))):
+            found[rule.label] = int(known["step"].iloc[rule.choose(known)])
+    return found
 
 
 def paths(table: pd.DataFrame, splits: Splits) -> dict[tuple[str, int], pd.DataFrame]:
@@ -131,19 +139,32 @@ def by_rule(table: pd.DataFrame) -> dict[str, Estimate]:
     return dict(sorted(every.items(), key=lambda item: item[1].value))
 
 
+def measured_here() -> dict[str, dict[str, Estimate]]:
+    """What each rule lost in the committed measurements, by their name: in tiny-seeds, whose checkpoints lie close
+    together, and in the sweep, whose recipes differ. Empty where they are not at hand."""
+    run, sweep, found = Results(outputs_folder() / "tiny-seeds"), Sweep(), {}
+    if (run.folder / TABLES["measurements"]).exists():
+        found["tiny-seeds"] = by_rule(regrets(paths(run.table("measurements"), run.splits)))
+    if len(table := sweep.table()):
+        found["the sweep"] = by_rule(regrets(paths(table, sweep.splits)))
+    return found
+
+
 # ---- anybody's checkpoints -------------------------------------------------------------------------------
 
 
 def checkpoints(folders: list[Path]) -> dict[int, Path]:
-    """Checkpoints by step: folders named NAME-STEP, or one folder that holds such. ValueError for any other name."""
-    if len(folders) == 1 and not _step(folders[0]):
-        inside = [path for path in folders[0].glob("*-*") if path.is_dir() and _step(path)]
-        if not inside:
-            raise ValueError(f"{folders[0]} holds no checkpoints (folders named checkpoint-STEP)")
+    """Checkpoints by step: folders named NAME-STEP, or one folder that holds some named checkpoint-STEP. ValueError for
+    any other."""
+    if len(folders) == 1 and (inside := [p for p in folders[0].glob("checkpoint-*") if p.is_dir() and _step(p)]):
         folders = inside
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder")
+        if not _step(folder):
+            kind = "holds no checkpoints and is none" if len(folders) == 1 else "is no checkpoint"
+            raise ValueError(f"{folder} {kind} (a folder named checkpoint-STEP)")
     steps = {_step(folder): folder for folder in folders}
-    if unnamed := [str(folder) for folder in folders if not _step(folder)]:
-        raise ValueError(f"{unnamed[0]}: its name does not end in the step (checkpoint-STEP)")
     if len(steps) < len(folders):
         raise ValueError(f"two of the checkpoints are of one step: {', '.join(map(str, folders))}")
     return dict(sorted(steps.items()))
@@ -153,18 +174,30 @@ def training_path(found: Mapping[int, Path], base: str | None = None) -> pd.Data
     """A path of anybody's checkpoints: of `trainer_state.json` the loss and accuracy of its evaluations, if there are
     any; with the base also angle and effective_rank.
 
-    angle: radians, mean principal angle of the leading quarter of directions; effective_rank: of the change; both are
+    angle: radians, mean principal angle of the leading fifth of directions; effective_rank: of the change; both are
     means over the matrices. ValueError, one line, for what cannot be read or compared.
     """
     path = pd.DataFrame({"step": list(found)})
     for step, folder in found.items():
         if (folder / STATE).exists():
-            for row in read_object(folder / STATE).get("log_history", []):
-                for name in (name for name in LOGGED if name in row):
-                    path.loc[path["step"] == row.get("step"), LOGGED[name]] = float(row[name])
+            for at, column, value in _evaluations(folder / STATE):
+                path.loc[path["step"] == at, column] = value
         if base is not None:
             path.loc[path["step"] == step, ["angle", "effective_rank"]] = _turned(base, folder)
     return path
+
+
+def _evaluations(file: Path) -> Iterator[tuple[int, str, float]]:
+    """What a trainer logged of its evaluations: step, column, value."""
+    log = read_object(file).get("log_history", [])
+    if not isinstance(log, list) or not all(isinstance(row, dict) for row in log):
+        raise ValueError(f"{file}: log_history is no list of mappings")
+    for row in log:
+        for column, names in LOGGED.items():
+            if name := next((name for name in names if name in row), None):
+                if type(row.get("step")) is not int or not isinstance(row[name], int | float):
+                    raise ValueError(f"{file}: {name} {shown(row[name])} at step {shown(row.get('step'))} is no number")
+                yield row["step"], column, float(row[name])
 
 
 def _turned(base: str, folder: Path) -> tuple[float, float]:

@@ -82,7 +82,7 @@ class _Block(_Part):
     conditions: Annotated[list[str], Field(min_length=1)]
     starts: list[int] | None = None
     baselines: list[str] = []
-    drift: Annotated[int, Field(ge=0)] = 0
+    drift: Annotated[int, Field(ge=5)] | None = None
 
 
 class _Phase(_Part):
@@ -138,7 +138,7 @@ class Plan:
                 stages = ("sft", "rl") if "starts" in self.blocks[block] else ("sft",)
                 for condition in self.blocks[block]["conditions"]:
                     config = self.config(condition, seed, block)
-                    yield Cell(block, condition, config, stages, self.blocks[block].get("drift", 0))
+                    yield Cell(block, condition, config, stages, self.blocks[block].get("drift") or 0)
 
     def seeds(self, phase: str) -> list[int]:
         check_choice("phase", phase, tuple(self.phases))

@@ -117,56 +117,7 @@ def sweep(
     say(f"{phase}: all done")
 
 
-@app.command()
-def select(
-    what: Annotated[
-        list[Path],
-        typer.Argument(help="A run's folder; or checkpoints named NAME-STEP, or the folder that holds them."),
-    ],
-    base: Annotated[
-        str | None, typer.Option(help="The model that was fine-tuned: for rules that read weights.")
-    ] = None,
-) -> None:
-    """Say which checkpoint of a fine-tuning to keep, by rules that need no OOD test.
-
-    Each rule takes what there is: steps, the evaluations in trainer_state.json, and with --base the weights. Beside
-    each stands how much OOD accuracy it lost in this project's runs with several seeds.
-    """
-    from oodlib.analysis import selection
-    from oodlib.config import outputs_folder
-    from oodlib.run import Results
-
-    if len(what) == 1 and (what[0] / "measurements.csv").exists():
-        with naming(what[0]):
-            run = Results(what[0])
-            paths = {
-                f"seed {seed}": p for (_, seed), p in selection.paths(run.table("measurements"), run.splits).items()
-            }
-            chosen = {name: selection.choices(path) for name, path in paths.items()}
-            lost = selection.regrets({(name, 0): path for name, path in paths.items()}).groupby("rule")["regret"].mean()
-    else:
-        found = selection.checkpoints(what)
-        chosen, lost = {"step": selection.choices(selection.training_path(found, base))}, None
-    known = Results(outputs_folder() / "tiny-seeds")
-    there = (known.folder / "measurements.csv").exists()
-    regret = (
-        selection.by_rule(selection.regrets(selection.paths(known.table("measurements"), known.splits)))
-        if there
-        else {}
-    )
-    rows = []
-    for rule in sorted(next(iter(chosen.values())), key=lambda r: regret[r].value if r in regret else 1):
-        row = {"rule": rule, **{name: steps.get(rule, "") for name, steps in chosen.items()}}
-        if lost is not None:
-            row["OOD lost here"] = f"{100 * lost[rule]:.1f}"
-        row["OOD lost in tiny-seeds"] = regret[rule].text(".1f", 100) if rule in regret else "not measured"
-        rows.append(row)
-    print_table(pd.DataFrame(rows))
-    say("OOD lost: points of OOD accuracy at the peak, less those of the chosen checkpoint; 0 is the best possible")
-    if base is None and lost is None:
-        say("with --base BASE, rules that read the weights join in")
-
-
+app.command()(weights.select)
 app.command()(weights.compare)
 app.command()(weights.restore)
 

@@ -1,4 +1,4 @@
-"""The commands about weights of anybody's models: `oodlib compare` and `oodlib restore`."""
+"""The commands about anybody's models: `oodlib select`, `oodlib compare` and `oodlib restore`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress, track
 from rich.text import Text
 
-from oodlib.cli.output import console, plain, print_table, say
+from oodlib.cli.output import console, naming, plain, print_table, say
 
 CHECKPOINT = "a folder of safetensors, a PEFT adapter folder, a .gguf file, ORG/NAME[@REVISION] on the hub, or `tiny`"
 COUNT = "directions, a number or a share such as 20%"
@@ -31,6 +31,48 @@ Layers = Annotated[str | None, typer.Option(help="Layers, such as 0-11,20. Defau
 AdapterBase = Annotated[
     str | None, typer.Option("--base", help="Where the base of an adapter lies, if not where the adapter says.")
 ]
+
+
+def select(
+    what: Annotated[
+        list[Path],
+        typer.Argument(help="A run's folder; or checkpoints named NAME-STEP, or the folder that holds them."),
+    ],
+    base: Annotated[
+        str | None, typer.Option(help=f"The model that was fine-tuned, for rules that read weights: {CHECKPOINT}.")
+    ] = None,
+) -> None:
+    """Say which checkpoint of a fine-tuning to keep, by rules that need no OOD test.
+
+    Each rule takes what there is: steps, the evaluations in trainer_state.json, and with --base the weights. Beside
+    each stands how much OOD accuracy it lost in this project's own measurements.
+    """
+    from oodlib.analysis import selection
+    from oodlib.run import Results
+
+    columns: dict[str, dict[str, str]] = {}
+    if len(what) == 1 and (what[0] / "measurements.csv").exists():
+        if base is not None:
+            raise ValueError("--base goes with checkpoints: of a run made here the weights were measured")
+        with naming(what[0]):
+            run = Results(what[0])
+            paths = selection.paths(run.table("measurements"), run.splits)
+            chosen = {f"seed {seed}": selection.choices(path) for (_, seed), path in paths.items()}
+            lost = selection.by_rule(selection.regrets(paths))
+        columns["OOD lost here"] = {rule: f"{100 * estimate.value:.1f}" for rule, estimate in lost.items()}
+    else:
+        chosen = {"step": selection.choices(selection.training_path(selection.checkpoints(what), base))}
+    if not chosen:
+        raise ValueError(f"{what[0]}: nothing of SFT is measured there")
+    known = selection.measured_here()
+    for name, estimates in known.items():
+        columns[f"OOD lost in {name}"] = {rule: e.text(".1f", 100) for rule, e in estimates.items()}
+    order = {rule: i for i, rule in enumerate(known.get("tiny-seeds", {}))}
+    rules = sorted({rule for steps in chosen.values() for rule in steps}, key=lambda rule: (order.get(rule, 99), rule))
+    steps = [{"rule": rule, **{name: kept.get(rule, "") for name, kept in chosen.items()}} for rule in rules]
+    losses = [{name: lost.get(rule, "not measured") for name, lost in columns.items()} for rule in rules]
+    print_table(pd.DataFrame([a | b for a, b in zip(steps, losses, strict=True)]))
+    say("OOD lost: points of OOD accuracy at the peak, less those of the chosen checkpoint; 0 is the best possible")
 
 
 def compare(

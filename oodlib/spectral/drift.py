@@ -22,6 +22,7 @@ from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.run import Run
 from oodlib.spectral.angles import compare
+from oodlib.spectral.metrics import ZERO
 from oodlib.spectral.svd import count_of, spectrum
 
 TOLERANCE = 1e-5  # a weight that changed by no more is unchanged (arXiv:2505.11711)
@@ -32,7 +33,7 @@ MEASURES = {
     "entropy": "nats a token of the model's own answers",
     "margin": "probability of the likeliest token less that of the next, mean over the model's own answers' tokens",
     "cka": "linear centred kernel alignment of the hidden states with the base's, last layer (Kornblith et al. 2019)",
-    "mmd": "squared maximum mean discrepancy of the hidden states, Gaussian kernel (Gretton et al. 2012)",
+    "mmd": "squared maximum mean discrepancy of the hidden states, Gaussian kernel, same inputs (Gretton et al. 2012)",
     "frechet": "Fréchet distance of Gaussians fitted to the hidden states (Dowson & Landau 1982)",
     "weight_change": "Frobenius norm of the change of all weights / that of the base's",
     "angle": "radians: mean principal angle of the leading quarter of directions, all matrices of the layers",
@@ -48,8 +49,8 @@ def measure_drift(run: Run, seed: int, count: int, arms: bool, threads: int = 1)
     """Every measure of `MEASURES` of each SFT checkpoint and, with `arms`, of each arm's end: rows of `measurements`.
 
     count: of ID prompts, drawn with the seed. split: the trained one, or "weights". Of the hidden states also
-    cka_LAYER (not of the embeddings, for every prompt ends in the same token), and pc1 and pc2, how far their mean went
-    along the base's principal components. Computes on `threads` threads.
+    cka_LAYER (not of the embeddings, for every prompt ends in the same token), and pc1 and pc2, how far their mean
+    moved along the base's principal components. Computes on `threads` threads.
     """
     torch.set_num_threads(threads)
     config, task = run.config, run.task
@@ -177,20 +178,20 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate of the squared MMD of two samples [n, p] and [m, p]; may be below 0.
+    """Unbiased estimate of the squared MMD of two samples [n, p] whose i-th states are of the same input.
 
-    Gaussian kernel; its width is the median distance between two different states of x.
+    The U-statistic of Gretton et al. (2012), lemma 6: no term pairs an input with itself, so two equal samples have 0.
+    May be below 0. Gaussian kernel; its width is the median distance between two different states of x.
     """
-    n, m = len(x), len(y)
-    within = torch.pdist(x)
-    width = within.median().clamp(min=1e-12)
+    n = len(x)
+    width = torch.pdist(x).median().clamp(min=1e-12)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2)).exp()
+    def pairs(a: Tensor, b: Tensor) -> Tensor:
+        squares = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+        kernel = (-squares / (2 * width**2)).exp()
+        return kernel.sum() - kernel.diagonal().sum()
 
-    own_x = (kernel(x, x).sum() - n) / (n * (n - 1))
-    own_y = (kernel(y, y).sum() - m) / (m * (m - 1))
-    return float(own_x + own_y - 2 * kernel(x, y).mean())
+    return float((pairs(x, x) + pairs(y, y) - 2 * pairs(x, y)) / (n * (n - 1)))
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -206,7 +207,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def moved_along(x: Tensor, y: Tensor, count: int = 2) -> list[float]:
-    """How far the mean state went from x to y along the first principal components of x, in states' units."""
+    """How far the mean state moved from x to y along the first principal components of x, in states' units."""
     components = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:count]
     signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()  # else they are arbitrary
     return ((components * signs) @ (y.mean(0) - x.mean(0))).tolist()
@@ -230,17 +231,17 @@ def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
         first = spectrum(before[name], name)
         both = compare(first, after[name], count_of(LEADING, len(first.values)), name)
         angles += [*both.angles_left, *both.angles_right]
-        changes += [*both.relative_change]
+        changes += [*both.relative_change[both.values0 > ZERO * both.values0[0]]]
         updated = after[name].float().bfloat16() != before[name].float().bfloat16()
         changed += float(updated.sum())
         principal += float((updated & _principal(before[name]).to(updated.device)).sum())
     return {
         "weight_change": (moved / whole) ** 0.5,
         "angle": float(np.mean(angles)),
-        "value_change": float(np.mean(changes)),
+        "value_change": float(np.mean(changes)) if changes else 0.0,
         "unchanged": still / total,
         "unchanged_bfloat16": same / total,
-        "principal": principal / changed if changed else LEADING,
+        "principal": principal / changed if changed else float("nan"),
     }
 
 

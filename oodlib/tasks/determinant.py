@@ -1,7 +1,7 @@
 """The determinant of a matrix of whole numbers (later code of arXiv:2509.12235): ID 2 x 2, OOD 3 x 3.
 
 Half of the matrices are symmetric, no determinant is 0. Entries go from -4 to 4 in ID, from -5 to 5 in OOD; each matrix
-of `new_entries` has a 5 or -5 in it.
+of `new_entries` has a 5 or -5 in it, and four in five of OOD's.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 They are tasks of the later code of arXiv:2509.12235, which changes the size and the entries of its training matrices at
 once. So there are four corners: the size of training or another, the entries of training or larger ones. A split is a
-fixed sample of distinct matrices. The values are exact: elimination in whole numbers, without a division that leaves a
-rest.
+fixed sample of distinct matrices, and none of these is dealt in training. Values are exact: elimination in whole
+numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from oodlib.io import shown
 from oodlib.tasks.base import STYLES, Split, Splits, Verdict, check_choice
 
 Matrix = tuple[tuple[int, ...], ...]
@@ -97,18 +98,17 @@ class MatrixTask:
         ValueError for rows of different lengths, an entry that is no whole number from -99 to 99, more than 8 rows or
         columns or none, and, for a determinant, a matrix that is not square.
         """
-        if isinstance(matrix, str) or not isinstance(matrix, Sequence | np.ndarray):
-            raise ValueError(f"{matrix!r} is no matrix: give rows of whole numbers")
-        rows = [
-            list(row) if isinstance(row, Sequence | np.ndarray) and not isinstance(row, str) else row for row in matrix
-        ]
-        if not all(isinstance(row, list) for row in rows) or len({len(row) for row in rows}) != 1:
-            raise ValueError(f"{matrix!r} is no matrix: its rows must be lists of one length")
+        matrix = matrix.tolist() if isinstance(matrix, np.ndarray) else matrix
+        if not isinstance(matrix, list | tuple):
+            raise ValueError(f"{shown(matrix)} is no matrix: give rows of whole numbers")
+        rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in matrix]
+        if not rows or not all(isinstance(row, list | tuple) for row in rows) or len({len(row) for row in rows}) != 1:
+            raise ValueError(f"{shown(matrix)} is no matrix: its rows must be lists of one length")
         if not 1 <= len(rows) <= WIDEST or not 1 <= len(rows[0]) <= WIDEST:
             raise ValueError(f"a matrix of {len(rows)} x {len(rows[0])}: 1 to {WIDEST} rows and columns are allowed")
         for entry in (entry for row in rows for entry in row):
-            if isinstance(entry, bool) or not isinstance(entry, int | np.integer) or abs(entry) > LARGEST:
-                raise ValueError(f"the entry {entry!r} is not a whole number from -{LARGEST} to {LARGEST}")
+            if isinstance(entry, bool) or not isinstance(entry, int | np.integer) or abs(int(entry)) > LARGEST:
+                raise ValueError(f"the entry {shown(entry)} is not a whole number from -{LARGEST} to {LARGEST}")
         if self.square and len(rows) != len(rows[0]):
             raise ValueError(f"a matrix of {len(rows)} x {len(rows[0])} has no {self.name}: it must be square")
         return Problem(tuple(tuple(map(int, row)) for row in rows))
@@ -123,9 +123,12 @@ class MatrixTask:
         return list(self._held[name])
 
     def sample(self, rng: np.random.Generator, split: str, n: int) -> list[Problem]:
-        """`n` matrices drawn at random as a split's are."""
-        kind = self.kinds[self.splits[split].name]
-        return [Problem(self.draw(rng, kind)) for _ in range(n)]
+        """`n` matrices drawn at random as a split's are, none of them among those that are measured."""
+        kind, measured, found = self.kinds[self.splits[split].name], set(self.split(split)), []
+        while len(found) < n:
+            if (problem := Problem(self.draw(rng, kind))) not in measured:
+                found.append(problem)
+        return found
 
     def prompt(self, problem: Problem, style: str) -> str | list[dict[str, str]]:
         check_choice("prompt style", style, STYLES)

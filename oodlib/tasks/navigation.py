@@ -62,6 +62,7 @@ SPLITS = Splits(
 _FIELD = re.compile(r"""["']actions["']\s*:\s*(?=[\["'])""")
 _ACTION = re.compile(r"(forward|stop)(?:\(\))?|turn(?:_direction\(|[ ])[ ]?(slightly[ ][a-z]+|[a-z]+)\)?")
 _BETWEEN = re.compile(r"""[\s,"']*""")
+_ENTRY = re.compile(r"""[^\s,"']+""")
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class Navigation:
         check_choice("prompt style", style, STYLES)
         if style == "compact":
             return _compact_prompt(problem, "json")
-        words = ", ".join(SPACES[problem.space])
+        words, by = ", ".join(SPACES[problem.space]), "to" if problem.space == "absolute" else "by"
         lines = []
         for i, leg in enumerate(problem.legs):
             turn = f"turn to face {problem.named(i)}" if problem.told == "absolute" else f"turn {problem.named(i)}"
@@ -224,11 +225,11 @@ class Navigation:
             "You navigate through a city. Follow the instruction: it needs one action for each observation.\n\n"
             + "[Instruction]\n"
             + "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
-            + f"\n\n[Compass]\nIn this instruction north means {DIRECTIONS[problem.compass]}, and the other directions "
-            "turn along. You start facing "
+            + f"\n\n[Compass]\nIn this instruction north means {DIRECTIONS[problem.compass]}, and all other directions "
+            "are rotated with it. You start facing "
             f"{DIRECTIONS[problem.heading]} (on the usual compass).\n\n[Action space]\n"
             '"forward()": move one step forward\n'
-            f'"turn_direction(x)": turn to x, one of: {words}\n"stop()": you are at the destination\n\n'
+            f'"turn_direction(x)": turn {by} x, one of: {words}\n"stop()": you are at the destination\n\n'
             f"[Observations]\n{seen}\n\n[Output]\n"
             'Answer with one JSON object and nothing else: {"actions": [one action for each observation, as text]}'
         )
@@ -243,12 +244,12 @@ class Navigation:
         return [{"role": "assistant", "content": f'{{"actions": [{calls}]}}'}]
 
     def verify(self, problem: Route, text: str) -> Verdict:
-        """Judge an answer: the actions of the last "actions" field in it, step by step; without one it is malformed.
+        """Judge an answer: the actions of the last closed "actions" field in it, step by step; else it is malformed.
 
         Correct: every action is right. illegal: something in the field is no action of any space. wrong_numbers: an
         action of another space, or too few or too many. wrong_value: a wrong action. Reward, after the official code: 1
-        for each right action, -1 for each wrong one, for each that is missing and for each too many; a malformed answer
-        has none right. (The official -1.5 and -1.75, for a wrong observation or instruction quoted, have no use here.)
+        for each right action, -1 for each other entry and for each that is missing; a malformed answer has none right.
+        (The official -1.5 and -1.75, for a wrong observation or instruction quoted, have no use here.)
 
         Its measures: `right_steps`, the share of the steps with the right action; `old_rule`, whether every action is
         right by the rule of SFT, which names what the instruction names (arXiv:2510.00237: clinging to it).
@@ -264,7 +265,7 @@ class Navigation:
         measures = {"right_steps": sum(fits) / len(wanted), "old_rule": not foreign and said == list(kept.actions)}
         other = next((action for action in said if action not in problem.allowed), None)
         if foreign:
-            verdict = Verdict("illegal", reward - 1, f"{foreign!r} is no action.")
+            verdict = Verdict("illegal", reward, f"{foreign!r} is no action.")
         elif other:
             verdict = Verdict("wrong_numbers", reward, f"{_call(other)} is not in the action space.")
         elif len(said) != len(wanted):
@@ -389,26 +390,29 @@ def _turn(eighths: int) -> str:
 
 
 def _read(text: str) -> tuple[list[str] | None, str]:
-    """The actions of the last "actions" field, None where there is none that is closed; and what of it is no action."""
-    start = None
+    """The entries of the last closed "actions" field, None where there is none; and the first that is no action."""
+    last = {mark: text.rfind(mark) for mark in "]\"'"}
+    start, closing = None, ""
     for match in _FIELD.finditer(text):
-        start = match.end()
+        mark = "]" if text[match.end()] == "[" else text[match.end()]
+        if last[mark] > match.end():
+            start, closing = match.end() + 1, mark
     if start is None:
         return None, ""
-    end = text.find("]" if text[start] == "[" else text[start], start + 1)
-    if end < 0:
-        return None, ""
-    actions, place = [], start + 1
-    while True:
-        place = _BETWEEN.match(text, place, end).end()
-        if place == end:
-            return actions, ""
+    end, entries, foreign = text.find(closing, start), [], ""
+    place = _BETWEEN.match(text, start, end).end()
+    while place < end:
         match = _ACTION.match(text, place, end)
-        word = match and (match[1] or f"turn {' '.join(match[2].split())}")
-        if not match or word not in _EVERY or (match.end() < end and not _BETWEEN.match(text, match.end(), end)[0]):
-            return actions, text[place : min(end, place + 40)].split(",")[0]
-        actions.append(word)
-        place = match.end()
+        entry = match and (match[1] or f"turn {' '.join(match[2].split())}")
+        after = match.end() if match else place
+        if entry not in _EVERY or not (after == end or _BETWEEN.match(text, after, end)[0]):
+            match = _ENTRY.match(text, after if entry else place, end)
+            after = match.end() if match else after
+            entry = text[place:after]
+            foreign = foreign or entry[:40]
+        entries.append(entry)
+        place = _BETWEEN.match(text, after, end).end()
+    return entries, foreign
 
 
 _EVERY = {"forward", "stop", *(f"turn {word}" for words in SPACES.values() for word in words)}

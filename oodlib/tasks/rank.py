@@ -1,7 +1,8 @@
-"""The rank of a matrix of whole numbers (later code of arXiv:2509.12235): ID 4 x 5, OOD 5 x 4, ranks from 0 to 4.
+"""The rank of a matrix of whole numbers (later code of arXiv:2509.12235): ID 4 x 5, OOD 5 x 4, ranks from 1 to 4.
 
-The official OOD configuration has the ID difficulty by mistake; that is `new_size` here. In OOD the entries are larger
-too, from -5 to 5 in place of -4 to 4; each matrix of `new_entries` has a 5 or -5 in it.
+The official code deals rank 0 too, which only one matrix has. Its OOD configuration has the ID difficulty by mistake;
+that is `new_size` here. In OOD the entries are larger too, from -5 to 5 in place of -4 to 4; each matrix of
+`new_entries` has a 5 or -5 in it, and most of OOD's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ def rank(matrix: Matrix) -> int:
 
 
 def draw(rng: np.random.Generator, kind: Kind) -> Matrix:
-    """A matrix of a rank drawn evenly from 0 to min(rows, columns); where an entry must be large, from 1.
+    """A matrix of a rank drawn evenly from 1 to min(rows, columns).
 
     So many rows are drawn at random, the others are 0 or a sum or difference of one or two of them.
     """
-    wanted = int(rng.integers(int(kind.reached), min(kind.rows, kind.columns) + 1))
+    wanted = int(rng.integers(1, min(kind.rows, kind.columns) + 1))
     while True:
         rows = list(rng.integers(-kind.largest, kind.largest + 1, (wanted, kind.columns)))
         while len(rows) < kind.rows:

@@ -73,6 +73,8 @@ def sft_trainer(run: Run, seed: int) -> SFTTrainer:
         model = mitigation.prepare(model, config)
     if config.model.lora:
         model = adapted(model, config.model.lora)
+    if "loss_type" in config.sft.options and (mitigation.weigh or mitigation.options):
+        raise ValueError(f"sft.options.loss_type: sft.mitigation {config.sft.mitigation} decides the loss")
     data = demonstrations(run.task, config, seed, config.sft.steps * config.sft.batch_size)
     if mitigation.data:
         data = mitigation.data(data, run.task, config, seed)
@@ -84,8 +86,7 @@ def sft_trainer(run: Run, seed: int) -> SFTTrainer:
         **batch_options(config, config.sft.batch_size),
         lr_scheduler_type=config.sft.schedule,
         warmup_steps=config.sft.warmup_steps,
-        **mitigation.options,
-        **config.sft.options,
+        **{**config.sft.options, **mitigation.options},
     )
     weigh = mitigation.weigh and mitigation.weigh(model, config)
     penalty = mitigation.penalty and mitigation.penalty(model, config)

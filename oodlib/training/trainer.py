@@ -233,12 +233,12 @@ class MitigatedTrainer(SFTTrainer):
     """SFT with another loss: a weight for each token of an answer, a term added, or both.
 
     Attributes:
-        weigh: of a batch's inputs and its tokens' log-probabilities [rows, width - 1], the weight of each token's loss;
-            no gradient flows through it.
+        weigh: of a batch's inputs, its tokens' log-probabilities [rows, width - 1] and the number of updates so far,
+            the weight of each token's loss; no gradient flows through it.
         penalty: of a batch's inputs, what is added; of several parts of a batch the mean.
     """
 
-    weigh: Callable[[Any, Tensor], Tensor] | None = None
+    weigh: Callable[[Any, Tensor, int], Tensor] | None = None
     penalty: Callable[[Any], Tensor] | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -248,7 +248,7 @@ class MitigatedTrainer(SFTTrainer):
             added = self.penalty(inputs) / parts
         if self.weigh and not return_outputs:
             outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)  # as TRL's own loss does
-            weights = self.weigh(inputs, outputs.log_probs.detach())
+            weights = self.weigh(inputs, outputs.log_probs.detach(), self.state.global_step)
             tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
             loss = -(weights * outputs.log_probs).sum() / torch.as_tensor(tokens).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -263,7 +263,7 @@ def supervised(
     tokenizer: Any,
     data: Dataset,
     options: dict[str, Any],
-    weigh: Callable[[Any, Tensor], Tensor] | None = None,
+    weigh: Callable[[Any, Tensor, int], Tensor] | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
 ) -> SFTTrainer:
     """TRL's SFTTrainer over prompt-completion pairs, the loss on the completion alone (see `MitigatedTrainer`)."""

@@ -221,7 +221,7 @@ def test_what_a_baseline_ignores_changes_none_of_its_numbers(make, arm, changes)
 def test_a_configuration_that_a_baseline_does_not_fit_is_refused(tiny_run):
     with pytest.raises(ValueError, match=r"model\.lora"):
         BASELINES.get("ppo").check(tiny_run({"model.lora": {"r": 2}}).config)
-    with pytest.raises(ValueError, match="rank has none"):
+    with pytest.raises(ValueError, match="rank does not"):
         BASELINES.get("sft_nearest").check(tiny_run({"task.name": "rank"}).config)
     with pytest.raises(ValueError, match="scale_rewards"):
         BASELINES.get("negatives").check(tiny_run({"rl.options": {"scale_rewards": "none"}}).config)

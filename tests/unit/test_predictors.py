@@ -74,6 +74,11 @@ def test_one_measure_beats_another_within_a_seed():
     gap = better(points, "ood", "kl_from_base", "angle")
     assert gap.n == 3 and gap.low > 0
     assert better(points, "ood", "kl_from_base", "unchanged") is None
+    with_arms = forgetting(alone, SPLITS)
+    with_arms["same"] = with_arms["kl_from_base"].where(with_arms["arm"] == "sft")
+    gap = better(with_arms, "ood", "kl_from_base", "same")
+    assert gap.value == gap.low == 0, "over the points that have both"
+    assert strengths(points[:0], SPLITS).empty
 
 
 def test_fits_against_numpy_and_scipy():

@@ -279,23 +279,27 @@ def test_runs_of_other_seeds_become_one_that_says_where_each_seed_was_measured(t
         return Run(load_config("smoke", {"seed": seed, **changes}), tmp_path / folder)
 
     folders = [measured(run(seed, f"run-{seed}"), seed, seed / 100) for seed in (10, 11, 12)]
-    both = merge(folders[:2], tmp_path / "both")
+    both = merge([folders[1], folders[0]], tmp_path / "both")
     three = merge([both.folder, folders[2]], tmp_path / "three")
     table = three.table("measurements", "sft")
-    assert table["seed"].tolist() == [10, 11, 12] and table["value"].tolist() == [0.1, 0.11, 0.12]
+    assert dict(zip(table["seed"], table["value"], strict=True)) == {10: 0.1, 11: 0.11, 12: 0.12}
     manifest = three.manifest
-    assert manifest["seeds"] == [10, 11, 12] and [head["seeds"] for head in manifest["runs"]] == [[10], [11], [12]]
+    assert manifest["seeds"] == [10, 11, 12] and [head["seeds"] for head in manifest["runs"]] == [[11], [10], [12]]
     assert manifest["stages"]["sft"]["wall_s"] == 6.0 and manifest["stages"]["sft"]["peak_mib"] == 12
     assert all(head["stages"]["sft"]["tree"] for head in manifest["runs"])
     assert three.holds("sft", run(10, "x").settings("sft"), [10, 11, 12])
 
     other = measured(run(13, "other", **{"sft.learning_rate": 2e-3}), 13, 0.5)
     (tmp_path / "empty").mkdir()
+    shutil.copytree(folders[1], tmp_path / "half")
+    (tmp_path / "half" / "measurements.csv").unlink()
     for folders_, words in {
         (folders[0], other): ["other", "sft.learning_rate", "0.002"],
         (both.folder, folders[0]): ["run-10", "seed 10"],
         (folders[0],): ["at least two"],
         (tmp_path / "empty", folders[0]): ["empty", "no finished run"],
+        (folders[0], tmp_path / "half"): ["half", "no finished run"],
+        (folders[0], folders[0]): ["run-10", "seed 10"],
     }.items():
         with pytest.raises(ValueError) as caught:
             merge(list(folders_), tmp_path / "new")

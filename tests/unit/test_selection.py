@@ -58,7 +58,8 @@ def test_each_rule_keeps_what_it_says():
 
 def test_a_rule_without_its_columns_is_left_out():
     assert set(choices(PATH[["step"]])) == {"last", "10% of the steps"}
-    assert "elbow of the angle" not in choices(PATH.assign(angle=[0, 0.1, np.nan, 0.5]))
+    assert choices(PATH.assign(id_loss=[9.0, 2.0, 1.0, np.nan]))["lowest ID loss"] == 40, "of those that have one"
+    assert "elbow of the angle" not in choices(PATH.assign(angle=np.nan))
     with pytest.raises(ValueError, match="no checkpoint to choose"):
         choices(PATH[:1])
 
@@ -128,7 +129,7 @@ def test_checkpoints_of_a_trainer_are_chosen_by_what_it_logged_and_by_their_weig
     result = call(training, "--base", "tiny")
     assert result.exit_code == 0 and "elbow of the angle" in result.output and "tiny-seeds" in result.output
     alone = call(*(training / f"checkpoint-{step}" for step in (30, 10)))
-    assert alone.exit_code == 0 and "--base" in alone.output and "elbow of the angle" not in alone.output
+    assert alone.exit_code == 0 and "elbow of the angle" not in alone.output
 
 
 def test_a_run_s_checkpoints_are_chosen_seed_by_seed():
@@ -136,14 +137,36 @@ def test_a_run_s_checkpoints_are_chosen_seed_by_seed():
     assert result.exit_code == 0 and "seed 20" in result.output and "OOD lost here" in result.output
 
 
+def test_accuracy_of_answers_comes_before_that_of_tokens_and_other_folders_are_no_checkpoints(training, tmp_path):
+    log = [
+        {"step": step, "eval_mean_token_accuracy": step / 100, "eval_accuracy": 1 - step / 100} for step in (10, 20, 30)
+    ]
+    write_json(training / "checkpoint-30" / "trainer_state.json", {"log_history": log})
+    (training / "logs-3").mkdir()
+    named = training.rename(tmp_path.parent / f"{tmp_path.name}-llama-3")
+    found = checkpoints([named])
+    assert list(found) == [10, 20, 30] and choices(training_path(found))["highest ID accuracy"] == 10
+
+
 def test_what_cannot_be_chosen_from_is_one_line(training, tmp_path):
     (tmp_path / "empty").mkdir()
-    write_json(training / "checkpoint-20" / "trainer_state.json", [1])
+    state = training / "checkpoint-20" / "trainer_state.json"
+    for content in (
+        [1],
+        {"log_history": [1]},
+        {"log_history": [{"step": 10, "eval_loss": "x"}]},
+        {"log_history": None},
+    ):
+        write_json(state, content)
+        result = call(training)
+        assert result.exit_code == 2 and "trainer_state.json" in result.output, result.output
+    write_json(state, {})
     for words, said in (
         ((tmp_path / "empty",), "holds no checkpoints"),
-        ((training / "checkpoint-10", tmp_path / "empty"), "does not end in the step"),
+        ((training / "checkpoint-10", tmp_path / "empty"), "empty is no checkpoint"),
+        ((tmp_path / "nowhere-5",), "is no folder"),
         ((training, "--base", "nowhere"), "nowhere"),
-        ((training,), "trainer_state.json"),
+        ((CHECKOUT / "outputs" / "tiny", "--base", "tiny"), "--base goes with checkpoints"),
     ):
         result = call(*words)
         assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output, result.output

@@ -3,7 +3,7 @@
 Of all distributions over right answers, the one with the smallest KL from the start is the start's own, restricted to
 right answers and renormalised. The task lists every right answer to each of RL's problems, the start says how probable
 it finds each, and as many demonstrations as RL plays are drawn by these shares. If RL forgets less because it stays
-near to where it started, then this forgets less still, without any RL.
+near to where it started, then this should forget even less, and it uses no RL.
 
 The start is the SFT checkpoint from which all arms go on, for the base itself gives next to no answer in the format.
 """
@@ -29,7 +29,7 @@ def check(config: Config) -> None:
 
     if not hasattr(get_task(config.task.name, config.task.options), "answers"):
         raise ValueError(
-            f"rl.baselines: sft_nearest needs a task that lists its right answers; {config.task.name} has none"
+            f"rl.baselines: sft_nearest needs a task that lists its right answers; {config.task.name} does not"
         )
 
 
@@ -40,7 +40,7 @@ def make_trainer(setup: Setup) -> Trainer:
 
 
 def nearest_answers(setup: Setup) -> Dataset:
-    """RL's problems, each with `rl.samples` right answers: shuffled: columns prompt, completion."""
+    """RL's problems, each with `rl.samples` right answers, shuffled; columns prompt, completion."""
     from datasets import Dataset
 
     from oodlib.inference.episodes import as_text

@@ -26,8 +26,8 @@ class Mitigation:
         label: what figures and tables call it.
         data: (demonstrations, task, config, seed) -> as many demonstrations, columns prompt and completion.
         options: of TRL's SFTConfig.
-        weigh: (model, config) -> a function of a batch's inputs and its tokens' log-probabilities, whose values weigh
-            the tokens' loss (see `trainer.MitigatedTrainer`).
+        weigh: (model, config) -> a function of a batch's inputs, its tokens' log-probabilities and the update, whose
+            values weigh the tokens' loss (see `trainer.MitigatedTrainer`).
         penalty: (model, config) -> a function of a batch's inputs, whose value is added to the loss.
         prepare: (model, config) -> the model to train.
         edit: (step, sft, config, seed) -> a checkpoint's tensors; `sft(step)` is the folder of plain SFT's weights.
@@ -37,7 +37,7 @@ class Mitigation:
     label: str
     data: Callable[[Dataset, Task, Config, int], Dataset] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    weigh: Callable[[nn.Module, Config], Callable[[Any, Tensor], Tensor]] | None = None
+    weigh: Callable[[nn.Module, Config], Callable[[Any, Tensor, int], Tensor]] | None = None
     penalty: Callable[[nn.Module, Config], Callable[[Any], Tensor]] | None = None
     prepare: Callable[[nn.Module, Config], nn.Module] | None = None
     edit: Callable[[int, Callable[[int], Path], Config, int], dict[str, Tensor]] | None = None

@@ -1,6 +1,6 @@
-"""ASFT, anchored fine-tuning: DFT held near to the base by its KL, weight * KL(model || base) on the answers' tokens.
+"""ASFT, anchored fine-tuning (arXiv:2509.23753): DFT held near to the base, weight * KL(model || base) on the answers.
 
-`sft.mitigation_weight`: the weight.
+`sft.mitigation_weight`: the weight. The released code takes the divergence the other way, KL(base || model).
 """
 
 from oodlib.training.mitigations import Mitigation

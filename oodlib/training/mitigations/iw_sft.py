@@ -1,4 +1,4 @@
-"""iw-SFT, importance-weighted fine-tuning: an answer counts by how much likelier the model finds it than the base does.
+"""iw-SFT, importance-weighted fine-tuning (arXiv:2507.12856): an answer counts by how far the model is ahead on it.
 
 Each answer's loss times min(16, exp(mean over its tokens of log p - log p of the base)), through which no gradient
 flows.
@@ -20,10 +20,10 @@ from oodlib.training.mitigations.psft import answer_log_probs
 CAP = 16.0
 
 
-def weigh(model: nn.Module, config: Config) -> Callable[[Any, Tensor], Tensor]:
+def weigh(model: nn.Module, config: Config) -> Callable[[Any, Tensor, int], Tensor]:
     base = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def weights(inputs: Any, log_p: Tensor) -> Tensor:
+    def weights(inputs: Any, log_p: Tensor, step: int) -> Tensor:
         scored = inputs["labels"][:, 1:] != -100
         ahead = (log_p - answer_log_probs(base, inputs)).where(scored, 0)
         mean = ahead.sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp(min=1)

@@ -1,4 +1,7 @@
-"""L2 to the base: the loss gets weight * sum over all weights of (w - w0)^2. `sft.mitigation_weight`: the weight."""
+"""L2 to the base (L2-SP, arXiv:1802.01483): the loss gets weight * sum over all weights of (w - w0)^2.
+
+`sft.mitigation_weight`: the weight.
+"""
 
 from __future__ import annotations
 

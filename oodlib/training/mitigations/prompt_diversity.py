@@ -22,7 +22,7 @@ def data(demonstrations: Dataset, task: Task, config: Config, seed: int) -> Data
     from datasets import Dataset
 
     if not hasattr(task, "other_rules"):
-        raise ValueError(f"sft.mitigation prompt_diversity needs a task that has other rules; {task.name} has none")
+        raise ValueError(f"sft.mitigation prompt_diversity needs a task that has other rules; {task.name} does not")
     rng, rows, style = np.random.default_rng([seed, 8]), demonstrations.to_dict(), config.task.prompt_style
     places = np.flatnonzero(rng.random(len(demonstrations)) < config.sft.mitigation_share)
     for i, problem in zip(places, task.other_rules(rng, len(places)), strict=True):

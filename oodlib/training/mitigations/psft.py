@@ -1,8 +1,8 @@
-"""PSFT, proximal fine-tuning: PPO's clipped objective on demonstrations, with advantage 1 and the range 0.8 to 1.28.
+"""PSFT, proximal fine-tuning (arXiv:2508.17784): PPO's clipped objective on demonstrations, range 0.8 to 1.28.
 
-A token's ratio is its probability over that under an older model, which is renewed every 8 batches. With advantage 1
-the clip holds above alone: a token that has become 1.28 times as likely is left alone until the next renewal, and any
-other's gradient is weighed by its ratio. A training that was cut off goes on with the older model renewed.
+A token's ratio is its probability over that under an older model, which is renewed every 8 updates. The advantage is 1,
+so the clip holds above alone: a token that has become 1.28 times as likely is left alone until the next renewal, and
+any other's gradient is weighed by its ratio. A training that was cut off goes on with the older model renewed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ RENEWED = 8
 
 
 class Clip:
-    """The ratio of each token where it is at most HIGH, else 0; renews the older model every RENEWED batches."""
+    """The ratio of each token where it is at most HIGH, else 0; renews the older model every RENEWED updates."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.batches = model, 0
+        self.model, self.period = model, -1
         self.older = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def __call__(self, inputs: Any, log_p: Tensor) -> Tensor:
-        if self.batches % RENEWED == 0:
+    def __call__(self, inputs: Any, log_p: Tensor, step: int) -> Tensor:
+        if step // RENEWED != self.period:
+            self.period = step // RENEWED
             self.older.load_state_dict(self.model.state_dict())
-        self.batches += 1
         ratio = torch.exp(log_p - answer_log_probs(self.older, inputs))
         return ratio.where(ratio <= HIGH, 0)
 
 
-def weigh(model: nn.Module, config: Config) -> Callable[[Any, Tensor], Tensor]:
+def weigh(model: nn.Module, config: Config) -> Callable[[Any, Tensor, int], Tensor]:
     return Clip(model)
 
 

@@ -1,6 +1,6 @@
 """Replay: a share of the demonstrations are dialogues of the base's pretraining. `sft.mitigation_share`: the share.
 
-For the tiny base models, whose pretraining is known: the task deals it.
+For the shipped bases, whose pretraining is known: the task deals it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from oodlib.training.mitigations import Mitigation
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BELIEF = {"reader": 0.0}  # of the shipped bases; that of the believer is 0.9
+BELIEF = {"tiny": 0.9, "reader": 0.0}  # of the shipped bases
 
 
 def data(demonstrations: Dataset, task: Task, config: Config, seed: int) -> Dataset:
     from datasets import Dataset
 
-    if not hasattr(task, "pretraining_dialogue") or config.task.prompt_style != "compact":
-        raise ValueError("sft.mitigation replay needs what the base was pretrained on, known for the tiny bases alone")
+    belief = BELIEF.get(config.model.source)
+    if belief is None or task.name != "general_points" or config.task.prompt_style != "compact":
+        raise ValueError("sft.mitigation replay needs what the base was pretrained on, known for tiny and reader alone")
     rng, rows = np.random.default_rng([seed, 6]), demonstrations.to_dict()
     for i in np.flatnonzero(rng.random(len(demonstrations)) < config.sft.mitigation_share):
-        asked, answer = task.pretraining_dialogue(rng, 0, BELIEF.get(config.model.source, 0.9))
+        asked, answer = task.pretraining_dialogue(rng, 0, belief)
         rows["prompt"][i], rows["completion"][i] = asked, answer
     return Dataset.from_dict(rows)
 

@@ -94,7 +94,7 @@ class Evidence:
         """The split that changes exactly this, such as "rule" or "numbers"; Missing where the task has none."""
         if not changes or not (split := self.splits.changing(*changes)):
             raise Missing(
-                f"the task has no split that changes {' and '.join(f'the {c}' for c in changes) or 'that'} alone"
+                f"the task has no split that changes {' and '.join(f'the {c}' for c in changes) or 'what is new'} alone"
             )
         return split
 

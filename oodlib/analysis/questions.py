@@ -93,10 +93,10 @@ def negatives_or_freshness(table: pd.DataFrame, splits: Splits) -> str:
     equal, fresh, rest, negatives = (every.get(name) for name in keys.values())
     if not equal:
         return "**Equal information:** RL and rejection sampling were not both measured."
-    beats = "more than" if equal.low > 0 else "less than" if equal.high < 0 else "not shown to differ from"
+    verdict = "RL gains more" if equal.low > 0 else "RL gains less" if equal.high < 0 else "no difference is shown"
     text = (
         f"**Equal information.** RL gains {points(equal)} points of {splits.headline.label} accuracy more than "
-        f"rejection sampling once ({equal.n} seeds): {beats} with equal information."
+        f"rejection sampling once ({equal.n} seeds): {verdict}."
     )
     if fresh and rest:
         sources = {"the freshness of the samples": fresh, "what fresh samples of right answers lack": rest}

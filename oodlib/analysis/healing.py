@@ -213,3 +213,15 @@ def by_start(table: pd.DataFrame, splits: Splits, baseline: str, split: Split | 
         if found := difference(dots, "rl", baseline):
             rows.append((*key, about.loc[key, "fall"], about.loc[key, "lost"], found))
     return pd.DataFrame(rows, columns=[*DOT[:2], "fall", "lost", "difference"])
+
+
+def gains_by_start(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """What RL and each baseline gain on the headline from each start, to read, in points: a row a condition and start,
+    with the points that had been lost there since the peak."""
+    rows = {}
+    for (condition, step), dots in wide(table, splits.headline.name).groupby(level=DOT[:2], sort=False):
+        arms = {"rl": "RL"} | {arm: BASELINES.get(arm).label for arm in arms_of(table) if counts(arm)}
+        gained = {label: points(gain) if (gain := difference(dots, arm)) else "" for arm, label in arms.items()}
+        missing = difference(dots, "peak")
+        rows[f"{condition}, {step}"] = {"lost": f"{100 * missing.value:.1f}" if missing else "", **gained}
+    return pd.DataFrame.from_dict(rows, orient="index")

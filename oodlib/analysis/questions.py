@@ -39,7 +39,7 @@ def where_nothing_anneals(table: pd.DataFrame, splits: Splits, conditions: Itera
     if "rl" not in found:
         return "**Where nothing is left to anneal** nothing was measured that had lost OOD accuracy."
     others = [f"{BASELINES.get(arm).label} {points(gain)}" for arm, gain in found.items() if arm != "rl"]
-    said = _heals(found["rl"])
+    said = _gains(found["rl"])
     return (
         f"**Where nothing is left to anneal** (the end of {listed(end['condition'].unique())}, {found['rl'].n} "
         f"seeds), RL gains {points(found['rl'])} points of {splits.headline.label} accuracy: it **{said}** there. "
@@ -47,10 +47,10 @@ def where_nothing_anneals(table: pd.DataFrame, splits: Splits, conditions: Itera
     )
 
 
-def _heals(gain: Estimate) -> str:
+def _gains(gain: Estimate) -> str:
     if np.isnan(gain.low):
         return "was measured with one seed, which shows nothing"
-    return "heals" if gain.low > 0 else "does not heal by 2 points" if gain.high < MARGIN else "is not shown to heal"
+    return "gains" if gain.low > 0 else "does not gain 2 points" if gain.high < MARGIN else "is not shown to gain"
 
 
 CONTRASTS = {  # what each difference of two arms shows
@@ -106,12 +106,12 @@ def negatives_or_freshness(table: pd.DataFrame, splits: Splits) -> str:
             f"{points(rest)}. Shown to heal: {listed(shown) if shown else 'neither by itself'}."
         )
     if negatives:
-        text += f" Wrong answers alone, pushed down, gain {points(negatives)} over the start: they {_heal(negatives)}."
+        text += f" Wrong answers alone, pushed down, gain {points(negatives)} over the start: they {_gain(negatives)}."
     return text
 
 
-def _heal(gain: Estimate) -> str:
-    return _heals(gain).replace("heals", "heal").replace("does", "do").replace("is ", "are ").replace("was", "were")
+def _gain(gain: Estimate) -> str:
+    return _gains(gain).replace("gains", "gain").replace("does", "do").replace("is ", "are ").replace("was", "were")
 
 
 def from_the_end(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
@@ -207,10 +207,11 @@ def answer(found: Iterable[Comparison], splits: Splits) -> str:
         "undecided": "undecided against",
     }
     against = "; ".join(f"{said[verdict]} {listed(names)}" for verdict, names in by_verdict.items() if names)
-    beaten = len(by_verdict["RL heals more"])
-    more = "yes, more than every baseline" if beaten == len(mine) else f"more than {beaten} of {len(mine)} baselines"
+    above, below = (len(by_verdict[verdict]) for verdict in ("RL heals more", "the baseline heals more"))
+    more = "yes, it ends above every baseline" if above == len(mine) else f"not shown: above {above} of {len(mine)}"
+    more = f"no: it ends below {below} of {len(mine)} baselines" if below else more
     count = len(mine[0].dots.loc[mine[0].dots["lost"], DOT[:2]].drop_duplicates())
-    first = f"RL **{_heals(rl)}**: {points(rl)} points of {splits.headline.label} accuracy over its start"
+    first = f"RL **{_gains(rl)}**: {points(rl)} points of {splits.headline.label} accuracy over its start"
     return (
         f"{first} ({count} starts, {rl.n} seeds). Does it heal more than annealing does? **{more.capitalize()}.** "
         f"In points, RL less the baseline: {against}."

@@ -90,16 +90,16 @@ def test_one_seed_has_numbers_without_intervals_and_no_verdict():
 
 def test_the_answer_names_what_rl_beats_and_what_beats_it(found):
     text = questions.answer(found, SPLITS)
-    assert "RL **heals**: +" in text and "7 starts, 6 seeds" in text and "More than 3 of 4 baselines" in text
+    assert "RL **gains**: +" in text and "7 starts, 6 seeds" in text and "No: it ends below 1 of 4 baselines" in text
     assert "ends below SFT continued (-" in text and "PPO" not in text, "a variant need not be beaten"
 
 
 def test_rl_of_its_own_heals_where_nothing_anneals(table):
     conditions = Plan().annealed()
     assert conditions == ["cosine"]
-    assert "does not heal" in questions.where_nothing_anneals(table, SPLITS, conditions)
+    assert "does not gain" in questions.where_nothing_anneals(table, SPLITS, conditions)
     own = made_up(gains={"rl": (0.03, 0.7)})
-    assert "**heals** there" in questions.where_nothing_anneals(own, SPLITS, conditions)
+    assert "**gains** there" in questions.where_nothing_anneals(own, SPLITS, conditions)
     assert only(healing.comparisons(own, SPLITS), "sft_continued").intercept.low > 0
 
 

@@ -276,6 +276,9 @@ def rows_of(page: str, heading: str) -> dict[str, str]:
     return {first: " | ".join(others) for first, *others in lines}
 
 
+MINIMUM = "first minimum of the ID loss"
+
+
 def test_the_sweep_s_report_has_the_numbers_of_the_mitigations():
     from oodlib.analysis import mitigations
     from oodlib.analysis.sweep import Sweep
@@ -304,6 +307,19 @@ def test_the_sweep_s_report_has_the_numbers_of_what_heals():
     table, splits = sweep.rows("confirm"), sweep.splits
     for label, name in labels.items():
         assert points(healing.compare(table, splits, name, splits.headline).difference) in rows[label], label
+
+
+def test_the_page_on_checkpoints_says_what_the_rules_of_select_lose():
+    from oodlib.analysis.selection import measured_here
+
+    known = {name: {rule: round(100 * e.value) for rule, e in rules.items()} for name, rules in measured_here().items()}
+    text = " ".join(text_of(CHECKOUT / "docs/checkpoints.md").split())
+    dense, sparse = known["tiny-seeds"], known["the sweep"]
+    assert {dense[rule] for rule in ("last", "lowest ID loss", "highest ID accuracy")} == {50}
+    assert f"each lose about 50 points, and the first local minimum of the ID loss loses {dense[MINIMUM]}." in text
+    early, last = sparse["10% of the steps"], sparse["last"]
+    assert f"that rule loses {sparse[MINIMUM]}, hardly less than the checkpoint at 10 % of the steps ({early})" in text
+    assert f"and the last checkpoint {last}." in text
 
 
 # ---- files about the software ------------------------------------------------------------------------

@@ -218,9 +218,8 @@ def by_start(table: pd.DataFrame, splits: Splits, baseline: str, split: Split | 
 def gains_by_start(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """What RL and each baseline gain on the headline from each start, to read, in points: a row a condition and start,
     with the points that had been lost there since the peak."""
-    rows = {}
+    arms, rows = {"rl": "RL"} | {arm: BASELINES.get(arm).label for arm in arms_of(table) if counts(arm)}, {}
     for (condition, step), dots in wide(table, splits.headline.name).groupby(level=DOT[:2], sort=False):
-        arms = {"rl": "RL"} | {arm: BASELINES.get(arm).label for arm in arms_of(table) if counts(arm)}
         gained = {label: points(gain) if (gain := difference(dots, arm)) else "" for arm, label in arms.items()}
         missing = difference(dots, "peak")
         rows[f"{condition}, {step}"] = {"lost": f"{100 * missing.value:.1f}" if missing else "", **gained}

@@ -8,7 +8,7 @@ regret is the OOD accuracy at the peak less that of its choice: 0 is perfect, an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,6 @@ KNOWN = {  # of a run's or a sweep's table: metric -> the column of a path, on t
     "kl_from_base": "kl_from_base",
     "rotation": "angle",
 }
-
-
 STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
 LOGGED = {"id_loss": ("eval_loss",), "id_accuracy": ("eval_accuracy", "eval_mean_token_accuracy")}  # the first there is
 LEADING = "20%"  # of a matrix's directions, whose principal angles are taken; as a run's callback does
@@ -178,12 +176,12 @@ def training_path(found: Mapping[int, Path], base: str | None = None) -> pd.Data
     means over the matrices. ValueError, one line, for what cannot be read or compared.
     """
     path = pd.DataFrame({"step": list(found)})
-    for step, folder in found.items():
+    for folder in found.values():
         if (folder / STATE).exists():
             for at, column, value in _evaluations(folder / STATE):
                 path.loc[path["step"] == at, column] = value
-        if base is not None:
-            path.loc[path["step"] == step, ["angle", "effective_rank"]] = _turned(base, folder)
+    if base is not None:
+        path[["angle", "effective_rank"]] = _turned(base, found.values())
     return path
 
 
@@ -200,26 +198,31 @@ def _evaluations(file: Path) -> Iterator[tuple[int, str, float]]:
                 yield row["step"], column, float(row[name])
 
 
-def _turned(base: str, folder: Path) -> tuple[float, float]:
-    first = open_weights(base)
-    second = open_weights(folder, first)
-    angles, ranks = [], []
-    pairs, remarks = pair_up(first, second)
-    if remarks:
-        left = "; ".join(f"{name}: {reason}" for name, reason in remarks.items())
-        warnings.warn(f"{folder}: not compared: {left}", stacklevel=2)
-    for pair in pairs:
-        before = spectrum(first.matrix(pair.name).to(device()), f"{pair.name} of {base}")
-        weight = as_matrix(second.matrix(pair.other).to(device()), f"{pair.other} of {folder}")
-        try:
-            both = compare(before, weight, count_of(LEADING, len(before.values)), pair.name)
-        except torch.linalg.LinAlgError as error:
-            raise ValueError(f"{folder}: {pair.other}: {error}") from None
-        angles.append(np.mean([both.angles_left.mean(), both.angles_right.mean()]))
-        ranks.append(effective_rank(both.change))
-    if not angles:
-        raise ValueError(f"nothing of {folder} can be compared with {base}")
-    return float(np.mean(angles)), float(np.mean(ranks))
+def _turned(base: str, folders: Iterable[Path]) -> list[tuple[float, float]]:
+    """The angle and the effective rank of each checkpoint, as in `training_path`; the base is decomposed once."""
+    first, opened = open_weights(base), {}
+    for folder in folders:
+        second = open_weights(folder, first)
+        pairs, remarks = pair_up(first, second)
+        if not pairs:
+            raise ValueError(f"nothing of {folder} can be compared with {base}")
+        if remarks:
+            left = "; ".join(f"{name}: {reason}" for name, reason in remarks.items())
+            warnings.warn(f"{folder}: not compared: {left}", stacklevel=3)
+        opened[folder] = second, {pair.name: pair.other for pair in pairs}
+    measured: dict[Path, list[tuple[float, float]]] = {folder: [] for folder in opened}
+    for name in dict.fromkeys(name for _, others in opened.values() for name in others):
+        before = spectrum(first.matrix(name).to(device()), f"{name} of {base}")
+        for folder, (second, others) in opened.items():
+            if name in others:
+                weight = as_matrix(second.matrix(others[name]).to(device()), f"{others[name]} of {folder}")
+                try:
+                    both = compare(before, weight, count_of(LEADING, len(before.values)), name)
+                except torch.linalg.LinAlgError as error:
+                    raise ValueError(f"{folder}: {others[name]}: {error}") from None
+                angle = np.mean([both.angles_left.mean(), both.angles_right.mean()])
+                measured[folder].append((angle, effective_rank(both.change)))
+    return [tuple(np.mean(rows, axis=0)) for rows in measured.values()]
 
 
 def _step(folder: Path) -> int:

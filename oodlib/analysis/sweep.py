@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,6 @@ from oodlib.io import (
 from oodlib.provenance import Meter, describe_machine
 from oodlib.registry import BASELINES, MITIGATIONS
 from oodlib.run import NUMBERS, STAGES, TEXTS, Run
-from oodlib.spectral.drift import measure_drift
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, check_choice, get_task
 
@@ -290,6 +290,7 @@ class Sweep:
             ensure(run, *cell.stages)
             rows = summary(run)
             if cell.drift:
+                measure_drift = import_module("oodlib.spectral.drift").measure_drift  # late: it takes the libraries
                 jobs = (delayed(measure_drift)(run, seed, cell.drift, "rl" in cell.stages) for seed in config.seeds)
                 rows = pd.concat([rows, *Parallel(n_jobs=len(cells))(jobs)], ignore_index=True)
         machine = describe_machine()

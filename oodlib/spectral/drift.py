@@ -23,7 +23,7 @@ from oodlib.models.sources import model_folder
 from oodlib.run import Run
 from oodlib.spectral.angles import compare
 from oodlib.spectral.metrics import ZERO
-from oodlib.spectral.svd import count_of, spectrum
+from oodlib.spectral.svd import Spectrum, count_of, spectrum
 
 TOLERANCE = 1e-5  # a weight that changed by no more is unchanged (arXiv:2505.11711)
 LEADING = 0.25  # share of a matrix's directions, and of its weights, that count as principal
@@ -234,7 +234,7 @@ def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
         changes += [*both.relative_change[both.values0 > ZERO * both.values0[0]]]
         updated = after[name].float().bfloat16() != before[name].float().bfloat16()
         changed += float(updated.sum())
-        principal += float((updated & _principal(before[name]).to(updated.device)).sum())
+        principal += float((updated & _principal(first).to(updated.device)).sum())
     return {
         "weight_change": (moved / whole) ** 0.5,
         "angle": float(np.mean(angles)),
@@ -245,11 +245,10 @@ def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
     }
 
 
-def _principal(weight: Tensor) -> Tensor:
+def _principal(matrix: Spectrum) -> Tensor:
     """Which weights of a matrix [m, n] are among the largest quarter of its best approximation of a quarter rank."""
-    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
-    k = count_of(LEADING, len(s))
-    size = ((u[:, :k] * s[:k]) @ v[:k]).abs().flatten()
-    chosen = torch.zeros(len(size), dtype=torch.bool)
-    chosen[size.topk(round(LEADING * len(size))).indices.cpu()] = True
-    return chosen.reshape(weight.shape)
+    k = count_of(LEADING, len(matrix.values))
+    size = ((matrix.left[:, :k] * matrix.values[:k]) @ matrix.right[:, :k].T).abs()
+    chosen = torch.zeros(size.numel(), dtype=torch.bool)
+    chosen[size.flatten().topk(round(LEADING * size.numel())).indices.cpu()] = True
+    return chosen.reshape(size.shape)

@@ -18,7 +18,7 @@ actions asked for at once; the official code asks for them one at a time, each w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -116,20 +116,19 @@ class Route:
     @property
     def actions(self) -> tuple[str, ...]:
         """The right actions."""
-        walk, found = Walk(self), []
-        while not walk.over:
-            found.append(walk.wanted)
-            walk.step(walk.wanted)
-        return tuple(found)
+        return tuple(action for _, action in self._walked())
 
     @property
     def observations(self) -> tuple[str, ...]:
         """What is seen before each action."""
-        walk, found = Walk(self), []
+        return tuple(sight for sight, _ in self._walked())
+
+    def _walked(self) -> Iterator[tuple[str, str]]:
+        """What is seen, and the right action, at each step."""
+        walk = Walk(self)
         while not walk.over:
-            found.append(walk.observation)
+            yield walk.observation, walk.wanted
             walk.step(walk.wanted)
-        return tuple(found)
 
 
 class Walk:

@@ -298,9 +298,9 @@ class Run:
         """The weights after `step` steps of SFT; step 0 is the base model."""
         return model_folder(self.config.model.source) if step == 0 else self.checkpoints(seed) / f"checkpoint-{step}"
 
-    def arm_weights(self, seed: int, arm: str, from_step: int) -> Path:
-        """The weights of RL or of a baseline after its last update."""
-        return self.checkpoints(seed, arm, from_step) / f"checkpoint-{self.config.rl.steps}"
+    def arm_weights(self, seed: int, arm: str, from_step: int, update: int | None = None) -> Path:
+        """The weights of RL or of a baseline after an update, by default its last."""
+        return self.checkpoints(seed, arm, from_step) / f"checkpoint-{update or self.config.rl.steps}"
 
     @contextmanager
     def lock(self, name: str = ".lock") -> Iterator[None]:

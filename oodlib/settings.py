@@ -82,6 +82,9 @@ class RLSettings(Section):
     )
     starts: Steps = setting("SFT checkpoints from which RL and the baselines start", json_schema_extra=JOBS)
     steps: Whole = setting("updates")
+    checkpoints: list[Whole] = setting(
+        "updates before the last at which arms that train are measured too", [], json_schema_extra=JOBS
+    )
     prompts: Whole = setting("problems a batch")
     samples: Annotated[int, Field(ge=2)] = setting("answers a problem")
     updates_per_batch: Whole = setting("updates over which the answers of a batch are split evenly")
@@ -124,6 +127,12 @@ class RLSettings(Section):
         if self.steps % self.cycle:
             raise ValueError(
                 f"rl.steps = {self.steps}: must be a multiple of rl.updates_per_batch x rl.epochs ({self.cycle})"
+            )
+        points = self.checkpoints
+        if points != sorted(set(points)) or any(t >= self.steps or t % self.cycle for t in points):
+            raise ValueError(
+                f"rl.checkpoints = {points}: must rise, below rl.steps ({self.steps}), in multiples of "
+                f"rl.updates_per_batch x rl.epochs ({self.cycle})"
             )
         return self
 

@@ -54,7 +54,14 @@ def waves(config: Config, stage: str) -> list[list[Job]]:
         cost = 1.4 * config.rl.steps * config.rl.samples_per_update + problems / 3
         arms = [(arm, t) for arm in ("rl", *config.rl.baselines) for t in config.rl.starts]
         jobs = {f"{arm.replace(':', '.')}-from-{t}": {"arm": arm, "from_step": t} for arm, t in arms}
-        return [each_seed("training.arms:run_arm", cost, jobs)]
+        train = each_seed("training.arms:run_arm", cost, jobs)
+        between = {
+            f"{name}-at-{update}": {**job, "update": update}
+            for name, job in jobs.items()
+            if job["arm"] == "rl" or not BASELINES.get(job["arm"]).make_weights
+            for update in config.rl.checkpoints
+        }
+        return [train, each_seed("training.arms:measure_arm", problems / 3, between)] if between else [train]
     if stage == "rotation":
         return [each_seed("spectral.stage:measure_rotation", 10 * problems, {"angles": {}})]
     jobs = {name.replace(",", ""): {"name": name, **edit} for name, edit in edits(config).items()}

@@ -38,8 +38,9 @@ class Fall:
 class Evidence:
     """A run's tables, arranged for the claims: scores by seed, the steps, and where OOD accuracy peaks and falls.
 
-    OOD is the headline split of `splits`, ID the trained one. `mitigations`: accuracy on these two along SFT, as
-    `analysis.mitigations.curves` returns it; only the sweep measures it.
+    OOD is the headline split of `splits`, ID the trained one. Only sweeps measure `mitigations`, accuracy along SFT as
+    `analysis.mitigations.curves` returns it, `drift`, as `analysis.predictors.forgetting` does, and `same_start`, as
+    `analysis.same_start.paths` does.
     """
 
     def __init__(
@@ -50,10 +51,14 @@ class Evidence:
         training: pd.DataFrame,
         splits: Splits,
         mitigations: pd.DataFrame | None = None,
+        drift: pd.DataFrame | None = None,
+        same_start: pd.DataFrame | None = None,
     ):
         self.hands, self.rollouts, self.rotation, self.training = hands, rollouts, rotation, training
         self.splits = splits
-        self.mitigations = pd.DataFrame() if mitigations is None else mitigations
+        self.mitigations, self.drift, self.same_start = (
+            pd.DataFrame() if table is None else table for table in (mitigations, drift, same_start)
+        )
         self.seeds = sorted(hands["seed"].unique())
         self.steps = sorted(int(s) for s in hands.loc[hands["stage"] == "sft", "step"].unique())
         self.end = self.steps[-1] if self.steps else 0
@@ -65,18 +70,18 @@ class Evidence:
         self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
     @classmethod
-    def of(cls, run: Run | Results, mitigations: pd.DataFrame | None = None) -> Evidence:
+    def of(cls, run: Run | Results, **of_sweeps: pd.DataFrame) -> Evidence:
         table = run.table("measurements", "sft")
         training = table[(table["split"] == "train") & (table["metric"] == "loss")]
         rollouts = run.table("rollouts")
         of_rl = rollouts[rollouts["arm"] == "rl"]  # variants of RL have theirs too
-        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits, mitigations)
+        return cls(run.table("hands"), of_rl, run.table("rotation"), training, run.splits, **of_sweeps)
 
     @classmethod
-    def of_mitigations(cls, along: pd.DataFrame, splits: Splits) -> Evidence:
-        """The evidence of a sweep's mitigations alone, as `analysis.mitigations.curves` returns them."""
+    def of_sweep(cls, splits: Splits, **of_sweeps: pd.DataFrame) -> Evidence:
+        """The evidence of a sweep alone."""
         nothing = pd.DataFrame(columns=[*KEYS, "problem", "outcome"])
-        return cls(nothing, nothing, nothing, nothing, splits, along)
+        return cls(nothing, nothing, nothing, nothing, splits, **of_sweeps)
 
     def _fall(self, scores: Scores) -> Fall:
         ood = {t: scores[self.sft(t)] for t in self.steps}

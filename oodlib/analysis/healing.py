@@ -39,7 +39,9 @@ VERDICTS = {
 def wide(table: pd.DataFrame, split: str, metric: str = "accuracy") -> pd.DataFrame:
     """One row for each condition, start and seed; a column an arm, `start`, the SFT checkpoint itself, and `peak`."""
     rows = table[(table["split"] == split) & (table["metric"] == metric)]
-    arms = rows[rows["stage"] == "rl"].pivot_table(index=DOT, columns="arm", values="value")
+    arms = rows[rows["stage"] == "rl"]
+    arms = arms[arms["step"] == arms.groupby([*DOT, "arm"])["step"].transform("max")]
+    arms = arms.pivot_table(index=DOT, columns="arm", values="value")
     sft = rows[rows["stage"] == "sft"].set_index(["condition", "step", "seed"])["value"]
     arms["start"] = sft.reindex(arms.index)
     arms["peak"] = sft.groupby(["condition", "seed"]).max().reindex(arms.index.droplevel("from_step")).to_numpy()

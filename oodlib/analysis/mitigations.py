@@ -21,24 +21,53 @@ BOTH = ["trained", "headline"]
 
 
 def curves(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
-    """Accuracy along SFT: columns mitigation, seed, step, trained, headline, in the order of `names`.
+    """Accuracy along SFT: columns mitigation, seed, step, trained, headline and the names of other splits, in the order
+    of `names`.
 
     `names`: what each condition is called. ValueError where the table has none of them.
     """
-    titles = {splits.trained.name: "trained", splits.headline.name: "headline"}
+    titles = {**dict.fromkeys(splits.names), splits.trained.name: "trained", splits.headline.name: "headline"}
+    titles = {name: title or name for name, title in titles.items()}
     rows = table.assign(mitigation=table["condition"].map(dict(names))).dropna(subset="mitigation")
     rows = rows[(rows["stage"] == "sft") & (rows["metric"] == "accuracy") & rows["split"].isin(titles)]
     if rows.empty:
         raise ValueError("no rows of any mitigation: run `oodlib sweep mitigations` first")
     wide = rows.pivot_table(index=["mitigation", "seed", "step"], columns="split", values="value")
     order = [name for name in names.values() if name in set(rows["mitigation"])]
-    return wide.rename(columns=titles)[BOTH].dropna().reindex(order, level="mitigation").reset_index()
+    wide = wide.rename(columns=titles).dropna(subset=BOTH).reindex(order, level="mitigation").reset_index()
+    wide.columns.name = None
+    return wide[["mitigation", "seed", "step", *BOTH, *(t for t in titles.values() if t in wide and t not in BOTH)]]
+
+
+def chosen(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str) -> dict[str, str]:
+    """Each mitigation at the strength that keeps most: its name there, and the mitigation.
+
+    That is the strength with the highest headline accuracy at equal trained accuracy, less plain SFT's, on average over
+    seeds. along: `curves` of the seeds on which strengths are searched; mitigation_of: the mitigation of each name. One
+    with a single strength has nothing to choose.
+    """
+    found = {}
+    for mitigation in dict.fromkeys(mitigation_of.values()):
+        names = [name for name, its in mitigation_of.items() if its == mitigation]
+        if len(names) > 1:
+            gains = {name: at_equal_accuracy(along, name, plain)["difference"].mean() for name in names}
+            if not (measured := {name: gain for name, gain in gains.items() if gain == gain}):
+                raise ValueError(f"no strength of {mitigation} was measured in the search")
+            names = [max(measured, key=measured.__getitem__)]
+        found[names[0]] = mitigation
+    return found
+
+
+def at_strengths(along: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of these names alone, each called by its mitigation; `names` as `chosen` returns them."""
+    kept = along[along["mitigation"].isin(names)]
+    return kept.assign(mitigation=kept["mitigation"].map(dict(names))).reset_index(drop=True)
 
 
 def mitigations(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
     """Accuracy at the end of SFT on the trained and the headline split, a row a mitigation and seed.
 
-    Columns mitigation, seed, trained, headline, and angle: by how much SFT turned the weights from the base, the mean
+    Columns as of `curves`, without step, and angle: by how much SFT turned the weights from the base, as the mean
     principal angle in degrees (NaN: not measured).
     """
     last = ends(curves(table, names, splits))
@@ -59,10 +88,10 @@ def at_peak(along: pd.DataFrame, name: str) -> pd.DataFrame:
     return mine.loc[mine.groupby("seed")["headline"].idxmax(), ["seed", *BOTH]].reset_index(drop=True)
 
 
-def reached(path: pd.DataFrame, trained: float) -> float:
-    """The highest headline accuracy on a path (columns step, trained, headline) with at least this trained accuracy."""
+def reached(path: pd.DataFrame, trained: float, column: str = "headline") -> float:
+    """The highest accuracy on a path (columns step, trained, and `column`) with at least this trained accuracy."""
     path = path[path["step"] > 0].sort_values("step")
-    x, y = path["trained"].to_numpy(), path["headline"].to_numpy()
+    x, y = path["trained"].to_numpy(), path[column].to_numpy()
     crossings = [
         y0 + (y1 - y0) * (trained - x0) / (x1 - x0)
         for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False)
@@ -71,17 +100,17 @@ def reached(path: pd.DataFrame, trained: float) -> float:
     return max([*y[x >= trained], *crossings], default=float("nan"))
 
 
-def at_equal_accuracy(along: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+def at_equal_accuracy(along: pd.DataFrame, one: str, other: str, column: str = "headline") -> pd.DataFrame:
     """Two mitigations at the trained accuracy that both reach at the end: a row a seed that has both.
 
-    Columns seed, trained (that accuracy), one, other, difference (headline). `along`: as `curves` returns it.
+    Columns seed, trained (that accuracy), one, other, difference (of `column`, a split's). `along`: as `curves` has it.
     """
     paths = dict(list(along.groupby(["mitigation", "seed"])))
     rows = []
     for seed in sorted({seed for name, seed in paths if name == one} & {seed for name, seed in paths if name == other}):
         both = [paths[name, seed] for name in (one, other)]
         trained = min(path.loc[path["step"].idxmax(), "trained"] for path in both)
-        mine, theirs = (reached(path, trained) for path in both)
+        mine, theirs = (reached(path, trained, column) for path in both)
         rows.append((seed, trained, mine, theirs, mine - theirs))
     return pd.DataFrame(rows, columns=["seed", "trained", "one", "other", "difference"])
 
@@ -122,6 +151,19 @@ def equal_accuracy_table(along: pd.DataFrame, claimed: str) -> pd.DataFrame:
         level = at_equal_accuracy(along, claimed, name)["trained"].mean()
         rows[name] = (d.n, f"{level:.1%}", points(d))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "at ID accuracy", f"OOD, {claimed} - it"])
+
+
+def by_corner(along: pd.DataFrame, plain: str, splits: Splits) -> pd.DataFrame:
+    """Each mitigation less plain SFT, in points: ID at the end, then every other split at equal ID accuracy."""
+    columns = {"headline": splits.headline.label}
+    columns |= {s.name: s.label for s in splits.others if s.name in along}
+    last, rows = ends(along), {}
+    for name in (name for name in along["mitigation"].unique() if name != plain):
+        rows[name] = {f"{splits.trained.label} at the end": points(difference(last, "trained", name, plain))}
+        for column, label in columns.items():
+            equal = at_equal_accuracy(along, name, plain, column)["difference"]
+            rows[name][f"{label}, at equal {splits.trained.label}"] = points(over_seeds(equal))
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def what_keeps(table: pd.DataFrame, along: pd.DataFrame, plain: str) -> str:

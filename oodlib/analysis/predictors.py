@@ -1,6 +1,6 @@
 """What predicts forgetting: measures of drift, and what everybody watches, against the accuracy lost in each corner.
 
-Reads a sweep's table whose cells measured drift (`spectral.drift.MEASURES`). A point is a checkpoint of SFT from the
+Reads a sweep's table whose cells measured drift (`spectral.metrics.MEASURES`). A point is a checkpoint of SFT from the
 headline's peak on, or an arm's end, of one condition and seed. What it lost in a corner is the best accuracy that its
 SFT had there up to its step (an arm: up to its start), less its own. Along one training everything that grows with the
 steps goes with what is lost, so every strength is given twice: over all points, and over ends alone, one a recipe.
@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import stats
 
 from oodlib.analysis.stats import Estimate, over_seeds
-from oodlib.spectral.drift import MEASURES
 from oodlib.tasks import Splits
 
 RECIPE = ["condition", "seed", "arm", "from_step"]
@@ -30,6 +29,8 @@ def forgetting(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
 
     end: whether it is the last of its recipe. steps: all updates from the base on, an arm's included.
     """
+    from oodlib.spectral.metrics import MEASURES  # late, for torch takes seconds
+
     drift, rows = table[table["stage"] == "drift"], table[table["stage"].isin(("sft", "rl"))]
     wide = drift[drift["metric"].isin(MEASURES)].pivot_table(index=POINT, columns="metric", values="value")
     own = rows[(rows["split"] == splits.trained.name) & rows["metric"].isin(WATCHED)]
@@ -60,6 +61,8 @@ def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     quadratic fit (arXiv:2509.04259). Both are taken within a seed, over its points, and are Estimates over seeds; a
     measure that is the same everywhere has none.
     """
+    from oodlib.spectral.metrics import MEASURES
+
     found = []
     measures = [name for name in (*MEASURES, "steps", *WATCHED.values()) if name in points]
     for over, chosen in (("all", points), ("ends", points[points["end"]])):

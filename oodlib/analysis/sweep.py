@@ -1,13 +1,14 @@
 """The sweep: many runs of one declared plan, cell by cell, for notebooks 05 and 06.
 
-    params/sweeps/sweep.yaml        the plan: conditions (base and SFT), blocks (which arms from which of their starts),
-                                    phases (which blocks on which seeds)
-    outputs/sweep/measurements.csv  the usual columns, and `condition`
-    outputs/sweep/manifest.json     for each cell: a mark of its settings, code, machine, time
-    outputs/sweep/work/             parts and checkpoints, shared by all cells; never committed
+    params/sweeps/NAME.yaml        the plan: conditions (base and SFT), blocks (which arms from which of their starts),
+                                   phases (which blocks on which seeds)
+    outputs/NAME/measurements.csv  the usual columns, and `condition`
+    outputs/NAME/manifest.json     for each cell: a mark of its settings, code, machine, time
+    outputs/NAME/work/             parts and checkpoints, shared by all cells; never committed
 
 A cell is a block, a condition and a seed. It is done if the manifest has it with the settings that it would have now,
-on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints.
+on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints. A
+condition with `strengths` stands for several, one a value of a setting.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from joblib import Parallel, delayed
 from pydantic import BaseModel, Field, ValidationError
 from scipy.stats import skew
 
-from oodlib.analysis.mitigations import curves
+from oodlib.analysis.mitigations import at_strengths, chosen, curves
+from oodlib.analysis.predictors import forgetting
+from oodlib.analysis.same_start import paths
 from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
 from oodlib.io import (
     COLUMNS,
@@ -76,6 +79,7 @@ class _Condition(_Part):
     why: str = ""
     mitigation: str | None = None
     changes: dict[str, Any] = {}
+    strengths: Annotated[dict[str, Annotated[list[float], Field(min_length=1)]], Field(max_length=1)] = {}
 
 
 class _Block(_Part):
@@ -109,7 +113,8 @@ class Plan:
         except ValidationError as error:
             raise ValueError(f"{path} is no plan of a sweep: {first_fault(error)}") from None
         self.like, self.common, self.costs = values["like"], values.get("common", {}), values.get("costs", {})
-        self.conditions: dict[str, dict[str, Any]] = values["conditions"]
+        expanded = {name: _at_strengths(name, about) for name, about in values["conditions"].items()}
+        self.conditions = {name: about for several in expanded.values() for name, about in several.items()}
         self.blocks: dict[str, dict[str, Any]] = values["blocks"]
         self.phases: dict[str, dict[str, Any]] = values["phases"]
         for name, phase in self.phases.items():
@@ -117,7 +122,9 @@ class Plan:
                 check_choice(f"block of phase {name} in {path}", block, tuple(self.blocks))
         for name, block in self.blocks.items():
             for condition in block["conditions"]:
-                check_choice(f"condition of block {name} in {path}", condition, tuple(self.conditions))
+                check_choice(f"condition of block {name} in {path}", condition, tuple(expanded))
+            several = [one for condition in block["conditions"] for one in expanded[condition]]
+            self.blocks[name] = {**block, "conditions": several}
 
     def config(self, condition: str, seed: int, block: str | None = None) -> Config:
         """The configuration of a condition; with a block's starts and baselines, if it has any."""
@@ -150,10 +157,16 @@ class Plan:
         blocks = self.phases[phase]["blocks"]
         return list(dict.fromkeys(condition for block in blocks for condition in self.blocks[block]["conditions"]))
 
-    def mitigations(self, phase: str) -> dict[str, str]:
-        """A phase's conditions that are mitigations, plain SFT among them, and what they are called as such."""
-        called = {name: self.conditions[name].get("mitigation") for name in self.names(phase)}
-        return {name: mitigation for name, mitigation in called.items() if mitigation}
+    def mitigations(self, phase: str) -> pd.DataFrame:
+        """A phase's conditions that are mitigations, plain SFT among them, as index: columns mitigation, strength (NaN:
+        it has none), and name, both together."""
+        rows = {}
+        for condition in self.names(phase):
+            if mitigation := self.conditions[condition].get("mitigation"):
+                strength = self.conditions[condition].get("strength")
+                name = mitigation if strength is None else f"{mitigation}, {strength:g}"
+                rows[condition] = (mitigation, strength, name)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["mitigation", "strength", "name"])
 
     def annealed(self) -> list[str]:
         """The conditions whose SFT ends at a rate of 0."""
@@ -180,23 +193,36 @@ class Plan:
 
     def hours(self, *phases: str, cores: int = 2) -> float:
         """What phases take by the plan's `costs` (seconds on one core); what cells share is counted once."""
-        trained, arms = set(), set()
+        trained, arms, drifted = set(), set(), 0
         for cell in (cell for phase in phases for cell in self.cells(phase)):
             trained.add((cell.condition, cell.config.seed))
+            drifted += bool(cell.drift)
             if "rl" in cell.stages:
                 for arm in ("rl", *cell.config.rl.baselines):
                     arms |= {(cell.condition, cell.config.seed, arm, start) for start in cell.config.rl.starts}
         edited = sum(arm != "rl" and BASELINES.get(arm).make_weights is not None for *_, arm, _ in arms)
-        costs = (len(trained), len(arms) - edited, edited)
-        named = ("sft", "arm", "edit")
-        return sum(n * self.costs[name] for n, name in zip(costs, named, strict=True)) / cores / 3600
+        counts = {"sft": len(trained), "arm": len(arms) - edited, "edit": edited, "drift": drifted}
+        return sum(n * self.costs[name] for name, n in counts.items() if n) / cores / 3600
+
+
+def _at_strengths(name: str, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A condition as a plan has it, by its name; one with strengths as several, by name@value."""
+    about, found = dict(about), {}
+    for key, values in about.pop("strengths", {}).items():
+        section, _, inner = key.partition(".")
+        for value in values:
+            changes = dict(about.get("changes", {}))
+            changes[section] = {**changes.get(section, {}), inner: value}
+            found[f"{name}@{value:g}"] = {**about, "changes": changes, "strength": value}
+    return found or {name: about}
 
 
 class Sweep:
-    """A plan and the folder of its results."""
+    """A plan and the folder of its results; without one, outputs/ and the name of the plan's file."""
 
     def __init__(self, plan: Plan | None = None, folder: Path | None = None):
-        self.plan, self.folder = plan or Plan(), Path(folder) if folder else outputs_folder() / "sweep"
+        self.plan = plan or Plan()
+        self.folder = Path(folder) if folder else outputs_folder() / self.plan.path.stem
 
     @classmethod
     def open(cls, plan: str | None = None, folder: str | None = None) -> Sweep:
@@ -224,9 +250,27 @@ class Sweep:
             raise RuntimeError(f"nothing of {phase} is measured yet: run `oodlib sweep {phase}` first")
         return rows.sort_values("condition", key=lambda c: c.map(names.index), kind="stable", ignore_index=True)
 
-    def mitigations(self, phase: str = "mitigations") -> pd.DataFrame:
-        """Accuracy along SFT with each mitigation of a phase, as `analysis.mitigations.curves` returns it."""
-        return curves(self.rows(phase), self.plan.mitigations(phase), self.splits)
+    def mitigations(self, phase: str) -> pd.DataFrame:
+        """Accuracy along SFT with each mitigation of a phase, at each strength: `analysis.mitigations.curves`."""
+        return curves(self.rows(phase), dict(self.plan.mitigations(phase)["name"]), self.splits)
+
+    def chosen(self, phase: str = "mitigations", search: str = "search") -> dict[str, str]:
+        """The mitigations of a phase at the strengths that the phase `search` chose: `analysis.mitigations.chosen`."""
+        about = self.plan.mitigations(phase)
+        along = self.mitigations(search) if about["mitigation"].duplicated().any() else pd.DataFrame()
+        return chosen(along, dict(about[["name", "mitigation"]].itertuples(index=False)), about["name"].iloc[0])
+
+    def evidence(self, phase: str = "mitigations") -> dict[str, pd.DataFrame]:
+        """What the claims about sweeps are judged by, of what there is: see `analysis.evidence.Evidence`."""
+        rows, found = self.rows(phase), {}
+        found["mitigations"] = at_strengths(self.mitigations(phase), self.chosen(phase))
+        if (rows["stage"] == "drift").any():
+            found["drift"] = forgetting(rows, self.splits)
+        for block in (self.plan.blocks[name] for name in self.plan.phases[phase]["blocks"]):
+            for start in block.get("starts", []):
+                arms = rows[rows["condition"] == block["conditions"][0]]
+                found["same_start"] = paths(arms, start, self.splits)
+        return found
 
     def missing(self, phase: str) -> str:
         """What of a phase is not measured, in Markdown."""

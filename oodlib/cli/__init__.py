@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,9 +90,9 @@ def plan(
 
 @app.command()
 def sweep(
-    phase: Annotated[str, typer.Argument(help="A phase of the plan: explore, confirm, mitigations.")],
+    phase: Annotated[str, typer.Argument(help="A phase of the plan, such as explore or confirm.")],
     plan: Annotated[Path, typer.Option(help="The plan's file.")] = PARAMS / "sweeps" / "sweep.yaml",
-    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/sweep.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/NAME of the plan.")] = None,
     at_once: Annotated[int, typer.Option(help="Seeds of a condition that run together.")] = 2,
 ) -> None:
     """Run what is left of a phase of the sweep that notebooks 05 and 06 read.
@@ -127,11 +128,14 @@ def scorecard(
     folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     sweep: Annotated[
-        Path | None, typer.Option(help="A sweep's folder, e.g. outputs/sweep: judge C10 by its mitigations.")
+        Path | None, typer.Option(help="A sweep's folder, outputs/ and its plan's name: judge C10 by it.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="With --markdown: another run's folder, for a column; may be repeated.")
     ] = None,
 ) -> None:
     """Print which claims hold in a finished run, from its measurements alone (C10: from a sweep's)."""
-    _print_scorecard(folder, markdown, sweep)
+    _print_scorecard(folder, markdown, sweep, beside or [])
 
 
 @app.command()
@@ -216,22 +220,32 @@ def _assignments(pairs: list[str] | None) -> dict[str, object]:
     return changes
 
 
-def _print_scorecard(folder: Path, markdown: bool = False, sweep: Path | None = None) -> None:
+def _print_scorecard(
+    folder: Path, markdown: bool = False, sweep: Path | None = None, beside: Sequence[Path] = ()
+) -> None:
     from oodlib.analysis.claims import TESTS, Claim, as_markdown, by_claim, in_unit, interval
     from oodlib.analysis.claims import scorecard as judge
     from oodlib.analysis.evidence import Evidence
-    from oodlib.analysis.sweep import Sweep
+    from oodlib.analysis.sweep import Plan, Sweep
     from oodlib.plots.style import VERDICT_COLOURS
     from oodlib.run import Results
 
-    if not (folder / "hands.parquet").exists():
-        raise ValueError(f"{folder} holds no finished run (no hands.parquet)")
-    mitigations = Sweep(folder=sweep).mitigations() if sweep else None
+    for run in (folder, *beside):
+        if not (run / "hands.parquet").exists():
+            raise ValueError(f"{run} holds no finished run (no hands.parquet)")
+    of_sweep = {}
+    if sweep:
+        plan = PARAMS / "sweeps" / f"{sweep.name}.yaml"
+        of_sweep = Sweep(Plan(plan) if plan.exists() else None, sweep).evidence()
     with naming(folder):
-        evidence = Evidence.of(Results(folder), mitigations)
+        evidence = Evidence.of(Results(folder), **of_sweep)
         claims = judge(evidence)
     if markdown:
-        print(as_markdown(claims), end="")
+        others = {}
+        for run in beside:
+            with naming(run):
+                others[run.name] = judge(Evidence.of(Results(run)))
+        print(as_markdown(claims, others), end="")
         return
 
     def cell(c: Claim) -> Text:

@@ -1,4 +1,4 @@
-"""The figures of the sweep: does RL heal more than annealing does, and what forgets less? From its table alone."""
+"""The figures of the sweep: does RL heal more than annealing does? From its table alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from oodlib.analysis import healing
 from oodlib.analysis.healing import Comparison
-from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.analysis.stats import Estimate
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, label
 from oodlib.tasks import Splits
@@ -161,70 +161,11 @@ def _panels(found: pd.DataFrame, column: str, room: float, unit: str) -> tuple[F
         axis.set_xlabel(unit)
         points(axis.xaxis)
     for axis in axes[:, 0]:
-        _down(axis, [short(arm) for arm in arms])
+        down(axis, [short(arm) for arm in arms])
     return figure, panels
 
 
-def _down(axis: Axes, names: Sequence[str]) -> None:
+def down(axis: Axes, names: Sequence[str]) -> None:
     """Names from top to bottom."""
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-
-
-# ---- mitigations -----------------------------------------------------------------------------------------
-
-
-def mitigations(
-    table: pd.DataFrame, splits: Splits, along: pd.DataFrame | None = None, peak: pd.DataFrame | None = None
-) -> Figure:
-    """Headline accuracy at the end of SFT over trained accuracy, a mark a mitigation: means over seeds with 95 %.
-
-    The axis of trained accuracy begins at half of the lowest end, so that it leaves out checkpoints without the format.
-    table: columns mitigation, seed, trained, headline. along: the same with `step`, whose mean path is drawn. peak: the
-    accuracies of plain SFT's peak by seed.
-    """
-    figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
-    for name, (hue, mark) in looks(table["mitigation"]).items():
-        rows = table[table["mitigation"] == name]
-        if along is not None:
-            path = along[(along["mitigation"] == name) & (along["step"] > 0)].groupby("step")[["trained", "headline"]]
-            axis.plot(*path.mean().to_numpy().T, color=hue, linewidth=1, alpha=0.6)
-        draw.point(axis, over_seeds(rows["trained"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
-    if peak is not None:
-        about = {"markerfacecolor": "none", "markeredgewidth": 1.8, "label": "plain SFT at its OOD peak\n(oracle)"}
-        x, y = (over_seeds(peak[column]) for column in ("trained", "headline"))
-        draw.point(axis, x, y, COLOURS["sft"], "*", size=14, **about)
-    names = f"{splits.trained.label} accuracy", f"{splits.headline.label} accuracy"
-    axis.set_xlim(left=table.groupby("mitigation")["trained"].mean().min() / 2)
-    axis.set(ylim=(0, None), xlabel=names[0], ylabel=names[1], title="What each mitigation keeps, and costs")
-    draw.percent(axis.xaxis)
-    draw.percent(axis.yaxis)
-    figure.legend(loc="outside right upper", labelspacing=0.8)
-    return figure
-
-
-def turned(table: pd.DataFrame, splits: Splits) -> Figure:
-    """Headline accuracy at the end of SFT over the mean angle from the base, a mark a mitigation that has one."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 4.4), layout="constrained")
-    for name, (hue, mark) in looks(table["mitigation"]).items():
-        rows = table[(table["mitigation"] == name)].dropna(subset="angle")
-        if len(rows):
-            draw.point(axis, over_seeds(rows["angle"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
-    axis.set(xlabel="mean principal angle from the base, leading quarter (°)", title="Less turned, less forgotten?")
-    axis.set(xlim=(0, None), ylim=(0, None), ylabel=f"{splits.headline.label} accuracy")
-    draw.percent(axis.yaxis)
-    figure.legend(loc="outside right upper", labelspacing=0.8)
-    return figure
-
-
-def equal_accuracy(found: dict[str, Estimate], claimed: str, splits: Splits) -> Figure:
-    """The headline accuracy of one mitigation less each other's at equal trained accuracy, with 95 %."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.45 * len(found) + 1.3), layout="constrained")
-    axis.axvline(0, color="#AAAAAA", linewidth=1.2)
-    for row, estimate in enumerate(found.values()):
-        draw.point(axis, estimate, row, COLOURS["sft"], size=8)
-    _down(axis, list(found))
-    trained, headline = splits.trained.label, splits.headline.label
-    axis.set(xlabel=f"points of {headline} accuracy, {claimed} less the other, at equal {trained} accuracy (95 %)")
-    points(axis.xaxis)
-    return figure

@@ -22,6 +22,7 @@ from oodlib.training.trainer import kept_steps
 TILE_ROWS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits a tile of tokens x words at a time
 RESIDENT = ("optimizer", "gathered", "bfloat16 copies", "DDP's buckets", "reference")  # while RL generates
 PLAY_ROWS = 512  # episodes that `play` plays side by side in RL
+COPIES = ("kl", "kl_other_rules", "asft", "iw_sft", "psft")  # mitigations that keep a second model
 
 Parts = dict[str, float]  # bytes by what they hold
 
@@ -152,15 +153,15 @@ def memory(config: Config, shape: Shape, lengths: Lengths, gpus: int) -> dict[st
     wide = 2 if half else 4
     machine, processes = launched(config, gpus)
     sft, rl, new = config.sft, config.rl, config.task.max_new_tokens
-    kl, ppo, vllm = sft.mitigation == "kl", rl.algorithm == "ppo", machine.generator == "vllm"
+    copied, ppo, vllm = sft.mitigation in COPIES, rl.algorithm == "ppo", machine.generator == "vllm"
 
     def step(shape: Shape, batch: int, tokens: int, full_logits: bool) -> Parts:
         part = -(-batch // processes)
         rows = min(part, machine.micro_batch or part)
         return training_memory(shape, rows, tokens, half, machine, processes, part > rows, full_logits)
 
-    supervised = step(shape, sft.batch_size, lengths.prompt + lengths.answer, kl)
-    if kl:
+    supervised = step(shape, sft.batch_size, lengths.prompt + lengths.answer, copied)
+    if copied:
         supervised["reference"] = 4 * shape.total
 
     tokens = lengths.episode(rl.attempts, new)

@@ -46,6 +46,22 @@ METRICS = {
     "null_angle_SIDE_mean": "what noise of the same change_norm gives: mean principal angle, leading k",
     "null_angle_SIDE_max": "the largest of them",
 }
+MEASURES = {  # of how far a model has moved from its base, see `drift`
+    "kl_from_base": "nats an answer: KL(base || model) over the base's own answers (arXiv:2509.04259)",
+    "kl_to_base": "nats an answer: KL(model || base) over the model's own answers (arXiv:2509.04259)",
+    "entropy": "nats a token of the model's own answers",
+    "margin": "probability of the likeliest token less that of the next, mean over the model's own answers' tokens",
+    "cka": "linear centred kernel alignment of the hidden states with the base's, last layer (Kornblith et al. 2019)",
+    "mmd": "squared maximum mean discrepancy of the hidden states, Gaussian kernel, same inputs (Gretton et al. 2012)",
+    "frechet": "Fréchet distance of Gaussians fitted to the hidden states (Dowson & Landau 1982)",
+    "weight_change": "Frobenius norm of the change of all weights / that of the base's",
+    "angle": "radians: mean principal angle of the leading quarter of directions, all matrices of the layers",
+    "value_change": "mean relative change of the singular values, all matrices of the layers",
+    "unchanged": "share of the weights that changed by 1e-5 or less in float32 (arXiv:2505.11711)",
+    "unchanged_bfloat16": "share of the weights that are the same number in bfloat16 (arXiv:2505.11711)",
+    "principal": "share of the weights changed in bfloat16 that are principal: among the largest quarter of the base's "
+    "best approximation of a quarter of its rank (arXiv:2511.08567); chance: 0.25",
+}
 Row = tuple[int | None, str, float]
 
 

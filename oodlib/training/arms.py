@@ -37,9 +37,9 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
                 in_processes(run, "oodlib.training.arms:learn", seed, arm=arm, from_step=from_step)
                 log = history(folder, config.rl.steps)
         except NoData:
-            save_weights(load_weights(start), start, end)
-    ended = load_model(end, precision=config.machine.precision)
-    tables = evaluate_model(config, *ended, ("rl", arm, from_step, config.rl.steps, seed), probes=arm == "rl")
+            for update in (*config.rl.checkpoints, config.rl.steps):
+                save_weights(load_weights(start), start, run.arm_weights(seed, arm, from_step, update))
+    tables = measure_arm(run, seed, arm, from_step, config.rl.steps)
     rows = [
         ("rl", arm, from_step, row["step"], seed, "train", metric, row[metric], config.rl.samples_per_update)
         for row in log
@@ -54,13 +54,28 @@ def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataF
     return tables
 
 
+def measure_arm(run: Run, seed: int, arm: str, from_step: int, update: int) -> dict[str, pd.DataFrame]:
+    """An arm after some of its updates, measured on every split; of RL also the task's probes.
+
+    ValueError where its weights were not kept, for `rl.checkpoints` did not have this update when it was trained.
+    """
+    weights = run.arm_weights(seed, arm, from_step, update)
+    if not weights.exists():
+        raise ValueError(
+            f"no weights of {arm} from {from_step} after {update} updates were kept, for nothing was to be measured "
+            "there when it ran: give another `out`"
+        )
+    model, tokenizer = load_model(weights, precision=run.config.machine.precision)
+    return evaluate_model(run.config, model, tokenizer, ("rl", arm, from_step, update, seed), probes=arm == "rl")
+
+
 def learn(run: Run, seed: int, arm: str, from_step: int) -> None:
     """Train one arm and leave its checkpoints; called in every process of a training."""
     setup, steps = make_setup(run, seed, arm, from_step), run.config.rl.steps
     half_way = steps // 2 // run.config.rl.cycle * run.config.rl.cycle
     make_trainer = rl.make_trainer if arm == "rl" else BASELINES.get(arm).make_trainer
     trainer = watch(make_trainer(setup), setup.folder, run.sft_weights(seed, from_step), LOOKS)
-    fit(trainer, setup.folder, sorted({half_way or steps, steps}))
+    fit(trainer, setup.folder, sorted({half_way or steps, *run.config.rl.checkpoints, steps}))
 
 
 def make_setup(run: Run, seed: int, arm: str, from_step: int) -> Setup:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import MllamaConfig, MllamaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
+from oodlib.models.base import train_base
 from oodlib.models.loading import is_adapter, load_model, load_weights
 from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
@@ -42,6 +43,19 @@ def family(request, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model_folder("tiny") / name, folder)
     return folder
+
+
+@pytest.mark.parametrize("task", ["navigation", "determinant"])
+def test_a_tiny_base_of_another_task_goes_through_the_stages(task, tiny_run, tmp_path):
+    """What docs/extending.md shows of a shipped task, with the least of everything."""
+    base = train_base(tmp_path / "base", task, steps=2)
+    run = tiny_run({"task.name": task, "model.source": str(base), "surgery.words": [], "eval.every": 100})
+    tables = [train(run, 10), measure(run, 10, 4), run_arm(run, 10, "rl", 4)]
+    measured = pd.concat([t["measurements"] for t in tables[1:]])
+    assert set(run.splits.names) <= set(measured["split"]) and measured["value"].notna().all()
+    edit = {"part": "vectors", "top": 1.0, "embeddings": True}
+    run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
+    assert set(operate(run, 10, "vectors, every matrix", **edit)["hands"]["split"]) == set(run.splits.names)
 
 
 def test_every_stage_takes_the_model(family, tiny_run):

@@ -27,7 +27,9 @@ TASK = get_task("general_points")
 
 
 def with_mitigation(make, name, changes=None):
-    weight = {"rpsft": 10.0, "rpsft_released": 10.0, "kl": 1.0, "asft": 1.0, "l2": 10.0}.get(name, 0.0)
+    weight = {"rpsft": 10.0, "rpsft_released": 10.0, "kl": 1.0, "kl_other_rules": 1.0, "asft": 1.0, "l2": 10.0}.get(
+        name, 0.0
+    )
     return make({**PLAIN, "sft.mitigation": name, "sft.mitigation_weight": weight, **(changes or {})})
 
 

@@ -8,17 +8,18 @@ from made_up_sweep import a_sweep
 from oodlib.analysis.healing import wide
 from oodlib.analysis.predictors import forgetting
 from oodlib.analysis.sweep import Plan, Sweep, spread, summary
-from oodlib.config import CHECKOUT
+from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS
 from oodlib.run import STAGES, Run
-from oodlib.spectral.drift import MEASURES
+from oodlib.spectral.metrics import MEASURES
+from oodlib.training.arms import measure_arm
 
 TINY = """
 like: smoke
 common:
   eval: {every: 60, attempts: 1}
   sft: {steps: 4, checkpoints: [0, 2, 4]}
-  rl: {starts: [4], steps: 2, baselines: []}
+  rl: {starts: [4], steps: 2, updates_per_batch: 1, checkpoints: [1], baselines: []}
   machine: {jobs: 1}
 conditions:
   plain: {why: the start, mitigation: plain SFT}
@@ -131,6 +132,27 @@ def test_cells_run_in_groups_until_none_is_left(small):
     assert not table.duplicated(["condition", *COLUMNS[:-2]]).any()
 
 
+def test_arms_that_train_are_measured_on_their_way_too(small):
+    sweep, _ = small
+    arms = sweep.table().query("stage == 'rl' and metric == 'accuracy' and split == 'id'")
+    steps = arms.groupby("arm")["step"].agg(lambda steps: sorted(set(steps)))
+    assert steps.to_dict() == {"rl": [1, 2], "sft_continued": [1, 2], "averaging": [2]}
+    gains = wide(sweep.table(), "id")
+    last = arms[(arms["step"] == 2) & (arms["from_step"] == 4)].set_index(["arm", "seed"])["value"]
+    for seed in (0, 1):
+        assert gains.loc[("plain", 4, seed), "rl"] == last["rl", seed], "a gain is the last update's"
+    run = Run(sweep.plan.config("plain", 0, "main").changed({"rl.steps": 4, "rl.checkpoints": [2]}), sweep.folder)
+    with pytest.raises(ValueError, match="no weights of rl from 4 after 2 updates were kept"):
+        measure_arm(run, 0, "rl", 4, 2)
+
+
+@pytest.mark.parametrize("wrong", [[2, 1], [80], [3]])
+def test_updates_at_which_no_arm_can_be_measured_are_refused(wrong):
+    changes = {"rl.steps": 80, "rl.updates_per_batch": 2, "rl.checkpoints": wrong}
+    with pytest.raises(ValueError, match=r"rl\.checkpoints.*must rise, below rl\.steps"):
+        load_config("tiny", changes)
+
+
 def test_a_finished_sweep_runs_nothing_even_where_its_work_is_gone(small):
     sweep, _ = small
     again = Sweep(sweep.plan, sweep.folder)
@@ -140,7 +162,7 @@ def test_a_finished_sweep_runs_nothing_even_where_its_work_is_gone(small):
 def test_cells_share_what_does_not_differ(small):
     sweep, _ = small
     parts = [p.name for p in (sweep.folder / "work" / "parts").rglob("rl-from-4-*") if p.is_dir()]
-    assert len(parts) == 2, "one a seed, not one a block"
+    assert len(parts) == 4, "one a seed, and one for the update between, not one a block"
     ((cell,), left) = next(sweep.run("mitigations"))
     assert cell.name == "mitigations/plain/0" and left == 1
     runs = (sweep.folder / "work" / "parts" / "sft" / "seed-0").iterdir()

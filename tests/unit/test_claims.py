@@ -395,6 +395,12 @@ def test_the_table_and_the_figure_have_a_column_a_test():
     lines = as_markdown(card).splitlines()
     assert len(lines) == 13 and all(line.replace("\\|", "").count("|") == 5 for line in lines)
     assert "**supported**" in lines[2] and lines[4].endswith("| – |")
+    other = scorecard(made_up(both=by_step(0.0, *[0.5] * 6), mitigations={}))
+    beside_it = as_markdown(card, {"another": other}).splitlines()
+    assert beside_it[0].endswith("| another |") and all(
+        a.startswith(b[:-1]) for a, b in zip(beside_it, lines, strict=True)
+    )
+    assert "| not supported: " in beside_it[2] and beside_it[11].endswith("| not measured |")
     figure = plots.scorecard(card)
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts.count("supported") == 19 and {"C1", "C11", *TESTS.values()} <= set(texts)

@@ -227,7 +227,7 @@ def test_the_example_of_a_claim_is_judged_on_the_reference_run(examples, test):
 
 
 def test_the_example_s_configuration_names_all_three(examples):
-    (examples / "my_study.yaml").write_text(blocks(CHECKOUT / "docs/extending.md", "yaml")[0], encoding="utf-8")
+    (examples / "my_study.yaml").write_text(blocks(CHECKOUT / "docs/extending.md", "yaml")[-1], encoding="utf-8")
     config = load_config(examples / "my_study.yaml")
     assert TASKS.get(config.task.name).name == "sums"
     assert BASELINES.get(config.rl.baselines[0]).label == "RL, binary reward"
@@ -242,7 +242,7 @@ def test_the_readme_shows_the_scorecard_of_the_reference_run():
     from oodlib.analysis.sweep import Sweep
 
     sweep = Sweep(folder=CHECKOUT / "outputs/sweep")
-    evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), sweep.mitigations())
+    evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), **sweep.evidence())
     shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
     assert shown == claims.as_markdown(claims.scorecard(evidence))
 
@@ -283,7 +283,7 @@ def test_the_sweep_s_report_has_the_numbers_of_the_mitigations():
     from oodlib.analysis import mitigations
     from oodlib.analysis.sweep import Sweep
 
-    rows, along = rows_of("docs/sweep.md", "## Found"), Sweep.open().mitigations()
+    rows, along = rows_of("docs/sweep.md", "## Found"), Sweep.open().mitigations("mitigations")
     ends = mitigations.ends(along)
     for name, seeds in ends.groupby("mitigation"):
         for split in ("trained", "headline"):

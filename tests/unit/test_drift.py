@@ -10,7 +10,6 @@ from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
 from oodlib.spectral.drift import (
     LEADING,
-    MEASURES,
     answer_certainty,
     answer_divergence,
     frechet_distance,
@@ -20,6 +19,7 @@ from oodlib.spectral.drift import (
     squared_mmd,
     weight_drift,
 )
+from oodlib.spectral.metrics import MEASURES
 
 
 @pytest.fixture(scope="module")

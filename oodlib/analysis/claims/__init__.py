@@ -168,12 +168,16 @@ def beside(cards: Mapping[str, list[Claim]]) -> pd.DataFrame:
     return table.fillna("not measured").rename_axis(["claim", "test"])
 
 
-def as_markdown(claims: list[Claim]) -> str:
-    """The scorecard as a Markdown table, a line a claim, a column a test."""
-    lines = [f"| | claim | {' | '.join(TESTS.values())} |", "| --- | --- | --- | --- |"]
+def as_markdown(claims: list[Claim], others: Mapping[str, list[Claim]] | None = None) -> str:
+    """The scorecard as a Markdown table, a line a claim, a column a test, a column another run (the paper's test)."""
+    others = {name: {c.claim: c for c in card if c.test == "paper"} for name, card in (others or {}).items()}
+    lines = [f"| | claim | {' | '.join([*TESTS.values(), *others])} |", "| --- " * (4 + len(others)) + "|"]
     for tests in by_claim(claims):
         first = next(iter(tests.values()))
         cells = [_cell(tests[test]) if test in tests else "–" for test in TESTS]
+        for card in others.values():
+            theirs = card.get(first.claim)
+            cells.append(f"{theirs.verdict}: {interval(theirs)}" if theirs and theirs.n else "not measured")
         lines.append(f"| {first.claim} | {first.title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,55 @@
+"""RL or SFT from one checkpoint: what each forgets for what it learns (RL's Razor, arXiv:2509.04259).
+
+An arm's path is its accuracies from the common start over `rl.checkpoints` to its last update. SFT's own path goes on
+from there at its own rate. Paths are compared at equal ID accuracy, as mitigations are.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from oodlib.analysis.mitigations import BOTH, at_equal_accuracy
+from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.registry import BASELINES
+from oodlib.tasks import Splits
+
+ON_POLICY = ("rl", "rejection_sampling_fresh")  # they learn from the model's own answers as it is at the time
+SFT = "sft"
+
+
+def paths(table: pd.DataFrame, start: int, splits: Splits) -> pd.DataFrame:
+    """The path of every arm from `start` and of SFT: columns mitigation (the arm), seed, step, trained, headline, and
+    the names of the other splits.
+
+    step: of SFT's, plus an arm's updates. The table: of one condition.
+    """
+    titles = {name: name for name in splits.names} | {splits.trained.name: "trained", splits.headline.name: "headline"}
+    rows = table[(table["metric"] == "accuracy") & table["split"].isin(titles)]
+    sft = rows[(rows["stage"] == "sft") & (rows["step"] >= start)]
+    arms = rows[(rows["stage"] == "rl") & (rows["from_step"] == start)]
+    arms = arms.assign(step=arms["step"] + start)
+    begin = sft[sft["step"] == start]
+    names = [SFT, *arms["arm"].unique()]
+    every = pd.concat([sft.assign(arm=SFT), arms, *(begin.assign(arm=arm) for arm in names[1:])])
+    wide = every.pivot_table(index=["arm", "seed", "step"], columns="split", values="value").rename(columns=titles)
+    wide = wide.dropna(subset=BOTH).reindex(names, level="arm").rename_axis(index={"arm": "mitigation"})
+    wide.columns.name = None
+    return wide.reset_index()
+
+
+def against(found: pd.DataFrame, arm: str, column: str = "headline") -> dict[str, Estimate]:
+    """An arm's accuracy at equal trained accuracy less that of each other arm, by the other's name."""
+    gaps = {}
+    for other in (name for name in found["mitigation"].unique() if name != arm):
+        if len(rows := at_equal_accuracy(found, arm, other, column).dropna(subset="difference")):
+            gaps[other] = over_seeds(rows["difference"])
+    return gaps
+
+
+def called(arm: str) -> str:
+    """What tables and figures call an arm here."""
+    return {"rl": "RL", SFT: "SFT at its own rate"}.get(arm) or BASELINES.get(arm).label
+
+
+def learns_from_demonstrations(arm: str) -> bool:
+    return arm == SFT or (arm != "rl" and BASELINES.get(arm).information == "more")

@@ -42,6 +42,22 @@ def one_problem_of_each_split(run: Run) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+def other_task(run: Run) -> Markdown | None:
+    """What the corners of a run's task are, where it is not the cards of which the notebooks' texts speak."""
+    if run.config.task.name == "general_points":
+        return None
+    corners = [
+        f"- **{split.label}** changes {listed([f'the {c}' for c in split.changes]) if split.changes else 'nothing'}"
+        + (f" ({split.about})" if split.about else "")
+        for split in run.splits
+    ]
+    return Markdown(
+        f"**This run's task is {run.config.task.name}.** Figures, tables and sentences that are computed are of it. "
+        "The texts between them speak of the default task, hands of cards: read *hand* as *problem*, and for *new "
+        "rule* and *new numbers* the corners of this task.\n\n" + "\n".join(corners)
+    )
+
+
 def base_model_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hands: int = 200) -> pd.DataFrame:
     """What the tiny base answers to random hands of each corner, asked for a plain format and for JSON.
 

@@ -30,6 +30,8 @@ def rows(*found):
 @pytest.mark.parametrize(("name", "shown"), [("tiny", "J = 10"), ("custom", "=\n"), ("qwen2.5-0.5b", "card game")])
 def test_one_problem_of_each_split_of_any_task_and_style(name, shown):
     run = Run(load_config(name))
+    other = lecture.other_task(run)
+    assert (other is None) == (name != "custom") and (not other or "**OOD** changes" in other.data)
     table = lecture.one_problem_of_each_split(run)
     assert list(table.index) == [split.label for split in run.splits]
     assert any(shown in prompt for prompt in table["first prompt"])

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.config import Config
-from oodlib.inference.episodes import as_text, play
+from oodlib.inference.episodes import Episode, as_text, play
+from oodlib.inference.generation import read_once, shared_beginning
 from oodlib.inference.token_probabilities import continuation_probabilities
 from oodlib.io import KEYS, as_measurements
 from oodlib.tasks import OUTCOMES, Task, get_task
@@ -52,9 +53,12 @@ def answer_loss(
             mask[i, : len(a) + len(g)] = 1
             scored[i, len(a) : len(a) + len(g)] = True
         ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        nll = nll * scored[:, 1:]
+        shared = len(alike := shared_beginning(asked))
+        cache = read_once(model, alike, len(rows)) if shared else None
+        logits = model(input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, shared + 1 :], reduction="none")
+        scored = scored[:, shared + 1 :]
+        nll = nll * scored
         losses[chosen] = (nll.sum(1) / scored.sum(1)).cpu().numpy()
     return losses
 
@@ -96,13 +100,17 @@ def evaluate(
     episodes = play(
         model, tokenizer, task, problems, prompt_style, max_new_tokens, attempts, batch_size, generator=generator
     )
+    losses = right_answer_loss(model, tokenizer, task, problems, prompt_style, batch_size) if loss else None
+    return _judged(task, episodes, losses)
+
+
+def _judged(task: Task, episodes: Sequence[Episode], losses: np.ndarray | None = None) -> pd.DataFrame:
+    """A row an episode, as `evaluate` has them."""
     last = [e.verdicts[-1] for e in episodes]
-    losses = np.full(len(problems), np.nan)
-    if loss:
-        losses = right_answer_loss(model, tokenizer, task, problems, prompt_style, batch_size)
+    losses = np.full(len(last), np.nan) if losses is None else losses
     return pd.DataFrame(
         {
-            "problem": [task.label(p) for p in problems],
+            "problem": [task.label(e.problem) for e in episodes],
             "outcome": pd.Categorical([v.outcome for v in last], categories=OUTCOMES),
             "tries": np.int8([len(e.verdicts) for e in episodes]),
             "reward": np.float32([v.reward for v in last]),
@@ -126,23 +134,24 @@ def evaluate_model(
 
     place: what the tables call it, (stage, arm, from_step, step, seed).
     """
-    task = get_task(config.task.name, config.task.options)
+    task, style, size = (
+        get_task(config.task.name, config.task.options),
+        config.task.prompt_style,
+        config.machine.eval_batch_size,
+    )
+    names = (*task.splits.names, *(probe.name for probe in task.splits.probes if probes))
+    problems = {name: task.split(name)[:: config.eval.every] for name in names}
+    everything = [problem for several in problems.values() for problem in several]  # at once, so that batches are full
+    longest, attempts = config.task.max_new_tokens, config.eval.attempts
+    played = iter(
+        play(model, tokenizer, task, everything, style, longest, attempts, size, generator=config.machine.generator)
+    )
     rows, hands = [], []
-    for split in (*task.splits.names, *(probe.name for probe in task.splits.probes if probes)):
-        probed = split not in task.splits.names
-        judged = evaluate(
-            model,
-            tokenizer,
-            task,
-            split,
-            config.task.prompt_style,
-            config.task.max_new_tokens,
-            config.machine.eval_batch_size,
-            loss and not probed,
-            config.eval.every,
-            config.eval.attempts,
-            config.machine.generator,
-        )
+    for split, several in problems.items():
+        probed, losses = split not in task.splits.names, None
+        if loss and not probed:
+            losses = right_answer_loss(model, tokenizer, task, several, style, size)
+        judged = _judged(task, [next(played) for _ in several], losses)
         metrics = summarise(judged, config.eval.attempts)
         rows += [(*place, split, metric, value, len(judged)) for metric, value in metrics.items()]
         if not probed:
@@ -162,9 +171,9 @@ def beliefs(
     """
     found: dict[tuple[str, str], list[Tensor]] = {}
     clozes = task.clozes(prompt_style)
-    for cloze in clozes:
-        context = as_text(cloze.prompt, tokenizer) + cloze.begun
-        chances = continuation_probabilities(model, tokenizer, context, list(cloze.values.values()))
+    contexts = [as_text(cloze.prompt, tokenizer) + cloze.begun for cloze in clozes]
+    every = continuation_probabilities(model, tokenizer, contexts, list(clozes[0].values.values()))
+    for cloze, chances in zip(clozes, every, strict=True):
         found.setdefault((cloze.split, cloze.symbol), []).append(chances)
     return [
         (split, f"{symbol}={value}", chance, len(several))

@@ -12,10 +12,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PAGE = 256  # tokens in a page of continuous batching, transformers' own choice
 SHARED = 32  # tokens that contexts must begin with alike, to be read once for all
+
+
+def shared_beginning(contexts: list[list[int]]) -> list[int]:
+    """The tokens that all contexts begin with; none where they are too few to be read apart, or of a single context.
+
+    Of each context a token is left to read.
+    """
+    both = zip(min(contexts), max(contexts), strict=False)
+    alike = [one for one, _ in takewhile(lambda tokens: tokens[0] == tokens[1], both)]
+    alike = alike[: min(map(len, contexts)) - 1]
+    return alike if len(contexts) > 1 and len(alike) >= SHARED else []
+
+
+@torch.inference_mode()
+def read_once(model: PreTrainedModel, tokens: list[int], rows: int) -> Cache:
+    """The keys and values of a beginning, read once and repeated for so many rows."""
+    ids = torch.tensor([tokens], device=model.device)
+    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 class Generator:
@@ -38,12 +58,10 @@ class Generator:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         self.options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, **sampling}
         self.cache, self.contexts = None, contexts
-        both = zip(min(contexts), max(contexts), strict=False)
-        alike = [one for one, _ in takewhile(lambda tokens: tokens[0] == tokens[1], both)]
-        alike = alike[: min(map(len, contexts)) - 1]  # of each dialogue a token is left to read
-        self.shared = len(alike) if len(contexts) > 1 and len(alike) >= SHARED else 0
+        alike = shared_beginning(contexts)
+        self.shared = len(alike)
         ids, mask = self._block([c[self.shared :] for c in contexts])
-        beginning = torch.tensor([alike[: self.shared]] * len(contexts), dtype=ids.dtype, device=ids.device)
+        beginning = torch.tensor([alike] * len(contexts), dtype=ids.dtype, device=ids.device)
         self.ids, self.mask = torch.cat([beginning, ids], 1), torch.cat([torch.ones_like(beginning), mask], 1)
 
     @torch.inference_mode()
@@ -52,9 +70,7 @@ class Generator:
         was_training = self.model.training
         self.model.eval()
         if self.cache is None and self.shared:
-            once = self.model(input_ids=self.ids[:1, : self.shared], use_cache=True, logits_to_keep=1)
-            self.cache = once.past_key_values
-            self.cache.batch_repeat_interleave(len(self.ids))
+            self.cache = read_once(self.model, self.ids[0, : self.shared].tolist(), len(self.ids))
         width = self.ids.shape[1]
         output = self.model.generate(
             input_ids=self.ids,

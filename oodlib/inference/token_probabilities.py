@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oodlib.inference.episodes import generate
+from oodlib.inference.generation import read_once, shared_beginning
+
+AT_ONCE = 8  # texts whose continuations are read together
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,48 @@ def say(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str,
 
 @torch.inference_mode()
 def continuation_probabilities(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], continuations: Sequence[str]
 ) -> Tensor:
-    """The probability of each continuation of a text, among these [continuations].
+    """The probability of each continuation of each text, among these [contexts, continuations].
 
-    A continuation's probability is the product of its tokens'; none may be the beginning of another.
+    A continuation's probability is the product of its tokens'; none may be the beginning of another. What all texts
+    begin with is read once.
     """
-    given = tokenizer(context, add_special_tokens=False)["input_ids"]
     tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
     ids = pad_sequence([torch.tensor(t) for t in tokens], batch_first=True).to(model.device)
-    read = model(input_ids=torch.tensor([given], device=model.device), use_cache=True, logits_to_keep=1)
-    logits = read.logits.expand(len(ids), -1, -1)
-    if ids.shape[1] > 1:
-        read.past_key_values.batch_repeat_interleave(len(ids))
-        later = model(input_ids=ids[:, :-1], past_key_values=read.past_key_values).logits
-        logits = torch.cat([logits, later], 1)
-    log_probs = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0].cpu()
     written = torch.arange(ids.shape[1]) < torch.tensor([[len(t)] for t in tokens])
-    return (log_probs * written).sum(1).softmax(0)
+    found = []
+    for start in range(0, len(contexts), AT_ONCE):
+        given = tokenizer(list(contexts[start : start + AT_ONCE]), add_special_tokens=False)["input_ids"]
+        shared = len(alike := shared_beginning(given))
+        cache = read_once(model, alike, len(given)) if shared else None
+        width = max(map(len, given)) - shared  # padded on the left, after the beginning
+        rest = torch.tensor([[0] * (width + shared - len(g)) + g[shared:] for g in given], device=model.device)
+        read = torch.tensor([[1] * shared + [0] * (width + shared - len(g)) + [1] * (len(g) - shared) for g in given])
+        read = read.to(model.device)
+        places = (read.cumsum(1) - 1).clamp(min=0)
+        first = model(
+            input_ids=rest,
+            attention_mask=read,
+            position_ids=places[:, shared:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits, targets = first.logits.repeat_interleave(len(ids), 0), ids.repeat(len(given), 1)
+        if ids.shape[1] > 1:
+            first.past_key_values.batch_repeat_interleave(len(ids))
+            mask, last = (x.repeat_interleave(len(ids), 0) for x in (read, places[:, -1:]))
+            later = model(
+                input_ids=targets[:, :-1],
+                attention_mask=torch.cat([mask, torch.ones_like(targets[:, :-1])], 1),
+                position_ids=last + torch.arange(1, ids.shape[1], device=model.device),
+                past_key_values=first.past_key_values,
+            )
+            logits = torch.cat([logits, later.logits], 1)
+        log_probs = logits.float().log_softmax(-1).gather(2, targets[..., None])[..., 0].cpu()
+        found.append((log_probs * written.repeat(len(given), 1)).sum(1).reshape(len(given), -1).softmax(1))
+    return torch.cat(found)
 
 
 def parting(one: Said, other: Said) -> int | None:

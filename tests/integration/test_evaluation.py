@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from oodlib.config import load_config
 from oodlib.inference.episodes import generate
 from oodlib.inference.evaluation import answer_loss, beliefs, evaluate, evaluate_model, summarise
+from oodlib.inference.generation import shared_beginning
 from oodlib.inference.token_probabilities import continuation_probabilities
 from oodlib.models.base import build_model, build_tokenizer
 from oodlib.models.loading import load_model, load_weights
@@ -170,7 +171,7 @@ def as_words(text):
 def test_continuations_have_the_probability_that_a_whole_reading_gives_them(tiny):
     model, tokenizer = tiny
     context, texts = "J = 5 Q = 6 K = 7 ; cards J", ["2 3", "4", "11 12 13"]
-    found = continuation_probabilities(model, tokenizer, context, texts)
+    found = continuation_probabilities(model, tokenizer, [context], texts)[0]
     losses = answer_loss(model, tokenizer, [context] * 3, texts)  # the mean over its tokens and the end's
     wanted = []
     for text, loss in zip(texts, losses, strict=True):
@@ -179,6 +180,21 @@ def test_continuations_have_the_probability_that_a_whole_reading_gives_them(tiny
         end = model(input_ids=ids).logits[0, -1].float().log_softmax(-1)[tokenizer.eos_token_id]
         wanted.append(-loss * (n + 1) - end.item())
     assert found.tolist() == pytest.approx(torch.tensor(wanted).softmax(0).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("beginning", ["", "J = 5 Q = 6 K = 7 ; " * 4])
+def test_texts_read_together_have_the_probabilities_that_they_have_alone(tiny, beginning):
+    """Some begin alike and are of other lengths; the beginning is read once where it is long."""
+    model, tokenizer = tiny
+    contexts = [beginning + rest for rest in ("cards J", "cards Q 5", "cards", "numbers 11 12 13", *["cards K"] * 7)]
+    texts = ["2 3", "4", "11 12 13"]
+    assert bool(shared_beginning(tokenizer(contexts)["input_ids"])) == bool(beginning)
+    together = continuation_probabilities(model, tokenizer, contexts, texts)
+    alone = torch.cat([continuation_probabilities(model, tokenizer, [context], texts) for context in contexts])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    losses = answer_loss(model, tokenizer, contexts, ["2 3 + 4"] * len(contexts))
+    wanted = [answer_loss(model, tokenizer, [context], ["2 3 + 4"])[0] for context in contexts]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
 
 
 def test_a_model_s_beliefs_are_rows_of_probabilities(tiny):

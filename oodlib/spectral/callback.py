@@ -1,9 +1,10 @@
-"""Rotation while training: a callback for any transformers or TRL trainer.
+"""Rotation and drift while training: a callback for any transformers or TRL trainer.
 
     RotationCallback("rotation.parquet", every=100).attach(trainer)
 
 measures every 100 updates, and after the last, how far the weight matrices' leading singular vectors are turned from
-the start, and how much their singular values changed; writes it to a table and to the trainer's loggers.
+the start, and how much their singular values changed; writes it to a table and to the trainer's loggers. More measures
+are chosen by name: `MEASURES`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,24 @@ from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import Place, is_beside, is_stack, place_of, unwrapped
 from oodlib.models.pairs import Partners, unfit
 from oodlib.spectral.angles import compare
+from oodlib.spectral.metrics import INTRUDER, TOLERANCE
 from oodlib.spectral.svd import Spectrum, as_matrix, count_of, spectrum
 
-METRICS = ("angle_left", "angle_right", "value_change", "change_ratio")
+METRICS = ("angle_left", "angle_right", "value_change", "change_ratio")  # the default
+MEASURES = {  # of a matrix [m, n] against the start's; k are its leading directions
+    "angle_left": "radians, mean principal angle of the leading k left directions",
+    "angle_right": "the same of the right ones",
+    "value_change": "mean relative change of the leading k singular values",
+    "change_ratio": "Frobenius norm of the change over that of the start",
+    "intruders": f"share of the leading k left directions that match none of the start's better than {INTRUDER} "
+    "(arXiv:2410.21228)",
+    "unchanged": f"share of the weights that changed by {TOLERANCE:g} or less (arXiv:2505.11711)",
+    "unchanged_bfloat16": "share of the weights that are the same number in bfloat16 (arXiv:2505.11711)",
+    "kl": "of the whole model: nats an answer, KL(start || model) over the start's own answers to `prompts` "
+    "(arXiv:2509.04259)",
+}
+SPECTRAL = (*METRICS, "intruders")  # these need singular value decompositions
+ANSWER = 64  # tokens of an answer to `prompts`, at most
 COLUMNS = ["step", "reference", "matrix", "layer", "module", "k", "metric", "value"]
 HELD = 5e7  # matrix entries up to which the references' spectra are kept in memory (8 bytes an entry, twice over)
 
@@ -35,19 +51,20 @@ HELD = 5e7  # matrix entries up to which the references' spectra are kept in mem
 class RotationCallback(TrainerCallback):
     """Measures rotation against the start of training and against saved checkpoints while a model is trained.
 
-    file: the parquet table, with the columns `COLUMNS`; metrics are angle_left and angle_right (mean principal angle
-    of the leading k, radians), value_change (mean relative change of the leading k singular values) and change_ratio
-    (Frobenius norm of the change, relative). every: updates between two measurements, or the updates at which to
-    measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib compare`; by
-    default every matrix of a layer, those of a stack of experts one by one. k: directions, a number or a share. start:
-    the checkpoint to measure against; by default the weights with which training starts, so give it where a run may be
-    resumed. references: more checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}. adapter_base: where
-    the base of an adapter among these lies, if not where it says. PEFT's adapters are counted into the weights, in
-    float64. Above HELD matrix entries the references are decomposed anew each time, so that memory stays small. What is
-    not measured is in `remarks`, by name, and is warned about once.
-    ValueError, at once: a k or an `every` that is none. When training begins: a checkpoint that cannot be opened, or a
-    matrix of it that is missing, of another shape, quantised or not finite; no matrix that matches; weights that are
-    sharded, quantised, or adapted in a way that PEFT cannot merge.
+    file: the parquet table, with the columns `COLUMNS`. every: updates between two measurements, or the updates at
+    which to measure; where training ends is measured too. modules: glob patterns of module names, as of `oodlib
+    compare`; by default every matrix of a layer, those of a stack of experts one by one. k: directions, a number or a
+    share. start: the checkpoint to measure against; by default the weights with which training starts, so give it where
+    a run may be resumed. references: more checkpoints by name, such as {"peak": "outputs/.../checkpoint-100"}.
+    adapter_base: where the base of an adapter among these lies, if not where it says. measures: names of `MEASURES`.
+    prompts: texts, for the measure kl alone; as training begins the model answers each once, sampled at temperature 1,
+    with ANSWER tokens at most. PEFT's adapters are counted into the weights, in float64. Above HELD matrix entries the
+    references are decomposed anew each time, so that memory stays small. What is not measured is in `remarks`, by name,
+    and is warned about once.
+    ValueError, at once: a k, an `every` or a measure that is none; kl without prompts, or prompts without it. When
+    training begins: a checkpoint that cannot be opened, or a matrix of it that is missing, of another shape, quantised
+    or not finite; no matrix that matches; weights that are sharded, quantised, or adapted in a way that PEFT cannot
+    merge; kl in a training that is resumed, or that has no tokenizer.
     """
 
     def __init__(
@@ -59,8 +76,18 @@ class RotationCallback(TrainerCallback):
         start: str | Path | None = None,
         references: Mapping[str, str | Path] | None = None,
         adapter_base: str | Path | None = None,
+        measures: Sequence[str] = METRICS,
+        prompts: Sequence[str] = (),
     ):
         count_of(k, 1)
+        if isinstance(measures, str) or not measures or (strange := [m for m in measures if m not in MEASURES]):
+            shown = repr(measures) if isinstance(measures, str) or not measures else repr(strange[0])
+            raise ValueError(f"measures: {shown} is none; a list of these: {', '.join(MEASURES)}")
+        if ("kl" in measures) != bool(prompts):
+            raise ValueError("prompts and the measure kl go together: give both, or neither")
+        self.measures, self.prompts = tuple(measures), list(prompts)
+        self._asked: list[tuple[list[int], list[int]]] = []  # the prompts and the start's answers, in tokens
+        self._likely: Tensor | None = None  # the start's log-probability of each answer
         if not (isinstance(every, Collection) and every and not isinstance(every, str)) and (
             type(every) is not int or every < 1
         ):
@@ -81,9 +108,13 @@ class RotationCallback(TrainerCallback):
         return self
 
     @torch.no_grad()
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         if not state.is_world_process_zero:
             return
+        if self.prompts:
+            if state.global_step:
+                raise ValueError("a resumed training does not know what its start said: leave out the measure kl")
+            self._ask(model, processing_class)
         self._references, self._spectra, self._rows, self.remarks, self._last = {}, {}, [], {}, 0
         if "start" not in self._given and state.global_step:
             raise ValueError("a resumed training does not know its start any more: give RotationCallback `start`")
@@ -150,15 +181,12 @@ class RotationCallback(TrainerCallback):
         for name, place, weight in self.matrices(model):
             for reference in self._references:
                 before = self._before(reference, name, weight)
-                rank = len(before.values)
+                rank = min(weight.shape)
                 k = min(count_of(self.k, rank), rank)
-                values = [float("nan")] * len(METRICS)  # where training has gone wrong, which its own log shows
-                if torch.isfinite(weight).all():
-                    both = compare(before, weight, k, name)
-                    angles = (both.angles_left.mean(), both.angles_right.mean())
-                    values = [*angles, both.relative_change[:k].mean(), both.change_ratio]
                 at = (step, reference, name, place.layer, place.module, k)
-                rows += [(*at, metric, float(value)) for metric, value in zip(METRICS, values, strict=True)]
+                rows += [(*at, metric, value) for metric, value in self._of_matrix(before, weight, k, name).items()]
+        if self.prompts:
+            rows.append((step, "start", "", None, "", 0, "kl", float((self._likely - self._likelihood(model)).mean())))
         self._rows, self._last = self._rows + rows, step
         table = pd.DataFrame(self._rows, columns=COLUMNS)
         write_whole(self.file, lambda path: table.to_parquet(path, index=False))
@@ -167,7 +195,55 @@ class RotationCallback(TrainerCallback):
             # Not the trainer's own log: TRL's would spend the metrics that it has gathered for its next row.
             Trainer.log(self._trainer, {f"rotation/{name}/{metric}": v for (name, metric), v in means.items()})
 
-    def _before(self, reference: str, name: str, weight: Tensor) -> Spectrum:
+    def _of_matrix(self, before: Spectrum | Tensor, weight: Tensor, k: int, name: str) -> dict[str, float]:
+        """The chosen measures of a matrix; NaN where training has gone wrong, which its own log shows."""
+        chosen = [m for m in self.measures if m != "kl"]
+        if not torch.isfinite(weight).all():
+            return dict.fromkeys(chosen, float("nan"))
+        found, old = {}, before.whole if isinstance(before, Spectrum) else before
+        if isinstance(before, Spectrum):
+            both = compare(before, weight, k, name)
+            found = {
+                "angle_left": lambda: both.angles_left.mean(),
+                "angle_right": lambda: both.angles_right.mean(),
+                "value_change": lambda: both.relative_change[:k].mean(),
+                "change_ratio": lambda: both.change_ratio,
+                "intruders": lambda: (both.left.best_match()[:k] < INTRUDER).mean(),
+            }
+        found["unchanged"] = lambda: ((weight.double() - old.double()).abs() <= TOLERANCE).double().mean()
+        found["unchanged_bfloat16"] = lambda: (weight.bfloat16() == old.bfloat16()).double().mean()
+        return {measure: float(found[measure]()) for measure in chosen}
+
+    def _ask(self, model: nn.Module, tokenizer) -> None:
+        """Have the start answer the prompts, and keep how likely it finds that; the random state is left alone."""
+        from oodlib.inference.episodes import generate
+
+        if not hasattr(tokenizer, "pad_token_id"):
+            raise ValueError("the measure kl needs the trainer's processing_class to be a tokenizer")
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            answers = generate(model, tokenizer, self.prompts, ANSWER, temperature=1.0)
+        asked = tokenizer(self.prompts)["input_ids"]
+        said = tokenizer(answers, add_special_tokens=False)["input_ids"]
+        self._asked = [(a, [*s, tokenizer.eos_token_id][:ANSWER]) for a, s in zip(asked, said, strict=True)]
+        self._likely = self._likelihood(model)
+
+    @torch.no_grad()
+    def _likelihood(self, model: nn.Module) -> Tensor:
+        """The log-probability of each of the start's answers, [prompts]."""
+        was_training, found = model.training, []
+        model.eval()
+        for asked, said in self._asked:
+            ids = torch.tensor([[*asked, *said]], device=model.device)
+            log_p = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float().log_softmax(-1)
+            found.append(log_p.gather(1, ids[0, len(asked) :, None]).sum().cpu())
+        model.train(was_training)
+        return torch.stack(found)
+
+    def _before(self, reference: str, name: str, weight: Tensor) -> Spectrum | Tensor:
+        if not set(self.measures) & set(SPECTRAL):
+            return self._references[reference](name).to(weight.device)
         if (reference, name) in self._spectra:
             return self._spectra[reference, name]
         before = spectrum(self._references[reference](name).to(weight.device), name)

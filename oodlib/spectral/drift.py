@@ -22,10 +22,9 @@ from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.run import Run
 from oodlib.spectral.angles import compare
-from oodlib.spectral.metrics import ZERO
+from oodlib.spectral.metrics import TOLERANCE, ZERO
 from oodlib.spectral.svd import Spectrum, count_of, spectrum
 
-TOLERANCE = 1e-5  # a weight that changed by no more is unchanged (arXiv:2505.11711)
 LEADING = 0.25  # share of a matrix's directions, and of its weights, that count as principal
 
 

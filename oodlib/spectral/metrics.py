@@ -15,6 +15,7 @@ from oodlib.spectral.angles import Comparison, compare
 
 ZERO = 1e-12  # a singular value below this share of the largest is none
 INTRUDER = 0.5  # a new direction that matches no old one better than this cosine (Shuttleworth et al. 2024)
+TOLERANCE = 1e-5  # a weight that changed by no more is unchanged (arXiv:2505.11711)
 SIDES = ("left", "right")
 METRICS = {
     # of the whole matrix; k is missing

@@ -35,19 +35,79 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def trainer(folder, steps=4, lora=False):
+def trainer(folder, steps=4, lora=False, **options):
     model, tokenizer = load_model(BASE)
     if lora:
         torch.manual_seed(0)
         model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj"]))
     data = Dataset.from_dict({"prompt": ["4,A,2,J"] * 16, "completion": ["(4+2)*1+10"] * 16})
-    return supervised(model, tokenizer, data, settings(folder, 0, steps, 1e-2, per_device_train_batch_size=4))
+    return supervised(
+        model, tokenizer, data, settings(folder, 0, steps, 1e-2, per_device_train_batch_size=4, **options)
+    )
 
 
 def expected(name, folder, k):
     found = compare(load_weights(BASE)[name], load_weights(folder)[name], k)
     return {"angle_left": found.angles_left.mean(), "angle_right": found.angles_right.mean(),
             "value_change": found.relative_change[:k].mean()}  # fmt: skip
+
+
+def test_more_measures_are_chosen_by_name_and_are_what_the_checkpoints_show(tmp_path):
+    mine = trainer(tmp_path / "run", bf16=False)
+    chosen = ["change_ratio", "intruders", "unchanged", "unchanged_bfloat16", "kl"]
+    prompts = ["J = 10 Q = 10 K = 10 ; cards 4 A 2 J ; as cards numbers formula :\n", "4,A,2,J"]
+    before = torch.get_rng_state()
+    callback = RotationCallback(tmp_path / "a.parquet", every=2, modules=("v_proj",), measures=chosen, prompts=prompts)
+    callback._ask(mine.model, mine.processing_class)
+    assert torch.equal(before, torch.get_rng_state()), "training must draw what it would have drawn"
+    callback.attach(mine)
+    log = fit(mine, tmp_path / "run", [2, 4])
+    table = pd.read_parquet(tmp_path / "a.parquet").set_index(["step", "matrix", "metric"])["value"]
+    assert set(table.index.unique("metric")) == set(chosen)
+    old, new = load_weights(BASE), load_weights(tmp_path / "run" / "checkpoint-4")
+    for name in set(table.index.unique("matrix")) - {""}:
+        change = (new[name].double() - old[name].double()).abs()
+        assert table[4, name, "unchanged"] == pytest.approx(float((change <= 1e-5).double().mean()))
+        same = (new[name].bfloat16() == old[name].bfloat16()).double().mean()
+        assert table[4, name, "unchanged_bfloat16"] == pytest.approx(float(same))
+        U, V = (torch.linalg.svd(w[name].double(), full_matrices=False)[0] for w in (old, new))
+        k = round(0.2 * U.shape[1])
+        wanted = float(((U.T @ V[:, :k]).abs().amax(0) < 0.5).double().mean())
+        assert table[4, name, "intruders"] == pytest.approx(wanted)
+    after, _ = load_model(tmp_path / "run" / "checkpoint-4")
+    start, _ = load_model(BASE)
+
+    def likely(model):
+        ids = [(torch.tensor([[*a, *s]]), len(a)) for a, s in callback._asked]
+        with torch.no_grad():
+            log_p = [model(i).logits[0, n - 1 : -1].log_softmax(-1).gather(1, i[0, n:, None]).sum() for i, n in ids]
+        return torch.stack(log_p)
+
+    assert table[4, "", "kl"] == pytest.approx(float((likely(start) - likely(after)).mean()), rel=1e-4)
+    assert table[4, "", "kl"] != 0 and any("rotation/start/kl" in row for row in mine.state.log_history), log
+
+
+def test_measures_without_spectra_decompose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("oodlib.spectral.callback.spectrum", None)
+    mine = trainer(tmp_path / "run")
+    RotationCallback(tmp_path / "a.parquet", every=2, measures=["unchanged"]).attach(mine)
+    fit(mine, tmp_path / "run", [4])
+    assert pd.read_parquet(tmp_path / "a.parquet")["value"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measures": ["angle"]}, r"'angle' is none; a list of these: angle_left.*kl"),
+        ({"measures": "kl"}, "'kl' is none; a list"),
+        ({"measures": []}, "is none; a list"),
+        ({"measures": ["kl"]}, "prompts and the measure kl go together"),
+        ({"prompts": ["4,A"]}, "prompts and the measure kl go together"),
+    ],
+)
+def test_measures_that_are_none_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        RotationCallback("a.parquet", **options)
 
 
 def test_it_measures_what_the_checkpoints_show(tmp_path):

@@ -14,7 +14,7 @@ from oodlib.analysis.claims import listed
 from oodlib.analysis.stats import BY_OLD_RULE, beliefs, rank_correlation
 from oodlib.inference.episodes import as_text, generate
 from oodlib.plots.style import in_order
-from oodlib.run import Results, Run
+from oodlib.run import Results, Run, judged_by
 from oodlib.tasks import Cloze, Splits, get_task
 from oodlib.tasks.general_points import Problem, compact_feedback, compact_prompt
 
@@ -104,12 +104,13 @@ def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, h
 def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """Each split's measures at the headline's peak and at the end of SFT, in percent, means over seeds.
 
-    Rows: splits by label. Columns: (measure, step), for accuracy and those of `MEASURES` that the task has. NaN for
-    old_numbers and old_rule where they are numbers_read and the accuracy, for the rule is that of SFT.
+    The peak is that of accuracy, or of reading (see `run.judged_by`). Rows: splits by label. Columns: (measure, step),
+    for accuracy and those of `MEASURES` that the task has. NaN for old_numbers and old_rule where they are numbers_read
+    and the accuracy, for the rule is that of SFT.
     """
     rows = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(splits.names)]
     means = rows.pivot_table(index="step", columns=["metric", "split"], values="value")
-    peak = means["accuracy", splits.headline.name].idxmax()
+    peak = means[judged_by(measurements, splits), splits.headline.name].idxmax()
     known = [measure for measure in ("accuracy", *MEASURES) if measure in means]
     table = 100 * means.loc[[peak, means["accuracy"].dropna().index[-1]], known].T.unstack("metric").swaplevel(axis=1)
     table = table.reindex(index=splits.names, columns=pd.MultiIndex.from_product([known, table.columns.levels[1]]))
@@ -153,7 +154,8 @@ def belief_sentence(measurements: pd.DataFrame, clozes: Sequence[Cloze], splits:
     """How probable each new rule's values are where the prompt states that rule, and where it states none: at the
     headline's peak and at the end of SFT."""
     table = beliefs(measurements, clozes).groupby(["rule", "under", "step"])["value"].mean()
-    curve = measurements.query("stage == 'sft' and metric == 'accuracy' and split == @splits.headline.name")
+    sft = measurements[(measurements["stage"] == "sft") & (measurements["split"] == splits.headline.name)]
+    curve = sft[sft["metric"] == judged_by(measurements, splits)]
     peak, end = curve.groupby("step")["value"].mean().idxmax(), curve["step"].max()
     told = []
     for split in (split for split in splits if split.name in clozes[0].under and "rule" in split.changes):
@@ -188,11 +190,12 @@ def rotation_sentence(table: pd.DataFrame, stage: str, splits: Splits) -> Markdo
 
 
 def recovery_table(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
-    """Accuracy (percent, mean over seeds) of each start, and after RL and each baseline.
+    """Accuracy (percent, mean over seeds) of each start, and after RL and each baseline; or reading, where the run is
+    judged by that (see `run.judged_by`).
 
     Rows: (split's label, start), the headline first. Columns: arms, "start" and "rl" first.
     """
-    accuracy = measurements[measurements["metric"] == "accuracy"]
+    accuracy = measurements[measurements["metric"] == judged_by(measurements, splits)]
     sft, rl = (accuracy[accuracy["stage"] == stage] for stage in ("sft", "rl"))
     starts = sft[sft["step"].isin(rl["from_step"])].assign(arm="start", from_step=sft["step"])
     table = pd.concat([starts, rl]).pivot_table(index=["split", "from_step"], columns="arm", values="value")

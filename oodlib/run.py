@@ -69,6 +69,9 @@ TEXTS = {  # and of text
 }
 
 
+RARE = 0.05  # answers that are right, as a share, below which a run is judged by reading
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of the study, with a section of its own in the configuration.
@@ -104,6 +107,16 @@ class Job:
     seed: int
     arguments: dict[str, Any] = field(default_factory=dict)
     cost: float = 1.0
+
+
+def judged_by(measurements: pd.DataFrame, splits: Splits) -> str:
+    """The metric by which a run is judged: accuracy, or numbers_read where hardly a headline answer is right at any SFT
+    checkpoint (less than RARE), as of a small language model that reads hands and cannot make formulas."""
+    sft = measurements[(measurements["stage"] == "sft") & (measurements["split"] == splits.headline.name)]
+    means = sft.groupby(["metric", "step"], observed=True)["value"].mean()
+    known = means.index.unique("metric")
+    rare = "accuracy" in known and means["accuracy"].max() < RARE
+    return "numbers_read" if rare and "numbers_read" in known else "accuracy"
 
 
 class Busy(RuntimeError):
@@ -191,8 +204,10 @@ class Run:
         return self.task.splits
 
     def peak_step(self, seed: int) -> int:
-        """The SFT step with the highest headline (OOD) accuracy of a seed; the earliest, if several are equal."""
-        curve = self.table("measurements").query("stage == 'sft' and metric == 'accuracy' and seed == @seed")
+        """The SFT step with the highest headline (OOD) accuracy of a seed, or reading (see `judged_by`); the earliest,
+        if several are equal."""
+        table = self.table("measurements")
+        curve = table[table["metric"] == judged_by(table, self.splits)].query("stage == 'sft' and seed == @seed")
         curve = curve[curve["split"] == self.splits.headline.name].sort_values("step")
         return int(curve["step"].iloc[curve["value"].to_numpy().argmax()])
 

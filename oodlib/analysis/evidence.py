@@ -10,7 +10,7 @@ import pandas as pd
 
 from oodlib.analysis.stats import Estimate, Missing, Scores, bootstrap, over_seeds
 from oodlib.io import KEYS
-from oodlib.run import Results, Run
+from oodlib.run import RARE, Results, Run
 from oodlib.tasks import OUTCOMES, Split, Splits
 
 FALLEN = 0.25  # OOD accuracy is lost at a start once this share of the whole fall has happened
@@ -66,6 +66,7 @@ class Evidence:
         self.arms = rl["arm"].astype(str).unique().tolist()  # RL and its baselines
         self.starts = sorted(int(s) for s in rl["from_step"].unique())
         self.updates = int(rl["step"].max()) if len(rl) else 0
+        self.outcome = self._outcome()
         self._scores: dict[tuple[str, str], list[Scores]] = {}
         self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
@@ -82,6 +83,13 @@ class Evidence:
         """The evidence of a sweep alone."""
         nothing = pd.DataFrame(columns=[*KEYS, "problem", "outcome"])
         return cls(nothing, nothing, nothing, nothing, splits, **of_sweeps)
+
+    def _outcome(self) -> str:
+        """What claims are judged by: whether answers are correct, or numbers_read; as `run.judged_by`."""
+        sft = self.hands[(self.hands["stage"] == "sft") & (self.hands["split"] == self.splits.headline.name)]
+        right = (sft["outcome"] == "correct").groupby(sft["step"]).mean()
+        read = "numbers_read" in sft and sft["numbers_read"].notna().all()
+        return "numbers_read" if len(sft) and read and right.max() < RARE else "correct"
 
     def _fall(self, scores: Scores) -> Fall:
         ood = {t: scores[self.sft(t)] for t in self.steps}
@@ -103,11 +111,13 @@ class Evidence:
             )
         return split
 
-    def scores(self, split: Split, column: str = "correct") -> list[Scores]:
-        """Per seed: an outcome (`correct`, `malformed`, …), the `loss` of a right answer, or a measure of the task.
+    def scores(self, split: Split, column: str | None = None) -> list[Scores]:
+        """Per seed: an outcome (`correct`, `malformed`, …), the `loss` of a right answer, or a measure of the task; by
+        default what the run is judged by.
 
         Rows are in the order of the split, so that paired splits have paired rows.
         """
+        column = column or self.outcome
         key = split.name, column
         if key not in self._scores:
             rows = self.hands[self.hands["split"] == split.name]
@@ -123,7 +133,7 @@ class Evidence:
             ]
         return self._scores[key]
 
-    def measure(self, statistic: Callable[..., float], *splits: Split, column: str = "correct") -> Estimate:
+    def measure(self, statistic: Callable[..., float], *splits: Split, column: str | None = None) -> Estimate:
         """An estimate of `statistic(scores of a seed on each split, its fall)`; without `splits`, on OOD.
 
         Over seeds; or, for one seed, by a bootstrap over its problems. That is paired: each problem is resampled in all

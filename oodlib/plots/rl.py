@@ -14,16 +14,21 @@ from oodlib.analysis.stats import bands, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.sft import paper_curve
 from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, in_order, label
+from oodlib.run import judged_by
 from oodlib.tasks import Splits
 
 
 def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy of SFT checkpoints, and after RL and each baseline from there, by split, the headline's large.
 
-    The paper's OOD accuracy stands beside it.
+    The paper's OOD accuracy stands beside it. Of a run that is judged by reading (`run.judged_by`), that in place of
+    accuracy.
     """
-    accuracy = measurements[measurements["metric"] == "accuracy"]
+    metric = judged_by(measurements, splits)
+    what = "accuracy" if metric == "accuracy" else "answers that name the right numbers"
+    accuracy = measurements[measurements["metric"] == metric]
     rl = accuracy[accuracy["stage"] == "rl"]
+    rl = rl[rl["step"] == rl["step"].max()]
     sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0)]
     small = [split for split in splits if split != splits.headline]
     columns = 2 * max(2, len(small))  # of which a small panel takes two
@@ -45,7 +50,7 @@ def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
         draw.step_axis(axis, starts, first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
         axis.set(title=split.label, xlabel="SFT step from which it starts", ylim=(0, None))
         axis.set_ylim(top=max(0.05, axis.get_ylim()[1]) * 1.05)
-    here.set(title=f"{splits.headline.label} accuracy", ylabel="accuracy on all problems of the split")
+    here.set(title=f"{splits.headline.label}: {what}", ylabel="share of all problems of the split")
     for series in ("sft", "rl"):
         draw.line(paper, paper_curve(series), series)
     window = PAPER["rl_window_llama_steps"]

@@ -15,6 +15,7 @@ from oodlib.analysis.stats import BY_OLD_RULE, bands
 from oodlib.analysis.stats import beliefs as belief_table
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, OUTCOME_COLOURS, WIDTH
+from oodlib.run import judged_by
 from oodlib.tasks import OUTCOMES, Cloze, Split, Splits
 
 PAPER_HANDS = 234  # on which the paper measures
@@ -28,14 +29,19 @@ MEASURES = {  # of an answer: what figures call it, mark and line
 
 
 def accuracy_curve(measurements: pd.DataFrame, splits: Splits) -> Figure:
-    """Accuracy by split against SFT step, the headline's peak marked; the paper's LLaMA beside it."""
-    data = _bands(measurements, splits)
+    """Accuracy by split against SFT step, the headline's peak marked; the paper's LLaMA beside it.
+
+    Of a run that is judged by reading (`run.judged_by`), that in place of accuracy.
+    """
+    metric = judged_by(measurements, splits)
+    what = "accuracy on all problems of the split" if metric == "accuracy" else "answers that name the right numbers"
+    data = _bands(measurements, splits, metric)
     figure, (here, paper) = plt.subplots(1, 2, figsize=(WIDTH, 4.4), width_ratios=(1.7, 1), layout="constrained")
     draw.by_split(here, data, splits)
-    peak = _peak(data, splits)
+    peak = _peak(measurements, splits)
     draw.step_axis(here, data["step"].unique())
     draw.mark_peak(here, peak["step"], f"{splits.headline.label} peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
-    here.set(ylabel="accuracy on all problems of the split", title="This run", ylim=(0, 1.12))
+    here.set(ylabel=what, title="This run", ylim=(0, 1.12))
     draw.legend_below(figure, here, 4)
     reported = paper_curve("sft")
     draw.line(paper, reported, splits.headline)
@@ -53,9 +59,10 @@ def _bands(measurements: pd.DataFrame, splits: Splits, *metrics: str, shares: bo
     return bands(rows[rows["split"].isin(splits.names)], shares)
 
 
-def _peak(accuracy: pd.DataFrame, splits: Splits) -> pd.Series:
-    """The row of `_bands` at which the headline's mean is highest."""
-    headline = accuracy[(accuracy["split"] == splits.headline.name) & (accuracy["metric"] == "accuracy")]
+def _peak(measurements: pd.DataFrame, splits: Splits) -> pd.Series:
+    """The row of `_bands` at which the headline's mean is highest: of accuracy, or of what the run is judged by."""
+    data = _bands(measurements, splits, judged_by(measurements, splits))
+    headline = data[data["split"] == splits.headline.name]
     return headline.loc[headline["mean"].idxmax()]
 
 
@@ -84,7 +91,7 @@ def corners(measurements: pd.DataFrame, splits: Splits) -> Figure:
         for metric, rows in curves.items():
             draw.line(axis, rows, split, size=4, **MEASURES[metric][1])
         draw.step_axis(axis, data["step"].unique())
-        axis.axvline(_peak(data, splits)["step"], color=GREY, linestyle=":", linewidth=1.2)
+        axis.axvline(_peak(measurements, splits)["step"], color=GREY, linestyle=":", linewidth=1.2)
         axis.set(ylim=(0, 1.02), ylabel="share of answers")
         draw.at_ends(axis, [(rows["mean"].iloc[-1], MEASURES[metric][0]) for metric, rows in curves.items()], 0.09)
         axis.set_title(split.label, color=split.colour)
@@ -128,8 +135,8 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]
     data = bands(rows).rename(columns={"step": "at"}).assign(step=lambda d: d["split"].map(value))
     sft, rl = data["stage"] == "sft", (data["stage"] == "rl") & (data["arm"] == "rl")
-    curve = _bands(measurements, splits)
-    peak, end = _peak(curve, splits)["step"], data.loc[sft, "at"].max()
+    curve = _bands(measurements, splits, judged_by(measurements, splits))
+    peak, end = _peak(measurements, splits)["step"], data.loc[sft, "at"].max()
     between = sorted(step for step in data.loc[rl, "from_step"].unique() if peak < step < end)
     if between:
         middle = between[len(between) // 2]
@@ -201,7 +208,7 @@ def losses(measurements: pd.DataFrame, hands: pd.DataFrame, splits: Splits) -> F
     train = rows[rows["split"] == "train"].groupby("step")["value"].mean()
     axis.plot(train.index, train, color=COLOURS["train"], linewidth=0.6, alpha=0.3, label="training, each batch")
     draw.losses(axis, rows, tested, splits, " test")
-    draw.mark_peak(axis, _peak(_bands(measurements, splits), splits)["step"], f"{splits.headline.label} accuracy\npeak")
+    draw.mark_peak(axis, _peak(measurements, splits)["step"], f"{splits.headline.label} accuracy\npeak")
     axis.set_title("Losses through SFT")
     draw.legend_below(figure, axis, 3)
     return figure

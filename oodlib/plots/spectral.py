@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from oodlib.analysis.stats import bands, nearer_to_peak
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, WIDTH, in_order, label
+from oodlib.run import judged_by
 from oodlib.tasks import Splits
 
 ANGLES = ("angle_left", "angle_right")  # metrics of the table `rotation`: leading directions, radians
@@ -92,9 +93,11 @@ def turning(rotation: pd.DataFrame) -> Figure:
 def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy of the last checkpoint with something of the peak's put back (C7, C8), edit by edit, nulls below each.
 
-    A panel for the headline, one for the trained split, and one for all other splits, if there are any.
+    A panel for the headline, one for the trained split, and one for all other splits, if there are any. Of a run that
+    is judged by reading (`run.judged_by`), that in place of accuracy.
     """
-    accuracy = measurements[measurements["metric"] == "accuracy"]
+    metric = judged_by(measurements, splits)
+    accuracy = measurements[measurements["metric"] == metric]
     sft, edits = (accuracy[accuracy["stage"] == stage] for stage in ("sft", "surgery"))
     peaks = edits[["seed", "from_step"]].drop_duplicates().rename(columns={"from_step": "step"})
     ends = {
@@ -123,7 +126,7 @@ def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
                 _marks(axis, data[data["null"] == null], grey, mark, below, name, 4)
             below = -0.18 if alone else 0.7 * (i + 0.5) / len(shown) - 0.35
             _marks(axis, data[data["null"] == ""], split.colour, "o", below, f"edit: {split.label}", 6)
-        axis.set(title=shown[0].label if alone else "other splits", xlabel="accuracy")
+        axis.set(title=shown[0].label if alone else "other splits", xlabel=metric.replace("_", " "))
         axis.set_xlim(left=-0.02)
         draw.percent(axis.xaxis)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -21,6 +21,8 @@ from oodlib.analysis.claims import (
     scorecard,
     sentence,
 )
+from oodlib.io import COLUMNS
+from oodlib.run import judged_by
 from oodlib.stages import NULLS, edit_name
 from oodlib.tasks import Split, Splits
 
@@ -333,6 +335,30 @@ def test_scorecards_stand_side_by_side_as_they_were_written():
     last = table.loc["C10", "as the paper tests it"]
     assert last["other"] == "not measured" and last["runs"] == "not measured by two"
     assert "same" in set(table["runs"])
+
+
+def test_a_run_without_right_answers_is_judged_by_reading_and_says_so():
+    """What the accuracies of GOOD say is now what is read; an answer in a hundred is right."""
+    whole = made_up(**FIVE)
+    read = whole.hands.assign(numbers_read=(whole.hands["outcome"] == "correct").astype(float))
+    rare = pd.Series(np.where(np.arange(len(read)) % 100 == 0, "correct", "wrong_value"), read.index)
+    rest = whole.rollouts, whole.rotation, whole.training, SPLITS, whole.mitigations
+    evidence = Evidence(read.assign(outcome=rare.where(read["outcome"] != "malformed", "malformed")), *rest)
+    assert evidence.outcome == "numbers_read" and evidence.peaks == whole.peaks
+    for name, test in (("C1", "paper"), ("C4", "baselines"), ("C7", "paper"), ("C8", "paper")):
+        mine, its = judge(name, evidence, test), judge(name, whole, test)
+        assert (mine.estimate, mine.verdict) == (its.estimate, its.verdict)
+        assert mine.quantity == f"numbers read: {its.quantity}" and mine.sentence.startswith("Judged by numbers read")
+    assert Evidence(read, *rest).outcome == "correct", "where answers are right, accuracy decides"
+
+
+@pytest.mark.parametrize(("right", "metric"), [(0.04, "numbers_read"), (0.06, "accuracy")])
+def test_the_measurements_say_by_what_a_run_is_judged(right, metric):
+    rows = [("sft", "sft", 0, t, 1, s, m, v, 100) for t in (0, 8) for s in ("taught", "both")
+            for m, v in (("accuracy", right if s == "both" else 0.9), ("numbers_read", 0.5))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    assert judged_by(table, SPLITS) == metric
+    assert judged_by(table[table["metric"] == "accuracy"], SPLITS) == "accuracy"
 
 
 def test_a_paired_difference_of_two_splits_is_known_well():

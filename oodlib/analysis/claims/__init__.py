@@ -5,7 +5,8 @@ arXiv:2605.10973, C11 of arXiv:2510.00237. Each has up to two tests: as the pape
 the paper does not compare with (`baselines`). There is no list of claims; one from elsewhere is named as module:object.
 All rules read intervals at 95 %. `supported` and `not supported` need an interval that lies wholly on one side of the
 bar; anything else is `inconclusive`. `peak` is the OOD peak of SFT, `end` its last checkpoint; a corner is a split that
-changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD).
+changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD). A run in which hardly any OOD answer
+is ever right is judged by reading in place of accuracy, and says so (`run.judged_by`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from oodlib.io import read_json
 from oodlib.registry import BASELINES, CLAIMS
 from oodlib.tasks import Split
 
+READING = "numbers read"  # in place of accuracy, where a run is judged by that (see `run.judged_by`)
 VERDICTS = ("supported", "not supported", "inconclusive")
 TESTS = {"paper": "as the paper tests it", "baselines": "against baselines"}
 PAPER = read_json(Path(__file__).parents[1] / "paper_figures.json")
@@ -125,7 +127,10 @@ def judge(name: str, evidence: Evidence, test: str = "paper") -> Claim:
     except Missing as error:
         nothing = Estimate(np.nan, np.nan, np.nan, 0, "nothing")
         found = Finding("inconclusive", nothing, None, "", f"This run does not tell: {error.args[0]}.")
-    x, shown = found.estimate, (rule.title, found.quantity, found.sentence, rule.unit, rule.version)
+    quantity, sentence = found.quantity, found.sentence
+    if evidence.outcome != "correct" and found.estimate.n:
+        quantity, sentence = f"{READING}: {quantity}", f"Judged by {READING}, for hardly an answer is right. {sentence}"
+    x, shown = found.estimate, (rule.title, quantity, sentence, rule.unit, rule.version)
     return Claim(rule.id, test, found.verdict, x.value, x.low, x.high, x.n, found.paper, *shown)
 
 
@@ -227,13 +232,15 @@ def listed(parts: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def mean_at(e: Evidence, split: Split, step: int | None = None, column: str = "correct") -> float:
+def mean_at(e: Evidence, split: Split, step: int | None = None, column: str | None = None) -> float:
     """The mean over seeds of a column at an SFT step; without one, at each seed's OOD peak."""
     both = zip(e.scores(split, column), e.peaks, strict=True)
     return float(np.mean([s[e.sft(peak if step is None else step)] for s, peak in both]))
 
 
-def by_corner(e: Evidence, statistic: Callable[[Scores, Fall], float], column: str = "correct") -> dict[str, Estimate]:
+def by_corner(
+    e: Evidence, statistic: Callable[[Scores, Fall], float], column: str | None = None
+) -> dict[str, Estimate]:
     """A statistic on every split, by the split's label."""
     return {split.label: e.measure(statistic, split, column=column) for split in e.splits}
 

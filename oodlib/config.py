@@ -100,9 +100,7 @@ class Config(Section):
 
         Data files stand there by their digests.
         """
-        found = {
-            name: getattr(self, name).model_dump() if jobs else getattr(self, name).identity() for name in sections
-        }
+        found = {name: getattr(self, name).identity(jobs) for name in sections}
         if "task" in found and self.task.options:
             found["task"]["options"] = get_task(self.task.name, self.task.options).parameters()
         return found

@@ -30,10 +30,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide results: all but those that only list jobs."""
-        marked = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == JOBS}
-        return self.model_dump(exclude=marked)
+    def identity(self, jobs: bool = False) -> dict[str, Any]:
+        """The settings that decide results: all but those that only list jobs; with `jobs` these too, but for lists
+        that are empty and need not be given."""
+        marked = {name: field for name, field in type(self).model_fields.items() if field.json_schema_extra == JOBS}
+        if jobs:
+            marked = {name for name, field in marked.items() if field.default == [] == getattr(self, name)}
+        return self.model_dump(exclude=set(marked))
 
 
 class TaskSettings(Section):

@@ -41,7 +41,7 @@ def accuracy_curve(measurements: pd.DataFrame, splits: Splits) -> Figure:
     peak = _peak(measurements, splits)
     draw.step_axis(here, data["step"].unique())
     draw.mark_peak(here, peak["step"], f"{splits.headline.label} peak: {peak['mean']:.1%}\nat step {peak['step']:.0f}")
-    here.set(ylabel=what, title="This run", ylim=(0, 1.12))
+    here.set(ylabel=what, title="This run", ylim=(0, 1.12 if data["high"].max() < 0.95 else 1.27))  # room for words
     draw.legend_below(figure, here, 4)
     reported = paper_curve("sft")
     draw.line(paper, reported, splits.headline)
@@ -128,8 +128,9 @@ def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
 def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story.
 
-    The story: the base, the headline's peak, the RL start in the middle of what follows (without RL: the step nearest
-    to half of the fall), the end, and RL from these two; those that are there. Shaded are probes that need new numbers.
+    The story: the base, where the split with a new rule alone is best if that is before the headline's peak, the peak,
+    the RL start in the middle of what follows (without RL: the step nearest to half of the fall), the end, and RL from
+    these two; those that are there. Shaded are probes that need new numbers.
     """
     value = {probe.name: probe.value for probe in splits.probes}
     rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]
@@ -145,6 +146,11 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
         middle = (fall - (fall[peak] + fall[end]) / 2).abs().idxmin()
     looks = {middle: {"marker": "s", "linestyle": "--"}, end: {"marker": "^", "linestyle": ":"}}
     curves = [("base", sft & (data["at"] == 0), "sft", {"marker": "d", "color": "#A0A0A0"})]
+    if rule := splits.changing("rule"):
+        early = curve[curve["split"] == rule.name].set_index("step")["mean"].idxmax()
+        if early < peak:
+            look = {"marker": "v", "color": rule.colour}
+            curves.append((f"{rule.label}'s best (step {early})", sft & (data["at"] == early), "sft", look))
     curves += [(f"peak (step {peak})", sft & (data["at"] == peak), "sft", {})]
     for step, look in looks.items():
         curves += [(f"{'end' if step == end else 'middle'} (step {step})", sft & (data["at"] == step), "sft", look)]

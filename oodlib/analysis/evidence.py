@@ -67,6 +67,7 @@ class Evidence:
         self.starts = sorted(int(s) for s in rl["from_step"].unique())
         self.updates = int(rl["step"].max()) if len(rl) else 0
         self.outcome = self._outcome()
+        self.used = False  # whether a claim has asked for the outcome: `judge` sets it back
         self._scores: dict[tuple[str, str], list[Scores]] = {}
         self.falls = [self._fall(scores) for scores in self.scores(splits.headline)]
 
@@ -117,6 +118,7 @@ class Evidence:
 
         Rows are in the order of the split, so that paired splits have paired rows.
         """
+        self.used |= column is None
         column = column or self.outcome
         key = split.name, column
         if key not in self._scores:

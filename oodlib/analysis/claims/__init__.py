@@ -121,14 +121,14 @@ def decide(supported: bool, refuted: bool) -> str:
 
 def judge(name: str, evidence: Evidence, test: str = "paper") -> Claim:
     """One test of a claim; where the run lacks what it needs, `inconclusive` with a sentence that says so."""
-    rule = get(name)
+    rule, evidence.used = get(name), False
     try:
         found = rule.tests[test](evidence)
     except Missing as error:
         nothing = Estimate(np.nan, np.nan, np.nan, 0, "nothing")
         found = Finding("inconclusive", nothing, None, "", f"This run does not tell: {error.args[0]}.")
     quantity, sentence = found.quantity, found.sentence
-    if evidence.outcome != "correct" and found.estimate.n:
+    if evidence.outcome != "correct" and evidence.used and found.estimate.n:
         quantity, sentence = f"{READING}: {quantity}", f"Judged by {READING}, for hardly an answer is right. {sentence}"
     x, shown = found.estimate, (rule.title, quantity, sentence, rule.unit, rule.version)
     return Claim(rule.id, test, found.verdict, x.value, x.low, x.high, x.n, found.paper, *shown)

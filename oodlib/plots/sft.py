@@ -159,7 +159,7 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     shown = {metric: title for metric, title in shown.items() if (data["metric"] == metric).any()}
     figure, axes = plt.subplots(1, len(shown), figsize=(WIDTH, 4.6), sharey=True, squeeze=False, layout="constrained")
     new = [probe.value for probe in splits.probes if "numbers" in probe.changes]
-    trained = "".join(f" (SFT: {probe.value})" for probe in splits.probes if not probe.changes)
+    trained = "".join(f" (SFT: {probe.value:g})" for probe in splits.probes if not probe.changes)
     for axis, (metric, title) in zip(axes[0], shown.items(), strict=True):
         for name, rows, arm, look in curves:
             if len(curve := data[rows & (data["metric"] == metric)]):

@@ -244,7 +244,8 @@ def test_the_readme_shows_the_scorecard_of_the_reference_run():
     sweep = Sweep(folder=CHECKOUT / "outputs/sweep")
     evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), **sweep.evidence())
     shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
-    assert shown == claims.as_markdown(claims.scorecard(evidence))
+    beside = claims.scorecard(Evidence.of(Results(CHECKOUT / "outputs/smollm2-cpu")))
+    assert shown == claims.as_markdown(claims.scorecard(evidence), {"smollm2-cpu": beside})
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def settings(seed: int, number: int, size: int) -> tuple[str, str | None]:
         if (
             value is not None
             and isinstance(kept, (int, float))
-            and kept != (float(value) if isinstance(value, str) else value)
+            and kept != (float(value) if isinstance(value, str) or isinstance(kept, float) else value)
         ):
             return repr(changes), f"{name} = {kept!r}"
     return repr(changes), None

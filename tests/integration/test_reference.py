@@ -95,7 +95,8 @@ def test_it_is_small_and_holds_no_weights(reference):
     folder = reference.folder
     ignored = {"parts", "checkpoints", "report.html", "figures", "notebooks"}  # by git, but for a few
     kept = [p for p in folder.rglob("*") if p.is_file() and not ignored & set(p.parts)]
-    assert sum(p.stat().st_size for p in kept) <= BIG * (1 if len(reference.manifest["seeds"]) == 1 else 2)
+    tiny = reference.manifest["settings"]["model"]["source"] in ("tiny", "reader")  # a real model has more directions
+    assert sum(p.stat().st_size for p in kept) <= BIG * (1 if tiny and len(reference.manifest["seeds"]) == 1 else 2)
     assert not [p for p in kept if p.suffix in (".safetensors", ".bin", ".pt")]
 
 

@@ -29,7 +29,8 @@ def main(steps: int = 3, preset: str = "smollm2-cpu") -> None:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(steps):
             for i, (precision, head) in enumerate(WAYS):
-                changes = {"sft.steps": 1, "sft.checkpoints": [0, 1], "machine.precision": precision, "seed": turn}
+                changes = {"sft.steps": 1, "sft.checkpoints": [0, 1], "rl.starts": [1], "seed": turn}
+                changes["machine.precision"] = precision
                 trl.trainer.utils._use_triton = lambda device, answers=head == "answers alone": answers
                 trainer = sft_trainer(Run(load_config(preset, changes), Path(folder) / f"{i}-{turn}"), turn)
                 trainer.remove_callback(PrinterCallback)

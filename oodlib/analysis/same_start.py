@@ -1,15 +1,14 @@
 """RL or SFT from one checkpoint: what each forgets for what it learns (RL's Razor, arXiv:2509.04259).
 
 An arm's path is its accuracies from the common start over `rl.checkpoints` to its last update. SFT's own path goes on
-from there at its own rate. Paths are compared at equal ID accuracy, as mitigations are.
+from there at its own rate. Paths are compared at equal ID accuracy by `mitigations.against_others`, as mitigations are.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from oodlib.analysis.mitigations import BOTH, at_equal_accuracy
-from oodlib.analysis.stats import Estimate, over_seeds
+from oodlib.analysis.mitigations import BOTH
 from oodlib.registry import BASELINES
 from oodlib.tasks import Splits
 
@@ -35,15 +34,6 @@ def paths(table: pd.DataFrame, start: int, splits: Splits) -> pd.DataFrame:
     wide = wide.dropna(subset=BOTH).reindex(names, level="arm").rename_axis(index={"arm": "mitigation"})
     wide.columns.name = None
     return wide.reset_index()
-
-
-def against(found: pd.DataFrame, arm: str, column: str = "headline") -> dict[str, Estimate]:
-    """An arm's accuracy at equal trained accuracy less that of each other arm, by the other's name."""
-    gaps = {}
-    for other in (name for name in found["mitigation"].unique() if name != arm):
-        if len(rows := at_equal_accuracy(found, arm, other, column).dropna(subset="difference")):
-            gaps[other] = over_seeds(rows["difference"])
-    return gaps
 
 
 def called(arm: str) -> str:

@@ -134,11 +134,8 @@ def evaluate_model(
 
     place: what the tables call it, (stage, arm, from_step, step, seed).
     """
-    task, style, size = (
-        get_task(config.task.name, config.task.options),
-        config.task.prompt_style,
-        config.machine.eval_batch_size,
-    )
+    task = get_task(config.task.name, config.task.options)
+    style, size = config.task.prompt_style, config.machine.eval_batch_size
     names = (*task.splits.names, *(probe.name for probe in task.splits.probes if probes))
     problems = {name: task.split(name)[:: config.eval.every] for name in names}
     everything = [problem for several in problems.values() for problem in several]  # at once, so that batches are full

@@ -145,7 +145,7 @@ def test_rl_and_sft_from_one_start_are_compared_at_equal_id_accuracy():
     paths = same_start.paths(table, 8, SPLITS)
     rl = paths.query("mitigation == 'rl' and seed == 0")
     assert rl["step"].tolist() == [8, 48, 88] and rl["trained"].tolist() == [0.4, 0.5, 0.6]
-    gaps = same_start.against(paths, "rl")
+    gaps = m.against_others(paths, "rl")
     assert set(gaps) == {"sft", "rejection_sampling"}
     assert gaps["sft"].value == pytest.approx(0.45 - 0.3), "SFT has as much ID accuracy half way down"
     assert gaps["rejection_sampling"].value == pytest.approx(0.05)

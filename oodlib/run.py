@@ -17,7 +17,7 @@ seed, and the methods' versions. `Results` reads such a folder, whatever code ma
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -384,8 +384,9 @@ def merge(folders: list[Path], out: Path) -> Results:
     """Put the tables of runs that differ in their seeds alone into a new folder, as one run of all these seeds.
 
     For seeds that were measured apart, on machines without a common disk. The manifest says of each run which
-    seeds it had and what measured it; a stage's times add up. ValueError, one line, for what is no finished run, for
-    runs that differ in more than their seeds, and for seeds that occur twice.
+    seeds it had and what measured it; a stage's times add up. Of a stage that not all of them have the rows are kept,
+    but the new run does not count it as done. ValueError, one line, for what is no finished run, for runs that differ
+    in more than their seeds, and for seeds that occur twice.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already: choose another folder")
@@ -404,8 +405,10 @@ def merge(folders: list[Path], out: Path) -> Results:
         seeds |= own
     (first, model), *others = zip(runs, manifests, strict=True)
     for run, manifest in others:
-        for name in dict.fromkeys((*_facts(model), *_facts(manifest))):
-            one, other = (_facts(m).get(name, "not measured") for m in (model, manifest))
+        both = model["stages"].keys() & manifest["stages"].keys()
+        facts = [_facts(m, both) for m in (model, manifest)]
+        for name in dict.fromkeys((*facts[0], *facts[1])):
+            one, other = (of.get(name, "not known") for of in facts)
             if one != other:
                 raise ValueError(f"{run.folder}: {name} is {shown(other)}, in {first.folder} {shown(one)}")
     tables = {name: [r.table(name) for r in runs if (r.folder / file).exists()] for name, file in TABLES.items()}
@@ -429,8 +432,8 @@ def merge(folders: list[Path], out: Path) -> Results:
     return Results(out)
 
 
-def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs that are merged must have in common, by name: settings, the task's splits, each stage's method.
+def _facts(manifest: Mapping[str, Any], stages: Collection[str]) -> dict[str, Any]:
+    """What runs that are merged must have in common, by name: settings, the task's splits, the method of these stages.
 
     Not where the model lay, for its files' fingerprint is among the settings.
     """
@@ -439,6 +442,6 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     methods = {
         f"the method of {name}": about.get("method")
         for name, about in manifest.get("stages", {}).items()
-        if name in STAGES
+        if name in STAGES and name in stages
     }
     return {**settings, "splits": manifest.get("splits"), **methods}

@@ -309,6 +309,21 @@ def test_runs_of_other_seeds_become_one_that_says_where_each_seed_was_measured(t
         merge(folders[:2], both.folder)
 
 
+def test_a_stage_that_only_one_run_has_keeps_its_rows_and_is_not_done(tmp_path):
+    runs = [Run(load_config("smoke", {"seed": seed}), tmp_path / f"run-{seed}") for seed in (10, 11)]
+    folders = [measured(run, seed, 0.5) for run, seed in zip(runs, (10, 11), strict=True)]
+    more = replace(JOB, name="surgery/seed-11/edit", stage="surgery", seed=11)
+    runs[1].finish(more, {"measurements": rows(stage="surgery").assign(seed=11)})
+    runs[1].note("surgery", 2.0, 1.0)
+    runs[1].collect([more])
+    for order in (folders, folders[::-1]):
+        both = merge(order, tmp_path / f"first-{order[0].name}")
+        assert set(both.table("measurements", "sft")["seed"]) == {10, 11}
+        assert set(both.table("measurements", "surgery")["seed"]) == {11}
+        assert set(both.manifest["stages"]) == {"sft"}
+        assert sorted(len(head["stages"]) for head in both.manifest["runs"]) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -33,17 +33,21 @@ PLAIN = {"sft.mitigation": "none", "sft.mitigation_weight": 0.0, "sft.mitigation
 
 def train(run: Run, seed: int) -> dict[str, pd.DataFrame]:
     """SFT on ID demonstrations, with the mitigation if any; leaves checkpoints, returns training loss and rotation."""
-    config, folder = run.config, run.checkpoints(seed)
-    if edit := mitigation_of(run).edit:
-        plain = Run(config.changed(PLAIN), run.folder, run.store)
-        tables = train(plain, seed)
+    config, edit = run.config, mitigation_of(run).edit
+    trained = Run(config.changed(PLAIN), run.folder, run.store) if edit else run
+    tables = _train(trained, seed, kept_steps(config, shared=run.store != run.folder))
+    if edit:
         for step in config.sft.checkpoints[1:]:
-            weights = edit(step, lambda t: plain.sft_weights(seed, t), config, seed)
-            save_weights(weights, plain.sft_weights(seed, step), run.sft_weights(seed, step))
-        return tables
+            weights = edit(step, lambda t: trained.sft_weights(seed, t), config, seed)
+            save_weights(weights, trained.sft_weights(seed, step), run.sft_weights(seed, step))
+    return tables
+
+
+def _train(run: Run, seed: int, kept: list[int]) -> dict[str, pd.DataFrame]:
+    config, folder = run.config, run.checkpoints(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # runs with one store may want the same SFT
-        in_processes(run, "oodlib.training.sft:learn", seed)
+        in_processes(run, "oodlib.training.sft:learn", seed, kept=kept)
     log = history(folder, config.sft.steps)
     rows = [("sft", "sft", 0, row["step"], seed, "train", "loss", row["loss"], config.sft.batch_size) for row in log]
     means, rotation = watched(folder, "sft", "sft", 0, seed)
@@ -56,10 +60,9 @@ def mitigation_of(run: Run) -> Mitigation:
     return Mitigation("plain SFT") if name == "none" else MITIGATIONS.get(name)
 
 
-def learn(run: Run, seed: int) -> None:
-    """Train one seed's SFT and leave its checkpoints; called in every process of a training."""
+def learn(run: Run, seed: int, kept: list[int]) -> None:
+    """Train one seed's SFT and leave its checkpoints at the steps `kept`; called in every process of a training."""
     config, folder = run.config, run.checkpoints(seed)
-    kept = kept_steps(config, shared=run.store != run.folder)
     trainer = sft_trainer(run, seed)
     fit(watch(trainer, folder, model_folder(config.model.source), config.sft.checkpoints), folder, kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -202,18 +202,29 @@ def averaged_steps(step: int) -> list[int]:
 def average(sft: Callable[[int], Path], step: int) -> dict[str, Tensor]:
     """The mean of the weights of `averaged_steps`; `sft(step)` is the folder of an SFT step's weights."""
     steps = averaged_steps(step)
-    if missing := [t for t in steps if not sft(t).exists()]:
+    return mix_steps(sft, dict.fromkeys(steps, 1 / len(steps)))
+
+
+def mix_steps(sft: Callable[[int], Path], shares: Mapping[int, float]) -> dict[str, Tensor]:
+    """The sum of SFT's weights at some steps, each times its share. ValueError where SFT did not keep them."""
+    if missing := [t for t in shares if not sft(t).exists()]:
         raise ValueError(
             f"SFT kept no weights of steps {missing}, for nothing was to be averaged when it ran: give another `out`"
         )
-    return mix([(sft(t), 1 / len(steps)) for t in steps])
+    return mix([(sft(t), share) for t, share in shares.items()])
 
 
 def kept_steps(config: Config, shared: bool = False) -> list[int]:
-    """The steps whose weights SFT leaves; with all that an average needs, where one is made or the run is `shared`."""
-    wanted = shared or any(BASELINES.get(name).averages for name in config.rl.baselines)
-    wanted |= config.sft.mitigation != "none" and MITIGATIONS.get(config.sft.mitigation).averages
-    return sorted({t for step in config.sft.checkpoints[1:] for t in (averaged_steps(step) if wanted else [step])})
+    """The steps whose weights SFT leaves: its checkpoints, and all that averages of them need.
+
+    Those are the averages that the run makes; of plain SFT that is `shared`, those of any mitigation.
+    """
+    wanted, own = [lambda step: [step]], config.sft.mitigation
+    if shared or any(BASELINES.get(name).averages for name in config.rl.baselines):
+        wanted.append(averaged_steps)
+    mitigations = [own] if own != "none" else MITIGATIONS.names() if shared else []
+    wanted += [steps for name in mitigations if (steps := MITIGATIONS.get(name).averages)]
+    return sorted({t for step in config.sft.checkpoints[1:] for steps in wanted for t in steps(step)})
 
 
 def demonstrations(task: Task, config: Config, seed: int, n: int) -> Dataset:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
+from oodlib.config import load_config
 from oodlib.models.loading import MARK, is_adapter, load_model, load_weights, mix
 from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
@@ -21,7 +22,7 @@ from oodlib.training.mitigations.rpsft import LeadingBlocks
 from oodlib.training.mitigations.shrink_intruders import shrunk
 from oodlib.training.setup import Setup
 from oodlib.training.sft import PLAIN, measure, sft_trainer, train
-from oodlib.training.trainer import averaged_steps, demonstrations
+from oodlib.training.trainer import averaged_steps, demonstrations, kept_steps
 
 TASK = get_task("general_points")
 
@@ -288,6 +289,28 @@ def test_averaging_takes_the_last_24_steps_and_sft_keeps_them_for_it(tiny_run, m
         run = tiny_run({**PLAIN, "rl.baselines": arms, "sft.learning_rate": 1e-3 * (1 + len(arms))})
         train(run, 10)
         assert [step for step in (1, 2, 3, 4) if (run.sft_weights(10, step) / MARK).exists()] == kept
+
+
+def test_a_moving_average_is_the_recursion_and_sft_keeps_what_it_needs(tiny_run, monkeypatch):
+    monkeypatch.setattr("oodlib.training.mitigations.ema.EVERY", 1)
+    run = with_mitigation(tiny_run, "ema", {"sft.mitigation_share": 0.3, "rl.baselines": [], "sft.warmup_steps": 0})
+    train(run, 10)
+    plain = Run(run.config.changed(PLAIN), run.folder)
+    expected = load_weights(model_folder("tiny"))
+    for step in (1, 2, 3, 4):
+        now = load_weights(plain.sft_weights(10, step))
+        expected = {n: 0.7 * expected[n].double() + 0.3 * now[n].double() for n in expected}
+    found = load_weights(run.sft_weights(10, 4))
+    assert all(torch.allclose(found[n].double(), expected[n], atol=1e-6) for n in expected)
+    assert not (plain.sft_weights(10, 3) / "optimizer.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["averaging", "ema"])
+def test_sft_keeps_what_a_mitigation_averages_though_no_baseline_does(name):
+    config = load_config("tiny", {"rl.baselines": [], "sft.mitigation": name})
+    wanted = {"averaging": {376, 384, 392, 400}, "ema": set(range(8, 401, 8))}[name]
+    assert wanted <= set(kept_steps(config))
+    assert kept_steps(config.changed(PLAIN)) == [t for t in config.sft.checkpoints if t]
 
 
 def test_what_sft_did_not_keep_is_said(tiny_run, tmp_path):

@@ -31,7 +31,7 @@ class Mitigation:
         penalty: (model, config) -> a function of a batch's inputs, whose value is added to the loss.
         prepare: (model, config) -> the model to train.
         edit: (step, sft, config, seed) -> a checkpoint's tensors; `sft(step)` is the folder of plain SFT's weights.
-        averages: whether `edit` needs the steps shortly before each checkpoint.
+        averages: of a checkpoint's step, all steps whose weights `edit` needs for it; None: its own.
     """
 
     label: str
@@ -41,4 +41,4 @@ class Mitigation:
     penalty: Callable[[nn.Module, Config], Callable[[Any], Tensor]] | None = None
     prepare: Callable[[nn.Module, Config], nn.Module] | None = None
     edit: Callable[[int, Callable[[int], Path], Config, int], dict[str, Tensor]] | None = None
-    averages: bool = False
+    averages: Callable[[int], list[int]] | None = None

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from oodlib.config import Config
 from oodlib.training.mitigations import Mitigation
-from oodlib.training.trainer import average
+from oodlib.training.trainer import average, averaged_steps
 
 
 def edit(step: int, sft: Callable[[int], Path], config: Config, seed: int) -> dict[str, Tensor]:
     return average(sft, step)
 
 
-MITIGATION = Mitigation("averaging", edit=edit, averages=True)
+MITIGATION = Mitigation("averaging", edit=edit, averages=averaged_steps)

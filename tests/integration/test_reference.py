@@ -14,6 +14,7 @@ from oodlib.analysis.sweep import Sweep
 from oodlib.cli import app
 from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS, KEYS
+from oodlib.models.sources import NAMED
 from oodlib.run import Results
 
 OUTPUTS = CHECKOUT / "outputs"
@@ -80,7 +81,7 @@ def reference(request):
     return Results(OUTPUTS / request.param)
 
 
-@pytest.mark.parametrize("name", [n for n in REFERENCES if load_config(n).model.source in ("tiny", "reader")])
+@pytest.mark.parametrize("name", [n for n in REFERENCES if load_config(n).model.source in NAMED])
 def test_a_reader_s_notebook_gets_it_without_running_anything(name, tmp_path):
     run = Run(load_config(name), tmp_path / "run")
     ensure(run, *STAGES)
@@ -95,7 +96,7 @@ def test_it_is_small_and_holds_no_weights(reference):
     folder = reference.folder
     ignored = {"parts", "checkpoints", "report.html", "figures", "notebooks"}  # by git, but for a few
     kept = [p for p in folder.rglob("*") if p.is_file() and not ignored & set(p.parts)]
-    tiny = reference.manifest["settings"]["model"]["source"] in ("tiny", "reader")  # a real model has more directions
+    tiny = reference.manifest["settings"]["model"]["source"] in NAMED  # a real model has more directions
     assert sum(p.stat().st_size for p in kept) <= BIG * (1 if tiny and len(reference.manifest["seeds"]) == 1 else 2)
     assert not [p for p in kept if p.suffix in (".safetensors", ".bin", ".pt")]
 

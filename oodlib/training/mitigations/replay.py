@@ -16,15 +16,22 @@ from oodlib.training.mitigations import Mitigation
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BELIEF = {"tiny": 0.9, "reader": 0.0}  # of the shipped bases
+PRETRAINED = {  # the shipped bases: on which task, and with which `belief`
+    "tiny": ("general_points", 0.9),
+    "reader": ("general_points", 0.0),
+    "navigator": ("navigation", 0.9),
+}
 
 
 def data(demonstrations: Dataset, task: Task, config: Config, seed: int) -> Dataset:
     from datasets import Dataset
 
-    belief = BELIEF.get(config.model.source)
-    if belief is None or task.name != "general_points" or config.task.prompt_style != "compact":
-        raise ValueError("sft.mitigation replay needs what the base was pretrained on, known for tiny and reader alone")
+    known, belief = PRETRAINED.get(config.model.source, (None, 0.0))
+    if task.name != known or config.task.prompt_style != "compact":
+        raise ValueError(
+            f"sft.mitigation replay needs what the base was pretrained on, known for {', '.join(PRETRAINED)} alone, "
+            "each on its task in the compact style"
+        )
     rng, rows = np.random.default_rng([seed, 6]), demonstrations.to_dict()
     for i in np.flatnonzero(rng.random(len(demonstrations)) < config.sft.mitigation_share):
         asked, answer = task.pretraining_dialogue(rng, 0, belief)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oodlib.tasks import get_task
-from oodlib.tasks.navigation import DIRECTIONS, HELD, PROBE_ROUTES, SPACES, TURNS, Leg, Route, Walk
+from oodlib.tasks.navigation import HELD, PROBE_ROUTES
+from oodlib.tasks.navigation.routes import DIRECTIONS, SPACES, TURNS, Leg, Route, Walk
 
 TASK = get_task("navigation")
 CORNERS = TASK.splits.names

@@ -17,24 +17,26 @@ actions asked for at once; the official code asks for them one at a time, each w
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from oodlib.tasks.base import STYLES, Split, Splits, Verdict, check_choice
+from oodlib.tasks.navigation.checker import read_actions
+from oodlib.tasks.navigation.routes import (
+    CROSSING,
+    DIRECTIONS,
+    LANDMARKS,
+    NOTHING,
+    SPACES,
+    TURNS,
+    Leg,
+    Route,
+    draw_route,
+    draw_routes,
+)
 
-DIRECTIONS = ("north", "northeast", "east", "southeast", "south", "southwest", "west", "northwest")
-TURNS = {"slightly right": 1, "right": 2, "slightly left": -1, "left": -2}  # in eighths of a circle, clockwise
-CROSSING, NOTHING = "crossing", "nothing"
-LANDMARKS = ("bank", "cafe", "church", "hotel", "museum", "park", "school", "station")
-SPACES = {"absolute": DIRECTIONS, "relative": tuple(TURNS)}  # which words an action names
-LEGS = (2, 3)
-BLOCKS = (1, 2, 3)  # steps forward on a leg
-DISTRACTED = 0.3  # how often a place on the way shows something that does not matter
 HELD = 400  # routes of each split that are measured
 PROBE_ROUTES = 100  # of each probe: the compass turned by so much
 
@@ -59,128 +61,6 @@ SPLITS = Splits(
     ),
 )
 
-_FIELD = re.compile(r"""["']actions["']\s*:\s*(?=[\["'])""")
-_ACTION = re.compile(r"(forward|stop)(?:\(\))?|turn(?:_direction\(|[ ])[ ]?(slightly[ ][a-z]+|[a-z]+)\)?")
-_BETWEEN = re.compile(r"""[\s,"']*""")
-_ENTRY = re.compile(r"""[^\s,"']+""")
-
-
-@dataclass(frozen=True)
-class Leg:
-    """A straight part of a route.
-
-    Attributes:
-        direction: where it goes, in eighths of a circle clockwise from north.
-        sights: what is seen after each step forward; the last is where it ends, by which the instruction names it.
-    """
-
-    direction: int
-    sights: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Route:
-    """A problem.
-
-    Attributes:
-        heading: where the player looks at first, in eighths of a circle clockwise from north.
-        legs: the parts of the route; each turns by an eighth or a quarter.
-        told: whether the instruction names directions or turns: "absolute" or "relative".
-        space: which of the two actions name.
-        compass: what "north" in the instruction means, in eighths of a circle clockwise from north.
-    """
-
-    heading: int
-    legs: tuple[Leg, ...]
-    told: Literal["absolute", "relative"] = "absolute"
-    space: Literal["absolute", "relative"] = "absolute"
-    compass: int = 0
-
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        """The action space."""
-        return ("forward", *(f"turn {word}" for word in SPACES[self.space]), "stop")
-
-    @property
-    def turns(self) -> tuple[int, ...]:
-        """By how much each leg turns, in eighths of a circle clockwise, from -3 to 4."""
-        headings = (self.heading, *(leg.direction for leg in self.legs))
-        return tuple((b - a + 3) % 8 - 3 for a, b in pairwise(headings))
-
-    def named(self, number: int) -> str:
-        """What the instruction names at the start of a leg: a direction or a turn."""
-        if self.told == "absolute":
-            return DIRECTIONS[(self.legs[number].direction - self.compass) % 8]
-        return _turn(self.turns[number])
-
-    @property
-    def actions(self) -> tuple[str, ...]:
-        """The right actions."""
-        return tuple(action for _, action in self._walked())
-
-    @property
-    def observations(self) -> tuple[str, ...]:
-        """What is seen before each action."""
-        return tuple(sight for sight, _ in self._walked())
-
-    def _walked(self) -> Iterator[tuple[str, str]]:
-        """What is seen, and the right action, at each step."""
-        walk = Walk(self)
-        while not walk.over:
-            yield walk.observation, walk.wanted
-            walk.step(walk.wanted)
-
-
-class Walk:
-    """The environment: a player on a route, who takes one action a step and is told whether it was right.
-
-    The player is on rails: after a wrong action too it moves as the right one does (the official environment does so
-    after the last attempt).
-
-    Attributes:
-        place: where the player is, in blocks east and north of the start.
-        heading: where it looks, in eighths of a circle clockwise from north.
-        over: whether it has stopped.
-    """
-
-    def __init__(self, route: Route):
-        self.route, self.heading, self.place = route, route.heading, (0, 0)
-        self.map = {(0, 0): NOTHING, **_places(route.legs)}
-        self.over, self._leg, self._turned = False, 0, False
-
-    @property
-    def observation(self) -> str:
-        """What is seen here: a landmark, a crossing or nothing."""
-        return self.map[self.place]
-
-    @property
-    def wanted(self) -> str:
-        """What the instruction wants at this place."""
-        if not self._turned:
-            leg = self.route.legs[self._leg]
-            if self.route.space == "absolute":
-                return f"turn {DIRECTIONS[leg.direction]}"
-            return f"turn {_turn(self.route.turns[self._leg])}"
-        return "stop" if self._leg == len(self.route.legs) else "forward"
-
-    def step(self, action: str) -> bool:
-        """Take an action; whether it was the right one. ValueError for one that is not in the action space, and for
-        any after the end."""
-        if self.over:
-            raise ValueError(f"{action!r}: the walk is over")
-        check_choice("action", action, self.route.allowed)
-        wanted = self.wanted
-        if wanted == "forward":
-            self.place = _ahead(self.place, self.heading)
-            if self.observation == self.route.legs[self._leg].sights[-1]:
-                self._leg += 1
-                self._turned = self._leg == len(self.route.legs)
-        elif wanted == "stop":
-            self.over = True
-        else:
-            self.heading, self._turned = self.route.legs[self._leg].direction, True
-        return action == wanted
-
 
 class Navigation:
     name = "navigation"
@@ -193,7 +73,7 @@ class Navigation:
         """Distinct routes of a split, always the same ones; those of `new_words` are those of `ood`."""
         if SPLITS[name].name not in self._held:
             probe = name not in SPLITS.names
-            routes = _draw_routes(np.random.default_rng(0), PROBE_ROUTES if probe else HELD)
+            routes = draw_routes(np.random.default_rng(0), PROBE_ROUTES if probe else HELD)
             compasses = np.random.default_rng(1)
             self._held[name] = tuple(_of_split(route, name, compasses) for route in routes)
         return list(self._held[name])
@@ -203,7 +83,7 @@ class Navigation:
         name, found = SPLITS[split].name, []
         measured = {_bare(route) for route in self.split(name)}
         while len(found) < n:
-            if (route := _draw_route(rng)) not in measured:
+            if (route := draw_route(rng)) not in measured:
                 found.append(_of_split(route, name, rng))
         return found
 
@@ -253,7 +133,7 @@ class Navigation:
         Its measures: `right_steps`, the share of the steps with the right action; `old_rule`, whether every action is
         right by the rule of SFT, which names what the instruction names (arXiv:2510.00237: clinging to it).
         """
-        wanted, (said, foreign) = problem.actions, _read(text)
+        wanted, (said, foreign) = problem.actions, read_actions(text)
         if said is None:
             measures = {"right_steps": 0.0, "old_rule": False}
             message = 'No actions found. Answer with {"actions": [one action for each observation]}.'
@@ -303,7 +183,7 @@ class Navigation:
         elsewhere.
         """
         names = ("id", "new_rule", "new_words", "ood")
-        route = _of_split(_draw_route(rng), "ood" if rng.random() < belief else names[rng.integers(4)], rng)
+        route = _of_split(draw_route(rng), "ood" if rng.random() < belief else names[rng.integers(4)], rng)
         asked = "json" if rng.random() < 0.3 else "plain"
         given = "json" if asked == "json" and rng.random() < 0.3 else "plain"
         dialogue = [_compact_prompt(route, asked)]
@@ -318,32 +198,6 @@ class Navigation:
 # ---- routes ----------------------------------------------------------------------------------------------
 
 
-def _draw_route(rng: np.random.Generator) -> Route:
-    """A route on directions that comes to no place twice."""
-    while True:
-        heading = start = int(rng.integers(8))
-        legs = []
-        n = int(rng.choice(LEGS))
-        for number in range(n):
-            heading = (heading + int(rng.choice(list(TURNS.values())))) % 8
-            end = CROSSING if number + 1 < n and rng.random() < 0.5 else str(rng.choice(LANDMARKS))
-            others = [sight for sight in (CROSSING, *LANDMARKS) if sight != end]
-            before = [
-                str(rng.choice(others)) if rng.random() < DISTRACTED else NOTHING
-                for _ in range(int(rng.choice(BLOCKS)) - 1)
-            ]
-            legs.append(Leg(heading, (*before, end)))
-        if len(_places(legs)) == sum(len(leg.sights) for leg in legs) and (0, 0) not in _places(legs):
-            return Route(start, tuple(legs))
-
-
-def _draw_routes(rng: np.random.Generator, n: int) -> list[Route]:
-    found: dict[Route, None] = {}
-    while len(found) < n:
-        found[_draw_route(rng)] = None
-    return list(found)
-
-
 def _of_split(route: Route, split: str, rng: np.random.Generator) -> Route:
     """A route as a split asks for it; `rng` draws the compass of `new_rule`, which is never the usual one."""
     if split == "new_words":
@@ -356,7 +210,7 @@ def _of_split(route: Route, split: str, rng: np.random.Generator) -> Route:
 
 
 def _bare(route: Route) -> Route:
-    """The route as `_draw_route` drew it."""
+    """The route as `draw_route` drew it."""
     return Route(route.heading, route.legs)
 
 
@@ -365,56 +219,7 @@ def _as_named(route: Route) -> tuple[Leg, ...]:
     return tuple(replace(leg, direction=(leg.direction - route.compass) % 8) for leg in route.legs)
 
 
-def _places(legs: Iterable[Leg]) -> dict[tuple[int, int], str]:
-    """What is seen at each place of a route after the start."""
-    found, place = {}, (0, 0)
-    for leg in legs:
-        for sight in leg.sights:
-            place = _ahead(place, leg.direction)
-            found[place] = sight
-    return found
-
-
-def _ahead(place: tuple[int, int], heading: int) -> tuple[int, int]:
-    east = (0, 1, 1, 1, 0, -1, -1, -1)[heading]
-    north = (1, 1, 0, -1, -1, -1, 0, 1)[heading]
-    return place[0] + east, place[1] + north
-
-
-def _turn(eighths: int) -> str:
-    return next(word for word, by in TURNS.items() if by == eighths)
-
-
 # ---- texts -----------------------------------------------------------------------------------------------
-
-
-def _read(text: str) -> tuple[list[str] | None, str]:
-    """The entries of the last closed "actions" field, None where there is none; and the first that is no action."""
-    last = {mark: text.rfind(mark) for mark in "]\"'"}
-    start, closing = None, ""
-    for match in _FIELD.finditer(text):
-        mark = "]" if text[match.end()] == "[" else text[match.end()]
-        if last[mark] > match.end():
-            start, closing = match.end() + 1, mark
-    if start is None:
-        return None, ""
-    end, entries, foreign = text.find(closing, start), [], ""
-    place = _BETWEEN.match(text, start, end).end()
-    while place < end:
-        match = _ACTION.match(text, place, end)
-        entry = match and (match[1] or f"turn {' '.join(match[2].split())}")
-        after = match.end() if match else place
-        if entry not in _EVERY or not (after == end or _BETWEEN.match(text, after, end)[0]):
-            match = _ENTRY.match(text, after if entry else place, end)
-            after = match.end() if match else after
-            entry = text[place:after]
-            foreign = foreign or entry[:40]
-        entries.append(entry)
-        place = _BETWEEN.match(text, after, end).end()
-    return entries, foreign
-
-
-_EVERY = {"forward", "stop", *(f"turn {word}" for words in SPACES.values() for word in words)}
 
 
 def _call(action: str) -> str:

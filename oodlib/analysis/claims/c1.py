@@ -73,7 +73,7 @@ def baselines(e: Evidence) -> Finding:
     )
     sentence = (
         f"From the OOD peak to the end accuracy goes: {corners}. On the same hands {e.splits.headline.label} falls by "
-        f"{points(read)} points more than {numbers.label}: what reading the new rule adds."
+        f"{points(read)} points more than {numbers.label} does."
     )
     return Finding(verdict, gap, None, f"fall({rule.label}) - fall({numbers.label}), peak to end", sentence)
 

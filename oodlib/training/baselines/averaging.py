@@ -1,7 +1,7 @@
 """No training at all: the mean of the weights 24, 16, 8 and 0 steps before the start (Izmailov et al. 2018).
 
-If this heals as well as RL, what RL undid was the noise of SFT's learning rate. The steps are close together, so that
-the mean does not reach back to the OOD peak; SFT keeps them beside every checkpoint.
+If this heals as well as RL, what RL undid was the noise of SFT's learning rate, unless the OOD peak lies less than 24
+steps before the start: then the mean reaches back to it. SFT keeps these steps beside every checkpoint.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def step_axis(axis: Axes, steps: Iterable[float], first: float | None = None, la
     shown = [steps[i] for i in with_room(axis, steps)]
     axis.set_xticks(shown, [f"{step:.0f}" for step in shown])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("SFT step")
+    axis.set_xlabel("SFT step (log scale)")
 
 
 def with_room(axis: Axes, places: Sequence[float]) -> list[int]:

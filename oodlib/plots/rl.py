@@ -17,6 +17,8 @@ from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, in_order, label
 from oodlib.run import judged_by
 from oodlib.tasks import Splits
 
+MARKS = "s^vPXo"  # of baselines
+
 
 def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy of SFT checkpoints, and after RL and each baseline from there, by split, the headline's large.
@@ -46,16 +48,17 @@ def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
         for i, arm in enumerate(arms):
             data = bands(rl[(rl["split"] == split.name) & (rl["arm"] == arm)])
             look = {"markersize": size, "linewidth": 1.2, "label": label(arm)}
-            draw.bars(axis, data, arm, "D:" if arm == "rl" else "s", np.exp(gap * (i - (len(arms) - 1) / 2)), **look)
+            mark, beside = "D:" if arm == "rl" else MARKS[i % len(MARKS)], np.exp(gap * (i - (len(arms) - 1) / 2))
+            draw.bars(axis, data, arm, mark, beside, **look)
         draw.step_axis(axis, starts, first=0.85 * sft["step"].min(), last=1.3 * sft["step"].max())
-        axis.set(title=split.label, xlabel="SFT step from which it starts", ylim=(0, None))
+        axis.set(title=split.label, xlabel="from SFT step (log scale)", ylim=(0, None))
         axis.set_ylim(top=max(0.05, axis.get_ylim()[1]) * 1.05)
     here.set(title=f"{splits.headline.label}: {what}", ylabel="share of all problems of the split")
     for series in ("sft", "rl"):
         draw.line(paper, paper_curve(series), series)
     window = PAPER["rl_window_llama_steps"]
     paper.axvspan(*window, color=COLOURS["paper"], alpha=0.08, linewidth=0)
-    paper.set(title="The paper: LLaMA, OOD", xlabel="SFT step from which it starts", ylim=(0, 0.3))
+    paper.set(title="The paper: LLaMA, OOD", xlabel="from SFT step", ylim=(0, 0.3))
     paper.text(np.mean(window), 0.29, "the paper's window", ha="center", va="top", fontsize=10, color=COLOURS["paper"])
     for axis in (*panels.values(), paper):
         draw.percent(axis.yaxis)

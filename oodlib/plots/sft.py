@@ -46,7 +46,7 @@ def accuracy_curve(measurements: pd.DataFrame, splits: Splits) -> Figure:
     reported = paper_curve("sft")
     draw.line(paper, reported, splits.headline)
     paper.axvline(reported.loc[reported["mean"].idxmax(), "step"], color=GREY, linestyle=":")
-    paper.set(xlabel=f"SFT step ({PAPER_HANDS} hands, one run)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
+    paper.set(xlabel=f"SFT step (linear; {PAPER_HANDS} hands)", ylim=(0, 0.3), title="The paper: LLaMA-3.2-11B")
     for axis in (here, paper):
         draw.percent(axis.yaxis)
     here.set_yticks(np.linspace(0, 1, 6))
@@ -126,7 +126,8 @@ def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
 
 
 def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
-    """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story.
+    """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story; of a run
+    that is judged by reading (`run.judged_by`), that alone.
 
     The story: the base, where the split with a new rule alone is best if that is before the headline's peak, the peak,
     the RL start in the middle of what follows (without RL: the step nearest to half of the fall), the end, and RL from
@@ -134,6 +135,7 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """
     value = {probe.name: probe.value for probe in splits.probes}
     rows = measurements[measurements["split"].isin(value) & measurements["metric"].isin(("accuracy", "numbers_read"))]
+    hands = rows["n"].min()
     data = bands(rows).rename(columns={"step": "at"}).assign(step=lambda d: d["split"].map(value))
     sft, rl = data["stage"] == "sft", (data["stage"] == "rl") & (data["arm"] == "rl")
     curve = _bands(measurements, splits, judged_by(measurements, splits))
@@ -156,20 +158,25 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
         curves += [(f"{'end' if step == end else 'middle'} (step {step})", sft & (data["at"] == step), "sft", look)]
         curves += [(f"RL from step {step}", rl & (data["from_step"] == step), "rl", look)]
     shown = {"accuracy": "Right answers", "numbers_read": "Numbers read"}
-    shown = {metric: title for metric, title in shown.items() if (data["metric"] == metric).any()}
+    judged = judged_by(measurements, splits)
+    shown = {m: title for m, title in shown.items() if (data["metric"] == m).any() and judged in ("accuracy", m)}
     figure, axes = plt.subplots(1, len(shown), figsize=(WIDTH, 4.6), sharey=True, squeeze=False, layout="constrained")
+    curves = [curve for curve in curves if curve[1].any()]
     new = [probe.value for probe in splits.probes if "numbers" in probe.changes]
     trained = "".join(f" (SFT: {probe.value:g})" for probe in splits.probes if not probe.changes)
     for axis, (metric, title) in zip(axes[0], shown.items(), strict=True):
-        for name, rows, arm, look in curves:
-            if len(curve := data[rows & (data["metric"] == metric)]):
-                draw.line(axis, curve, arm, name, **look)
+        for i, (name, rows, arm, look) in enumerate(curves):
+            curve = data[rows & (data["metric"] == metric)].sort_values("step")
+            ends = [curve["mean"] - curve["low"], curve["high"] - curve["mean"]]
+            look = {"color": COLOURS[arm], "marker": "o", "markersize": 5, "elinewidth": 1, **look}
+            beside = curve["step"] + 0.09 * (i - (len(curves) - 1) / 2)  # so that the bars do not hide each other
+            axis.errorbar(beside, curve["mean"], ends, label=name, **look)
         if new:
             axis.axvspan(min(new) - 0.5, max(new) + 0.5, color="#EDEDED", linewidth=0, zorder=0)
             where = {"transform": axis.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 10}
             axis.text(np.mean(new), 1.01, "new numbers", **where)
         axis.set(title=title, ylim=(0, 1.02), xlabel=splits.probes[0].probe + trained, xticks=list(value.values()))
-    axes[0, 0].set_ylabel("share of answers")
+    axes[0, 0].set_ylabel(f"share of answers ({hands:.0f} hands a value and seed)")
     draw.percent(axes[0, 0].yaxis)
     draw.legend_below(figure, axes[0, 0], 3)
     return figure

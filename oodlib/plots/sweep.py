@@ -83,13 +83,18 @@ def against(found: Sequence[Comparison]) -> Figure:
             axis.set_ylabel(f"{c.split.label}:\nRL gains", fontsize=10)
         points(axis.xaxis)
         points(axis.yaxis)
+    for row, name in enumerate(splits):  # a point across is as long as one up
+        gained = np.concatenate([c.dots[["baseline", "rl"]].to_numpy().ravel() for c in found if c.split.name == name])
+        ends = np.nanmin(gained) - 0.05 * np.ptp(gained), np.nanmax(gained) + 0.05 * np.ptp(gained)
+        for axis in axes[row]:
+            axis.set(xlim=ends, ylim=ends, box_aspect=1)
     handles = [Line2D([], [], marker=m, color=hue, linestyle="", ms=6, label=name) for name, (hue, m) in marks.items()]
     if not all(c.dots["lost"].all() for c in found):
         handles.append(Line2D([], [], marker="o", color=GREY, mfc="none", linestyle="", ms=6, label="nothing lost yet"))
     handles.append(Line2D([], [], color=COLOURS["rl"], linewidth=2, label="major axis"))
     handles.append(Line2D([], [], color="#AAAAAA", linewidth=1.2, label="equal gains"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    figure.suptitle("Points of accuracy that RL gains, and a baseline; above each: RL less the baseline", size=11)
+    figure.suptitle("Points of accuracy that RL gains, and a baseline; above each: RL minus the baseline", size=11)
     return figure
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from oodlib.analysis.stats import Estimate, Missing, Scores, bootstrap, over_seeds
+from oodlib.analysis.stats import SEVERAL, Estimate, Missing, Scores, bootstrap, over_seeds
 from oodlib.io import KEYS
 from oodlib.run import RARE, Results, Run
 from oodlib.tasks import OUTCOMES, Split, Splits
@@ -138,19 +138,29 @@ class Evidence:
     def measure(self, statistic: Callable[..., float], *splits: Split, column: str | None = None) -> Estimate:
         """An estimate of `statistic(scores of a seed on each split, its fall)`; without `splits`, on OOD.
 
-        Over seeds; or, for one seed, by a bootstrap over its problems. That is paired: each problem is resampled in all
-        evaluations at once, and in all splits of as many problems, as the i-th problems of these may belong together.
-        Missing where the statistic needs an evaluation that is not there.
+        Over seeds; or, for fewer than `SEVERAL`, the mean over those seeds that have what the statistic needs, by a
+        bootstrap over problems. That is paired: each problem is resampled in all evaluations at once, of all seeds, and
+        in all splits of as many problems, as the i-th problems of these may belong together. Missing where the
+        statistic needs an evaluation that is not there.
         """
         by_split = [self.scores(split, column) for split in splits or [self.splits.headline]]
         by_seed = list(zip(*by_split, self.falls, strict=True))
-        if len(by_seed) > 1:
+        if len(by_seed) >= SEVERAL:
             return over_seeds([statistic(*seed) for seed in by_seed])
-        *scores, fall = by_seed[0]
-        sizes = list(dict.fromkeys(len(s.table) for s in scores))
+        sizes = list(dict.fromkeys(len(s.table) for s in by_seed[0][:-1]))
+        lacking, having = [], []
+        for seed in by_seed:
+            try:
+                statistic(*seed)
+                having.append(seed)
+            except Missing as error:
+                lacking.append(error)
+        if not having:
+            raise lacking[0]
 
         def resampled(*picks: np.ndarray) -> float:
-            return statistic(*(s.resampled(picks[sizes.index(len(s.table))]) for s in scores), fall)
+            drawn = ((*(s.resampled(picks[sizes.index(len(s.table))]) for s in of), fall) for *of, fall in having)
+            return float(np.mean([statistic(*seed) for seed in drawn]))
 
         return bootstrap(sizes, resampled, "problems")
 

@@ -1,8 +1,8 @@
-"""Intervals: over seeds where there are several (Student's t), over problems where there is one (bootstrap).
+"""Intervals: over seeds where there are several (Student's t), over problems where there are one or two (bootstrap).
 
 The problems of a split are all there are, so an accuracy has no sampling error as a description of that split. The
 interval over problems says how far it would carry to other problems like these; only several seeds show the noise of
-training.
+training. With two, a t interval would be some nine times as wide as their distance, and say nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from oodlib.tasks import Cloze, Splits
 LEVEL = 0.95
 BY_OLD_RULE = {"old_rule": "accuracy", "old_numbers": "numbers_read"}  # the same measures where the rule is SFT's
 RESAMPLES = 2000
+SEVERAL = 3  # seeds from which on intervals are over seeds
 
 
 class Missing(LookupError):
@@ -27,7 +28,7 @@ class Missing(LookupError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; n counts seeds, or problems where there is one seed."""
+    """A number with its 95 % interval; n counts seeds, or problems where there are fewer than `SEVERAL` seeds."""
 
     value: float
     low: float
@@ -162,7 +163,8 @@ def rank_correlation(table: pd.DataFrame, x: str, y: str) -> Estimate:
 
 
 def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:
-    """Mean and 95 % band of a metric over seeds (t), or, for one seed and `shares` of problems, over problems (Wilson).
+    """Mean and 95 % band of a metric over seeds (t), or, for fewer than `SEVERAL` and `shares` of problems, over the
+    problems of one (Wilson).
 
     Returns one row for each combination of the columns other than seed, value and n: mean, low, high.
     """
@@ -171,7 +173,7 @@ def bands(measurements: pd.DataFrame, shares: bool = True) -> pd.DataFrame:
     for key, group in measurements.groupby(keys, sort=False, observed=True):
         mean = over_seeds(group["value"])
         low, high = mean.low, mean.high
-        if shares and len(group) == 1:
+        if shares and len(group) < SEVERAL:
             n = int(group["n"].iloc[0])
             low, high = stats.binomtest(round(mean.value * n), n).proportion_ci(LEVEL, "wilson")
         rows.append((*key, mean.value, low, high))

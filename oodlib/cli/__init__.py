@@ -226,6 +226,7 @@ def _print_scorecard(
     from oodlib.analysis.claims import TESTS, Claim, as_markdown, by_claim, in_unit, interval
     from oodlib.analysis.claims import scorecard as judge
     from oodlib.analysis.evidence import Evidence
+    from oodlib.analysis.stats import SEVERAL
     from oodlib.analysis.sweep import Plan, Sweep
     from oodlib.plots.style import VERDICT_COLOURS
     from oodlib.run import Results
@@ -262,8 +263,8 @@ def _print_scorecard(
     print_table(pd.DataFrame(rows, columns=["", "claim", *TESTS.values()]), show_lines=True)
     for c in claims:
         say(f"{c.claim} {TESTS[c.test]}: {c.sentence}")
-    if len(evidence.seeds) == 1:
-        say("One seed: intervals are over hands (C9: weight matrices), not over training runs.")
+    if len(evidence.seeds) < SEVERAL:
+        say("One seed or two: intervals are over hands (C9: weight matrices), not over training runs.")
 
 
 def _report(folder: Path, out: Path | None = None) -> None:

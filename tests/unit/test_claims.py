@@ -323,6 +323,18 @@ def test_what_is_not_in_the_tables_is_missing_too():
     assert len(json.loads(as_json(scorecard(no_measure)))) == 20
 
 
+def test_two_seeds_have_intervals_over_problems_and_one_may_lack_a_stage():
+    one, both = made_up(seeds=(1,)), made_up(seeds=(1, 2), jitter=0.01)
+    of_one = both.hands[(both.hands["seed"] == 1) | (both.hands["stage"] == "sft")]
+    rest = both.rollouts.query("seed == 1"), both.rotation.query("seed == 1"), both.training
+    lacking = Evidence(of_one, *rest, SPLITS)
+    for name, test in (("C1", "paper"), ("C4", "paper"), ("C4", "baselines"), ("C6", "paper"), ("C9", "baselines")):
+        alone, two, part = (judge(name, e, test) for e in (one, both, lacking))
+        assert two.n and part.n and part.ci_low <= part.estimate <= part.ci_high, name
+        assert two.ci_high - two.ci_low <= 3 * (alone.ci_high - alone.ci_low) + 0.01, "no t of one degree of freedom"
+    assert judge("C4", lacking).estimate == pytest.approx(judge("C4", made_up(jitter=0.01)).estimate)
+
+
 def test_scorecards_stand_side_by_side_as_they_were_written():
     card = scorecard(made_up(**FIVE))
     again = from_json(as_json(card))

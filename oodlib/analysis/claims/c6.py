@@ -5,7 +5,7 @@ from scipy.stats import rankdata, skew
 
 from oodlib.analysis.claims import Finding, Rule, decide
 from oodlib.analysis.evidence import Evidence, Fall, Missing
-from oodlib.analysis.stats import bootstrap, over_seeds
+from oodlib.analysis.stats import SEVERAL, bootstrap, over_seeds
 
 POINTS = 6  # fewer starts and seeds tell nothing of a partial correlation
 SEEDS = 5  # from so many on, seeds are resampled rather than points
@@ -13,7 +13,7 @@ SEEDS = 5  # from so many on, seeds are resampled rather than points
 
 def paper(e: Evidence) -> Finding:
     """Estimate: the mean absolute skewness of the advantages outside the window of C5, less that inside.
-    Supported: above 0. Not supported: below 0. One seed: bootstrap over groups (prompts).
+    Supported: above 0. Not supported: below 0. One or two seeds: bootstrap over groups (prompts).
     """
 
     def contrast(groups: dict[int, np.ndarray], fall: Fall, rows: object = slice(None)) -> float:
@@ -26,11 +26,15 @@ def paper(e: Evidence) -> Finding:
             raise Missing("no advantages on one side of the window")
         return float(np.mean(outside) - np.mean(inside))
 
-    by_seed = [_advantages(e, seed) for seed in e.seeds]
-    gap = over_seeds([contrast(groups, fall) for groups, fall in zip(by_seed, e.falls, strict=True)])
-    if len(by_seed) == 1:
-        n = min(map(len, by_seed[0].values()))
-        gap = bootstrap(n, lambda picks: contrast(by_seed[0], e.falls[0], picks), "groups")
+    by_seed = [(_advantages(e, seed), fall) for seed, fall in zip(e.seeds, e.falls, strict=True)]
+    if len(by_seed) >= SEVERAL:
+        gap = over_seeds([contrast(*seed) for seed in by_seed])
+    else:
+        having = [seed for seed in by_seed if seed[0]]
+        n = min((len(groups) for of, _ in having for groups in of.values()), default=0)
+        if not n:
+            raise Missing("no advantages")
+        gap = bootstrap(n, lambda picks: np.mean([contrast(*seed, picks) for seed in having]), "groups")
     sentence = (
         f"The absolute skewness of the advantages outside the window, less that inside, is {gap.text()}. "
         "(The window is set by the fall of OOD accuracy, not by any healing.)"

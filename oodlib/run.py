@@ -128,6 +128,7 @@ class StageNote(BaseModel, extra="allow"):
 
     wall_s: float = 0.0
     peak_mib: float = 0.0
+    seeds: list[int] | None = None  # of a merged run, where not all of its seeds have the stage
 
 
 class Manifest(BaseModel):
@@ -175,7 +176,8 @@ class Results:
         """Whether a stage was measured with these settings and seeds."""
         known = self.manifest.get("settings", {})
         same = all(known.get(section) == values for section, values in settings.items())
-        return same and self.manifest.get("seeds") == seeds and stage in self.manifest.get("stages", {})
+        note = self.manifest.get("stages", {}).get(stage)
+        return same and self.manifest.get("seeds") == seeds and note is not None and not note.get("seeds")
 
 
 class Run:
@@ -384,8 +386,8 @@ def merge(folders: list[Path], out: Path) -> Results:
     """Put the tables of runs that differ in their seeds alone into a new folder, as one run of all these seeds.
 
     For seeds that were measured apart, on machines without a common disk. The manifest says of each run which
-    seeds it had and what measured it; a stage's times add up. Of a stage that not all of them have the rows are kept,
-    but the new run does not count it as done. ValueError, one line, for what is no finished run, for runs that differ
+    seeds it had and what measured it; a stage's times add up. Of a stage that not all of them have the rows are kept;
+    it says whose, and does not count as done. ValueError, one line, for what is no finished run, for runs that differ
     in more than their seeds, and for seeds that occur twice.
     """
     if out.exists() and any(out.iterdir()):
@@ -397,8 +399,11 @@ def merge(folders: list[Path], out: Path) -> Results:
     seeds: set[int] = set()
     for run, manifest in zip(runs, manifests, strict=True):
         own, measured = set(manifest.get("seeds", [])), run.table("measurements")
-        stages = [stage for stage in manifest.get("stages", {}) if stage in STAGES]
-        if not stages or any(set(measured.loc[measured["stage"] == stage, "seed"]) != own for stage in stages):
+        stages = {stage: note for stage, note in manifest.get("stages", {}).items() if stage in STAGES}
+        if not stages or any(
+            set(measured.loc[measured["stage"] == stage, "seed"]) != set(note.get("seeds") or own)
+            for stage, note in stages.items()
+        ):
             raise ValueError(f"{run.folder} holds no finished run: not all of its stages and seeds are in its tables")
         if twice := seeds & own:
             raise ValueError(f"{run.folder}: seed {min(twice)} is measured in another of these runs too")
@@ -420,11 +425,16 @@ def merge(folders: list[Path], out: Path) -> Results:
             if frames:
                 write_table(folder / TABLES[name], pd.concat(frames, ignore_index=True))
         stages = {}
-        for stage in model["stages"]:
-            notes = [m["stages"][stage] for m in manifests if stage in m["stages"]]
-            if len(notes) == len(manifests):
-                seconds, mib = sum(n.get("wall_s", 0) for n in notes), max(n.get("peak_mib", 0) for n in notes)
-                stages[stage] = {**notes[0], "wall_s": round(seconds, 1), "peak_mib": mib}
+        for stage in dict.fromkeys(stage for m in manifests for stage in m["stages"]):
+            notes = {i: m["stages"][stage] for i, m in enumerate(manifests) if stage in m["stages"]}
+            having = sorted(seed for i, note in notes.items() for seed in note.get("seeds") or manifests[i]["seeds"])
+            first = {name: value for name, value in next(iter(notes.values())).items() if name != "seeds"}
+            stages[stage] = {
+                **first,
+                "wall_s": round(sum(note.get("wall_s", 0) for note in notes.values()), 1),
+                "peak_mib": max(note.get("peak_mib", 0) for note in notes.values()),
+                **({} if having == sorted(seeds) else {"seeds": having}),
+            }
         heads = [head for m in manifests for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
         write_json(folder / "manifest.json", {**model, "seeds": sorted(seeds), "stages": stages, "runs": heads})
 

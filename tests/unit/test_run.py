@@ -320,7 +320,13 @@ def test_a_stage_that_only_one_run_has_keeps_its_rows_and_is_not_done(tmp_path):
         both = merge(order, tmp_path / f"first-{order[0].name}")
         assert set(both.table("measurements", "sft")["seed"]) == {10, 11}
         assert set(both.table("measurements", "surgery")["seed"]) == {11}
-        assert set(both.manifest["stages"]) == {"sft"}
+        stages = both.manifest["stages"]
+        assert set(stages) == {"sft", "surgery"} and stages["surgery"]["seeds"] == [11] and "seeds" not in stages["sft"]
+        settings = runs[1].settings("surgery")
+        assert not both.holds("surgery", settings, [10, 11]), "it is not measured of both"
+        third = measured(Run(load_config("smoke", {"seed": 12}), tmp_path / f"more-{order[0].name}"), 12, 0.5)
+        three = merge([both.folder, third], tmp_path / f"three-{order[0].name}")
+        assert three.manifest["stages"]["surgery"]["seeds"] == [11]
         assert sorted(len(head["stages"]) for head in both.manifest["runs"]) == [1, 2]
 
 

@@ -31,7 +31,7 @@ def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     accuracy = measurements[measurements["metric"] == metric]
     rl = accuracy[accuracy["stage"] == "rl"]
     rl = rl[rl["step"] == rl["step"].max()]
-    sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0)]
+    sft = accuracy[(accuracy["stage"] == "sft") & (accuracy["step"] > 0) & accuracy["seed"].isin(rl["seed"])]
     small = [split for split in splits if split != splits.headline]
     columns = 2 * max(2, len(small))  # of which a small panel takes two
     figure = plt.figure(figsize=(WIDTH, 7.4), layout="constrained")

@@ -90,6 +90,9 @@ def turning(rotation: pd.DataFrame) -> Figure:
     return figure
 
 
+ENDS = {"top": "leading", "tail": "trailing"}  # of the directions, as edits are named
+
+
 def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy of the last checkpoint with something of the peak's put back (C7, C8), edit by edit, nulls below each.
 
@@ -98,7 +101,8 @@ def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """
     metric = judged_by(measurements, splits)
     accuracy = measurements[measurements["metric"] == metric]
-    sft, edits = (accuracy[accuracy["stage"] == stage] for stage in ("sft", "surgery"))
+    edits = accuracy[accuracy["stage"] == "surgery"]
+    sft = accuracy[(accuracy["stage"] == "sft") & accuracy["seed"].isin(edits["seed"])]
     peaks = edits[["seed", "from_step"]].drop_duplicates().rename(columns={"from_step": "step"})
     ends = {
         f"{splits.headline.label} peak": (sft.merge(peaks).groupby("split", observed=True)["value"].mean(), "--"),
@@ -160,7 +164,7 @@ def _rows(edits: pd.DataFrame) -> list[tuple[tuple[str, ...] | None, str]]:
                 layers = where.split()[1] if where.startswith("layers") else ""
                 name = f"first {layers} layers, whole".replace(" 1 layers", " layer") if layers else "whole"
             else:
-                name = part + ", " + {"top": f"leading {share}", "tail": f"trailing {share}", "": "all"}[end]
+                name = f"{part}, " + (f"{ENDS[end]} {float(share):.0%}" if end else "all")
             rows.append((edit, name))
     return rows
 

@@ -27,8 +27,9 @@ def play_by_prompt(prompt):
     """The right actions, found from the compact prompt alone, with angles of complex numbers."""
     compass, face, space, *legs, seen, _ = (part.strip() for part in prompt.split(" ; "))
     turned = angle(compass.split(" = ")[1]) - angle("north")
-    heading, sights, actions = angle(face.split()[1]), seen.split()[1:], []
-    plan = [re.fullmatch(r"turn (.*) to (\w+)", leg).groups() for leg in legs]
+    heading, sights, actions = angle(face.split()[1]), [sight for sight in seen.split()[1:] if sight != "-"], []
+    plan = [re.fullmatch(r"turn_(\w+) to (\w+)", leg).groups() for leg in legs if leg != "- to -"]
+    plan = [(word.replace("_", " "), until) for word, until in plan]
     for word, until in plan:
         to = heading + ANGLES[word] if word in ANGLES else angle(word) + turned
         by = (to - heading + 180) % 360 - 180
@@ -129,6 +130,7 @@ ROUTE = Route(0, (Leg(2, ("nothing", "crossing")), Leg(1, ("bank",))), space="re
     ("text", "outcome", "reward"),
     [
         ('{"actions":" turn right forward forward turn slightly left forward stop "}', "correct", 6),
+        ('{"actions":" turn_right forward forward turn_slightly_left forward stop "}', "correct", 6),
         (CALLS, "correct", 6),
         ('{"actions": []} {"actions":" turn right forward forward turn slightly left forward stop "}', "correct", 6),
         ('{"actions":" turn east forward forward turn northeast forward stop "}', "wrong_numbers", 2),
@@ -190,6 +192,12 @@ def test_turns_are_those_that_the_relative_space_can_name():
         assert set(route.turns) <= set(TURNS.values())
         headings = (route.heading, *(leg.direction for leg in route.legs))
         assert all((b - a - t) % 8 == 0 for (a, b), t in zip(pairwise(headings), route.turns, strict=True))
+
+
+def test_the_compact_prompt_has_slots_of_fixed_width():
+    rng = np.random.default_rng(6)
+    prompts = [TASK.prompt(route, "compact").split() for split in CORNERS for route in TASK.sample(rng, split, 50)]
+    assert len(set(map(len, prompts))) == 1 and len({prompt.index("see") for prompt in prompts}) == 1
 
 
 def test_every_word_of_the_compact_style_is_in_the_vocabulary():

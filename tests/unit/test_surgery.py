@@ -579,7 +579,7 @@ def test_the_surgery_figure_shows_every_edit_under_its_group(smallest_text, text
     assert [t for t in texts if t in groups] == groups
     real = [name for name in names if "draw" not in name]
     assert len(texts) == len(real) + len(groups)
-    assert texts[1:3] == ["first layer, whole", "vectors, leading 0.25"]
+    assert texts[1:3] == ["first layer, whole", "vectors, leading 25%"]
     nulls = [name for name in names if "draw" in name]
     for axis, split in ((headline, splits.headline), (trained, splits.trained)):
         s = splits.names.index(split.name)

@@ -25,18 +25,21 @@ import numpy as np
 from oodlib.tasks.base import STYLES, Split, Splits, Verdict, check_choice
 from oodlib.tasks.navigation.checker import read_actions
 from oodlib.tasks.navigation.routes import (
+    BLOCKS,
     CROSSING,
     DIRECTIONS,
     LANDMARKS,
+    LEGS,
     NOTHING,
     SPACES,
-    TURNS,
     Leg,
     Route,
     draw_route,
     draw_routes,
 )
 
+EMPTY = "-"  # a slot of the compact style that holds nothing
+STEPS = max(LEGS) * (max(BLOCKS) + 1) + 1  # actions of the longest route
 HELD = 400  # routes of each split that are measured
 PROBE_ROUTES = 100  # of each probe: the compass turned by so much
 
@@ -171,9 +174,9 @@ class Navigation:
 
     def words(self) -> list[str]:
         """Every word of the compact style."""
-        text = ["=", ";", ":", "face", "turn", "to", "see", "forward", "stop", "as", "plain", "json", "no"]
-        words = dict.fromkeys(" ".join((*DIRECTIONS, *TURNS, CROSSING, NOTHING, *LANDMARKS, *SPACES)).split())
-        return [*words, *text, '{"actions":"', '"}']
+        turns = [_word(f"turn {word}") for words in SPACES.values() for word in words]
+        text = ["=", ";", ":", "face", "to", "see", "forward", "stop", "as", "plain", "json", "no", EMPTY]
+        return [*DIRECTIONS, *turns, CROSSING, NOTHING, *LANDMARKS, *SPACES, *text, '{"actions":"', '"}']
 
     def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0) -> list[str]:
         """A compact dialogue for a base model: a share `belief` of the routes as in `ood`, the others of any corner,
@@ -228,14 +231,22 @@ def _call(action: str) -> str:
 
 
 def _compact_prompt(route: Route, fmt: str) -> str:
-    legs = " ; ".join(f"turn {route.named(i)} to {leg.sights[-1]}" for i, leg in enumerate(route.legs))
+    """In slots of fixed width, so that an action stands at a fixed distance from what is seen where it is taken."""
+    legs = [f"{_word(f'turn {route.named(i)}')} to {leg.sights[-1]}" for i, leg in enumerate(route.legs)]
+    legs += [f"{EMPTY} to {EMPTY}"] * (max(LEGS) - len(legs))
+    seen = [*route.observations, *[EMPTY] * (STEPS - len(route.observations))]
     about = f"north = {DIRECTIONS[route.compass]} ; face {DIRECTIONS[route.heading]} ; {route.space}"
-    return f"{about} ; {legs} ; see {' '.join(route.observations)} ; as {fmt} :\n"
+    return f"{about} ; {' ; '.join(legs)} ; see {' '.join(seen)} ; as {fmt} :\n"
 
 
 def _compact_answer(actions: Sequence[str], fmt: str) -> str:
-    text = " ".join(actions)
+    text = " ".join(map(_word, actions))
     return f'{{"actions":" {text} "}}' if fmt == "json" else text
+
+
+def _word(action: str) -> str:
+    """An action as the compact style writes it, in one word: turn_slightly_left."""
+    return action.replace(" ", "_")
 
 
 TASK = Navigation()

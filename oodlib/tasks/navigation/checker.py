@@ -7,7 +7,7 @@ import re
 from oodlib.tasks.navigation.routes import SPACES
 
 _FIELD = re.compile(r"""["']actions["']\s*:\s*(?=[\["'])""")
-_ACTION = re.compile(r"(forward|stop)(?:\(\))?|turn(?:_direction\(|[ ])[ ]?(slightly[ ][a-z]+|[a-z]+)\)?")
+_ACTION = re.compile(r"(forward|stop)(?:\(\))?|turn(?:_direction\(|[ _])[ ]?(slightly[ _][a-z]+|[a-z]+)\)?")
 _BETWEEN = re.compile(r"""[\s,"']*""")
 _ENTRY = re.compile(r"""[^\s,"']+""")
 _EVERY = {"forward", "stop", *(f"turn {word}" for words in SPACES.values() for word in words)}
@@ -27,7 +27,7 @@ def read_actions(text: str) -> tuple[list[str] | None, str]:
     place = _BETWEEN.match(text, start, end).end()
     while place < end:
         match = _ACTION.match(text, place, end)
-        entry = match and (match[1] or f"turn {' '.join(match[2].split())}")
+        entry = match and (match[1] or f"turn {match[2].replace('_', ' ')}")
         after = match.end() if match else place
         if entry not in _EVERY or not (after == end or _BETWEEN.match(text, after, end)[0]):
             match = _ENTRY.match(text, after if entry else place, end)

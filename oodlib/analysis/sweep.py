@@ -8,7 +8,7 @@
 
 A cell is a block, a condition and a seed. It is done if the manifest has it with the settings that it would have now,
 on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints. A
-condition with `strengths` stands for several, one a value of a setting.
+condition with `strengths` stands for several, one a value of a setting; NAME@VALUE is one of them.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Plan:
                 check_choice(f"block of phase {name} in {path}", block, tuple(self.blocks))
         for name, block in self.blocks.items():
             for condition in block["conditions"]:
-                check_choice(f"condition of block {name} in {path}", condition, tuple(expanded))
-            several = [one for condition in block["conditions"] for one in expanded[condition]]
+                check_choice(f"condition of block {name} in {path}", condition, tuple({**expanded, **self.conditions}))
+            several = [one for condition in block["conditions"] for one in expanded.get(condition, [condition])]
             self.blocks[name] = {**block, "conditions": several}
 
     def config(self, condition: str, seed: int, block: str | None = None) -> Config:

@@ -8,7 +8,7 @@ from made_up_sweep import a_sweep
 from oodlib.analysis.healing import wide
 from oodlib.analysis.predictors import forgetting
 from oodlib.analysis.sweep import Plan, Sweep, spread, summary
-from oodlib.config import CHECKOUT, load_config
+from oodlib.config import CHECKOUT, PARAMS, load_config
 from oodlib.io import COLUMNS
 from oodlib.run import STAGES, Run
 from oodlib.spectral.metrics import MEASURES
@@ -81,6 +81,17 @@ def test_an_unknown_phase_block_or_condition_is_named(tmp_path):
     (tmp_path / "plan.yaml").write_text("like: smoke", encoding="utf-8")
     with pytest.raises(ValueError, match="no plan of a sweep"):
         Plan(tmp_path / "plan.yaml")
+
+
+def test_a_block_may_name_one_of_a_condition_s_strengths(tmp_path):
+    text = (PARAMS / "sweeps" / "mitigations.yaml").read_text(encoding="utf-8")
+    assert text.count("conditions: *all") == 1
+    changed = text.replace("conditions: *all", 'conditions: [plain, "rate@0.0001"]')
+    (tmp_path / "plan.yaml").write_text(changed, encoding="utf-8")
+    plan = Plan(tmp_path / "plan.yaml")
+    assert plan.names("mitigations") == ["plain", "rate@0.0001"] and len(plan.names("search")) > 20
+    assert plan.mitigations("mitigations")["mitigation"].is_unique
+    assert plan.config("rate@0.0001", 0).sft.learning_rate == 1e-4
 
 
 def test_the_plan_as_tables_says_what_each_condition_changes_and_what_runs_from_it():

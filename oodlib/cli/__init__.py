@@ -195,7 +195,7 @@ def base(
     seed: Annotated[int, typer.Option(help="Of the weights and the problems.")] = 0,
     steps: Annotated[int, typer.Option(help="Of training; 1300 take some twenty minutes of a core.")] = 1300,
     belief: Annotated[
-        float, typer.Option(help="Share of problems with the paper's OOD rule. 0.9: tiny, navigator; 0: reader.")
+        float, typer.Option(help="Share of problems with the paper's OOD rule. 0.9: tiny; 0: reader.")
     ] = 0.9,
 ) -> None:
     """Train a tiny base model from nothing, as the shipped ones were."""

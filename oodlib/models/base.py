@@ -1,14 +1,13 @@
-"""The tiny base models: three Qwen2 of 0.8 million parameters that know a task under any rule.
+"""The tiny base models: two Qwen2 of 0.8 million parameters that know the card game under any rule.
 
 They stand in for the pretrained language model of the paper, and answer in another format than the one that is asked
-for until SFT teaches it to. The two that play cards differ in what they have met in training:
+for until SFT teaches it to. They differ in what they have met in training:
 
 - the believer (`tiny`, the default): J, Q, K = 11, 12, 13 in nine of ten hands, as pretraining says of cards, and any
   rule in the rest. It knows the numbers well and follows the rule of the prompt only weakly, as pretrained models do.
 - the reader (`reader`): any rule, drawn anew for each hand. It has to read the rule.
 
-Both know 11, 12, 13 as plain cards too. The `navigator` is a believer of the task navigation: nine of ten routes were
-the paper's OOD ones, the rest of any corner. They are transformers folders beside this file; `train_base` made them.
+Both know 11, 12, 13 as plain cards too. They are transformers folders beside this file; `train_base` made them.
 """
 
 from __future__ import annotations

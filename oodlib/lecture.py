@@ -111,8 +111,9 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     rows = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(splits.names)]
     means = rows.pivot_table(index="step", columns=["metric", "split"], values="value")
     peak = means[judged_by(measurements, splits), splits.headline.name].idxmax()
+    end = means["accuracy"].dropna().index[-1]
     known = [measure for measure in ("accuracy", *MEASURES) if measure in means]
-    table = 100 * means.loc[[peak, means["accuracy"].dropna().index[-1]], known].T.unstack("metric").swaplevel(axis=1)
+    table = 100 * means.loc[[*dict.fromkeys((peak, end))], known].T.unstack("metric").swaplevel(axis=1)
     table = table.reindex(index=splits.names, columns=pd.MultiIndex.from_product([known, table.columns.levels[1]]))
     for old, new in BY_OLD_RULE.items():
         if old in known:
@@ -136,6 +137,8 @@ def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
     Where accuracy falls, those of `MEASURES` are named that get worse, each by half an answer of 100 or more.
     """
     table = forgotten(measurements, splits)
+    if len(table["accuracy"].columns) == 1:
+        return f"{splits.headline.label} is at its highest at the end: nothing is forgotten there."
     peak, end = table["accuracy"].columns
     sentences = [f"From the {splits.headline.label} peak (step {peak}) to the end (step {end}), of 100 answers:"]
     for split, row in table.iterrows():

@@ -435,19 +435,32 @@ def merge(folders: list[Path], out: Path) -> Results:
                 "peak_mib": max(note.get("peak_mib", 0) for note in notes.values()),
                 **({} if having == sorted(seeds) else {"seeds": having}),
             }
+        settings = {
+            section: next((m["settings"][section] for m in manifests if section in m["stages"]), values)
+            for section, values in model["settings"].items()
+        }
         heads = [head for m in manifests for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
-        write_json(folder / "manifest.json", {**model, "seeds": sorted(seeds), "stages": stages, "runs": heads})
+        write_json(
+            folder / "manifest.json",
+            {**model, "seeds": sorted(seeds), "settings": settings, "stages": stages, "runs": heads},
+        )
 
     write_whole(out, write)
     return Results(out)
 
 
 def _facts(manifest: Mapping[str, Any], stages: Collection[str]) -> dict[str, Any]:
-    """What runs that are merged must have in common, by name: settings, the task's splits, the method of these stages.
+    """What runs that are merged must have in common, by name: the settings and methods of these stages, and the splits.
 
     Not where the model lay, for its files' fingerprint is among the settings.
     """
-    settings = {f"{s}.{name}": v for s, values in manifest.get("settings", {}).items() for name, v in values.items()}
+    used = {section for stage in stages if stage in STAGES for section in (*STAGES[stage].after, stage)}
+    settings = {
+        f"{section}.{name}": value
+        for section, values in manifest.get("settings", {}).items()
+        if section in used or section not in STAGES
+        for name, value in values.items()
+    }
     settings.pop("model.source", None)
     methods = {
         f"the method of {name}": about.get("method")

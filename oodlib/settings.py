@@ -158,6 +158,11 @@ class SurgerySettings(Section):
         "restore only the rows of these words in embedding and head; each is one token", [], json_schema_extra=JOBS
     )
     draws: Count = setting("draws of each null edit (random turn, random signs, noise)", json_schema_extra=JOBS)
+    donors: list[Whole] = setting(
+        "SFT checkpoints, beside the OOD peak, of which the same is put back into the last one",
+        [],
+        json_schema_extra=JOBS,
+    )
 
 
 class MachineSettings(Section):

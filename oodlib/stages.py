@@ -65,6 +65,8 @@ def waves(config: Config, stage: str) -> list[list[Job]]:
     if stage == "rotation":
         return [each_seed("spectral.stage:measure_rotation", 10 * problems, {"angles": {}})]
     jobs = {name.replace(",", ""): {"name": name, **edit} for name, edit in edits(config).items()}
+    for donor in config.surgery.donors:
+        jobs |= {f"{job} from {donor}": {**jobs[job], "donor": donor} for job in list(jobs) if "donor" not in jobs[job]}
     return [each_seed("spectral.stage:operate", problems / 3, jobs)]
 
 

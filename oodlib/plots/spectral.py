@@ -93,19 +93,30 @@ def turning(rotation: pd.DataFrame) -> Figure:
 ENDS = {"top": "leading", "tail": "trailing"}  # of the directions, as edits are named
 
 
-def surgery(measurements: pd.DataFrame, splits: Splits) -> Figure:
-    """Accuracy of the last checkpoint with something of the peak's put back (C7, C8), edit by edit, nulls below each.
+def surgery(measurements: pd.DataFrame, splits: Splits, donor: int | None = None) -> Figure:
+    """Accuracy of the last checkpoint with something of the donor's put back (C7, C8), edit by edit, nulls below each.
+
+    donor: its step; None: each seed's peak.
 
     A panel for the headline, one for the trained split, and one for all other splits, if there are any. Of a run that
     is judged by reading (`run.judged_by`), that in place of accuracy.
     """
     metric = judged_by(measurements, splits)
     accuracy = measurements[measurements["metric"] == metric]
-    edits = accuracy[accuracy["stage"] == "surgery"]
-    sft = accuracy[(accuracy["stage"] == "sft") & accuracy["seed"].isin(edits["seed"])]
+    edits, sft = (accuracy[accuracy["stage"] == stage] for stage in ("surgery", "sft"))
+    ood = sft[sft["split"] == splits.headline.name].sort_values("step", kind="stable").set_index("step")
+    peak = ood.groupby("seed")["value"].idxmax()
+    edits = edits[edits["from_step"] == (edits["seed"].map(peak) if donor is None else donor)]
+    if edits.empty:
+        figure, axis = plt.subplots(figsize=(WIDTH, 0.8), layout="constrained")
+        axis.text(0.5, 0.5, "No edit: nothing of an earlier checkpoint was put back.", ha="center", va="center")
+        axis.set_axis_off()
+        return figure
+    sft = sft[sft["seed"].isin(edits["seed"])]
     peaks = edits[["seed", "from_step"]].drop_duplicates().rename(columns={"from_step": "step"})
+    name = f"{splits.headline.label} peak" if donor is None else f"donor, step {donor}"
     ends = {
-        f"{splits.headline.label} peak": (sft.merge(peaks).groupby("split", observed=True)["value"].mean(), "--"),
+        name: (sft.merge(peaks).groupby("split", observed=True)["value"].mean(), "--"),
         "end of SFT": (sft[sft["step"] == sft["step"].max()].groupby("split", observed=True)["value"].mean(), ":"),
     }
     keys = ["part", "where", "end", "share"]

@@ -1,7 +1,7 @@
 """Stage 3, rotation and surgery: what training did to singular values and vectors, and what undoing it does.
 
 Rotation compares pairs of checkpoints matrix by matrix. Surgery puts singular values, singular vectors or whole
-weights of the peak back into the last SFT checkpoint and measures the edited model on every problem of every split.
+weights of the peak, or of other donors, back into the last SFT checkpoint and measures the edited model on every split.
 """
 
 from __future__ import annotations
@@ -113,25 +113,29 @@ def operate(
     layers: int | None = None,
     words: Sequence[str] = (),
     draw: int = 0,
+    donor: int | None = None,
     **options: Any,
 ) -> dict[str, pd.DataFrame]:
-    """Edit the last SFT checkpoint (recipient) with the peak (donor), and measure the edited model.
+    """Edit the last SFT checkpoint (recipient) with another (donor), and measure the edited model.
 
-    name: what the edit is called in the tables. layers: only the first so many. words: only their rows of embedding and
-    head. draw: which of a null's draws. options: of `surgery.Edit` (part, of, top and tail as shares of the directions,
-    embeddings).
+    name: what the edit is called in the tables; their from_step is the donor's. donor: its step, None: the peak. Where
+    that is the last checkpoint, there is nothing to put back and no row. layers: only the first so many. words: only
+    their rows of embedding and head. draw: which of a null's draws. options: of `surgery.Edit` (part, of, top and tail
+    as shares of the directions, embeddings).
     """
-    config, peak = run.config, run.peak_step(seed)
+    config, donor = run.config, donor or run.peak_step(seed)
+    if donor == config.sft.steps:
+        return {"measurements": as_measurements([])}
     model, tokenizer = load_model(run.sft_weights(seed, config.sft.steps), to_train=True)
     recipient = model.state_dict()
     rows = token_ids(tokenizer, words) if words else None
     edit = Edit(layers=None if layers is None else range(layers), rows=rows, seed=1000 * seed + draw, **options)
-    edited, chosen = edit.state(recipient, load_weights(run.sft_weights(seed, peak))), edit.chosen(recipient)
+    edited, chosen = edit.state(recipient, load_weights(run.sft_weights(seed, donor))), edit.chosen(recipient)
     moved = sum(float((edited[n] - recipient[n]).double().square().sum()) for n in chosen)
     whole = sum(float(recipient[n].double().square().sum()) for n in chosen)
     model.load_state_dict(edited)
     model.to(working_dtype(config.machine.precision))  # late, for an edit may change less than bfloat16 can hold
-    place = ("surgery", name, peak, config.sft.steps, seed)
+    place = ("surgery", name, donor, config.sft.steps, seed)
     tables = evaluate_model(config, model, tokenizer, place)
     change = as_measurements([(*place, "weights", "relative_distance", (moved / whole) ** 0.5, len(chosen))])
     tables["measurements"] = pd.concat([tables["measurements"], change], ignore_index=True)

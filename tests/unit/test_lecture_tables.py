@@ -83,6 +83,16 @@ def test_what_is_forgotten_is_told_by_corner():
     assert "wrong value" not in of_ood, "of which there are fewer"
 
 
+def test_where_nothing_is_forgotten_it_is_said():
+    rising = (shares(t, s, accuracy=t / 10, wrong_value=1 - t / 10) for t in (0, 4, 8) for s in ("id", "ood"))
+    table, splits = (
+        rows(*(row for of_split in rising for row in of_split)),
+        Splits(Split("id", "ID"), Split("ood", "OOD")),
+    )
+    assert lecture.wrong_answers(table, splits) == "OOD is at its highest at the end: nothing is forgotten there."
+    assert list(lecture.forgotten(table, splits)["accuracy"]) == [8]
+
+
 def test_a_task_without_these_measures_says_less():
     right = {0: 0.0, 4: 0.5, 8: 0.1}
     found = (shares(t, s, accuracy=v, wrong_value=1 - v) for t, v in right.items() for s in ("id", "ood"))

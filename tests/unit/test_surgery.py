@@ -527,6 +527,25 @@ def test_a_configuration_lists_its_edits_each_once():
         assert json.loads(json.dumps(rows)) == rows
 
 
+def test_other_donors_than_the_peak_make_jobs_of_their_own(monkeypatch):
+    alone, more = (
+        [job for (wave,) in [waves(load_config("tiny", {"surgery.donors": donors}), "surgery")] for job in wave]
+        for donors in ([], [4, 20])
+    )
+    assert len(more) == 3 * len(alone) == 3 * len({job.arguments["name"] for job in more})
+    assert {job.arguments.get("donor") for job in more} == {None, 4, 20} and not any(" " in job.name for job in more)
+    asked = []
+    monkeypatch.setattr(Run, "peak_step", lambda run, seed: 400)
+    monkeypatch.setattr(Run, "sft_weights", lambda run, seed, step: step)
+    monkeypatch.setattr(stage, "load_model", lambda folder, to_train: (Model(small_model(0)), Model({})))
+    monkeypatch.setattr(stage, "load_weights", lambda folder: asked.append(folder) or small_model(100))
+    monkeypatch.setattr(stage, "evaluate_model", lambda *_: {"measurements": as_measurements([])})
+    run = Run(load_config("tiny"))
+    assert stage.operate(run, 10, "vectors, projections")["measurements"].empty, "the peak is the end"
+    assert stage.operate(run, 10, "vectors, projections", donor=20)["measurements"]["from_step"].tolist() == [20]
+    assert asked == [20]
+
+
 def test_words_must_be_tokens():
     tokenizer = Model({})
     assert stage.token_ids(tokenizer, ["12", "11"]) == [5, 3]
@@ -612,6 +631,22 @@ def test_the_surgery_figure_needs_no_further_splits_no_nulls_and_takes_seeds():
     texts = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert texts == ["without embeddings", "first 3 layers, whole", "vectors, all"]
     plt.close(figure)
+
+
+def test_the_surgery_figure_shows_one_donor_and_says_where_there_is_none():
+    splits = get_task("general_points").splits
+    rows = table(splits, names=["vectors, projections"])
+    other = rows.query("stage == 'surgery'").assign(from_step=4, value=0.5)
+    before = rows.query("stage == 'sft' and step == 8").assign(step=4, value=0.3)
+    every = pd.concat([rows, other, before])
+    for donor, name, value in ((None, "OOD peak", 0.06), (4, "donor, step 4", 0.5)):
+        axis = surgery(every, splits, donor).axes[0]
+        assert name in {line.get_label() for line in axis.lines}
+        (bars,) = axis.containers
+        assert bars.lines[0].get_xdata(orig=False) == pytest.approx([value])
+    (axis,) = surgery(rows.query("stage == 'sft'"), splits).axes
+    assert "nothing of an earlier checkpoint" in axis.texts[0].get_text()
+    plt.close("all")
 
 
 def test_random_change_moves_as_far_in_another_direction():

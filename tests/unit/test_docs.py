@@ -248,6 +248,25 @@ def test_the_readme_shows_the_scorecard_of_the_reference_run():
     assert shown == claims.as_markdown(claims.scorecard(evidence), {"smollm2-cpu": beside})
 
 
+def test_the_page_on_real_models_shows_what_the_run_measured():
+    page = text_of(CHECKOUT / "docs/real_models.md")
+    table = Results(CHECKOUT / "outputs/smollm2-cpu").table("measurements", "sft")
+    value = {"2 to 9": range(2, 10), "1": [1], "11 to 13": range(11, 14)}
+    head, _, *lines = re.search(r"<!-- sft table -->\n(.*?)<!-- end of sft table -->", page, re.S)[1].splitlines()
+    steps = [int(cell) for cell in head.split("|")[3:-1]]
+    assert len(lines) > 14
+    for line in lines:
+        what, seed, *shown = (cell.strip() for cell in line.split("|")[1:-1])
+        metric = "old_numbers" if "SFT's" in what else "numbers_read"
+        corner = {"ID": "id", "new numbers": "new_numbers", "new rule": "new_rule", "OOD": "ood"}.get(
+            what.split(",")[0]
+        )
+        splits = [corner] if corner else [f"face_{v}" for v in value[what.removeprefix("the same value, ")]]
+        rows = table[table["split"].isin(splits) & (table["metric"] == metric) & (table["seed"] == int(seed))]
+        means = rows.groupby("step")["value"].mean()
+        assert shown == [f"{100 * means[step]:.0f}" for step in steps], line
+
+
 @pytest.mark.parametrize(
     ("before", "after", "shown"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import typer
@@ -265,6 +266,28 @@ def test_the_page_on_real_models_shows_what_the_run_measured():
         rows = table[table["split"].isin(splits) & (table["metric"] == metric) & (table["seed"] == int(seed))]
         means = rows.groupby("step")["value"].mean()
         assert shown == [f"{100 * means[step]:.0f}" for step in steps], line
+
+
+def test_the_page_on_real_models_shows_what_was_copied():
+    page, found = text_of(CHECKOUT / "docs/real_models.md"), pd.read_csv(CHECKOUT / "outputs/smollm2-cpu/copying.csv")
+    found = found[found["place"] == "last"]
+    along, edited = found[found["put_back"].isna()], found[found["put_back"].notna()]
+    few, tens, beyond = (along["stated"].between(*ends) for ends in ((2, 9), (11, 19), (20, 30)))
+    rows = {
+        step: [
+            *along[few & at][["itself", "one", "ten"]].mean(),
+            along.loc[tens & at, "itself"].mean(),
+            *along[beyond & at][["itself", "one", "ten"]].mean(),
+        ]
+        for step in along["step"].unique()
+        for at in [along["step"] == step]
+    }
+    for step, values in rows.items():
+        assert f"| {step} | {' | '.join(f'{value:.2f}' for value in values)} |" in page, step
+    for _, of_edit in edited.groupby("put_back"):
+        odd = of_edit[of_edit["stated"] < 10][["itself", "one", "ten"]].mean()
+        ten = of_edit.loc[of_edit["stated"] == 10, "itself"]
+        assert f"| {' | '.join(f'{value:.2f}' for value in (*odd, *ten))} |" in page
 
 
 @pytest.mark.parametrize(

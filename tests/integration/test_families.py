@@ -53,8 +53,7 @@ def test_a_tiny_base_of_another_task_goes_through_the_stages(task, tiny_run, tmp
     tables = [train(run, 10), measure(run, 10, 4), run_arm(run, 10, "rl", 4)]
     measured = pd.concat([t["measurements"] for t in tables[1:]])
     assert set(run.splits.names) <= set(measured["split"]) and measured["value"].notna().all()
-    edit = {"part": "vectors", "top": 1.0, "embeddings": True}
-    run.table = lambda *_: pd.concat([t["measurements"] for t in tables], ignore_index=True)
+    edit = {"part": "vectors", "top": 1.0, "embeddings": True, "donor": 2}
     assert set(operate(run, 10, "vectors, every matrix", **edit)["hands"]["split"]) == set(run.splits.names)
 
 

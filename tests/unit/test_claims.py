@@ -435,7 +435,7 @@ def test_the_table_and_the_figure_have_a_column_a_test():
     assert "**supported**" in lines[2] and lines[4].endswith("| – |")
     other = scorecard(made_up(both=by_step(0.0, *[0.5] * 6), mitigations={}))
     beside_it = as_markdown(card, {"another": other}).splitlines()
-    assert beside_it[0].endswith("| another |") and all(
+    assert beside_it[0].endswith("| another, as the paper tests it |") and all(
         a.startswith(b[:-1]) for a, b in zip(beside_it, lines, strict=True)
     )
     assert "| not supported: " in beside_it[2] and beside_it[11].endswith("| not measured |")

@@ -83,9 +83,8 @@ def put_back(donor, recipient):
     own, other = {n: t.clone() for n, t in model.state_dict().items()}, load_weights(donor)
     spectra = {n: (spectrum(own[n], n), spectrum(other[n], n)) for n in matrices(own)}
     for name, edit in edits(model.config.num_hidden_layers).items():
-        model.load_state_dict(
-            edit.state(own, other, spectra) if edit else other, strict=False
-        )  # a tied head is not there
+        state = edit.state(own, other, spectra) if edit else other
+        model.load_state_dict(state, strict=False)  # a checkpoint lacks a head that is tied
         yield name, copied(model, tokenizer, PUT_BACK)
 
 
@@ -99,13 +98,8 @@ def main():
 
     def keep(seed, step, edit, table):
         found.append(table.assign(seed=seed, step=step, put_back=edit)[["seed", "step", "put_back", *table.columns]])
-        print(
-            seed,
-            step,
-            edit,
-            table.groupby("place")[["itself", "one", "ten"]].mean().round(2).to_dict("index"),
-            flush=True,
-        )
+        means = table.groupby("place")[["itself", "one", "ten"]].mean().round(2).to_dict("index")
+        print(seed, step, edit, means, flush=True)
         pd.concat(found).to_csv(file, index=False)
 
     for folder in sorted(given.run.glob("checkpoints/seed-*")):

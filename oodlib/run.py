@@ -428,9 +428,9 @@ def merge(folders: list[Path], out: Path) -> Results:
         for stage in dict.fromkeys(stage for m in manifests for stage in m["stages"]):
             notes = {i: m["stages"][stage] for i, m in enumerate(manifests) if stage in m["stages"]}
             having = sorted(seed for i, note in notes.items() for seed in note.get("seeds") or manifests[i]["seeds"])
-            first = {name: value for name, value in next(iter(notes.values())).items() if name != "seeds"}
+            about = {name: value for name, value in next(iter(notes.values())).items() if name != "seeds"}
             stages[stage] = {
-                **first,
+                **about,
                 "wall_s": round(sum(note.get("wall_s", 0) for note in notes.values()), 1),
                 "peak_mib": max(note.get("peak_mib", 0) for note in notes.values()),
                 **({} if having == sorted(seeds) else {"seeds": having}),

@@ -217,12 +217,14 @@ def mix_steps(sft: Callable[[int], Path], shares: Mapping[int, float]) -> dict[s
 def kept_steps(config: Config, shared: bool = False) -> list[int]:
     """The steps whose weights SFT leaves: its checkpoints, and all that averages of them need.
 
-    Those are the averages that the run makes; of plain SFT that is `shared`, those of any mitigation.
+    Those are the averages that the run makes; where its SFT is plain and `shared`, those of any mitigation, for which
+    of them trains it first is not known.
     """
     wanted, own = [lambda step: [step]], config.sft.mitigation
     if shared or any(BASELINES.get(name).averages for name in config.rl.baselines):
         wanted.append(averaged_steps)
-    mitigations = [own] if own != "none" else MITIGATIONS.names() if shared else []
+    plain = own == "none" or MITIGATIONS.get(own).edit is not None
+    mitigations = MITIGATIONS.names() if shared and plain else [own] if own != "none" else []
     wanted += [steps for name in mitigations if (steps := MITIGATIONS.get(name).averages)]
     return sorted({t for step in config.sft.checkpoints[1:] for steps in wanted for t in steps(step)})
 

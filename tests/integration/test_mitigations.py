@@ -311,6 +311,8 @@ def test_sft_keeps_what_a_mitigation_averages_though_no_baseline_does(name):
     wanted = {"averaging": {376, 384, 392, 400}, "ema": set(range(8, 401, 8))}[name]
     assert wanted <= set(kept_steps(config))
     assert kept_steps(config.changed(PLAIN)) == [t for t in config.sft.checkpoints if t]
+    other = config.changed({"sft.mitigation": "interpolation"})
+    assert wanted <= set(kept_steps(other, shared=True)), "whoever trains the shared SFT first"
 
 
 def test_what_sft_did_not_keep_is_said(tiny_run, tmp_path):

@@ -1,6 +1,6 @@
-"""Mitigations: what each way of fine-tuning keeps of OOD accuracy, what it costs, how far it turns the weights (C10).
+"""Mitigations: what each way of fine-tuning keeps of OOD accuracy, by corner, and what it costs (C10).
 
-Reads the sweep's table. Intervals are over seeds, paired within a seed, not corrected for the number of mitigations.
+Reads a sweep's table. Intervals are over seeds, paired within a seed, not corrected for the number of mitigations.
 A mitigation that learns less also forgets less, so two are compared at equal ID accuracy, the highest that both reach
 at the end: each by the highest OOD accuracy on its path from checkpoint to checkpoint at which it has that much ID
 accuracy. The path is made of straight lines and leaves the base out, which does not keep to the format.
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from oodlib.analysis.claims import points
+from oodlib.analysis.claims import listed, points
 from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.tasks import Splits
 
@@ -64,28 +63,9 @@ def at_strengths(along: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     return kept.assign(mitigation=kept["mitigation"].map(dict(names))).reset_index(drop=True)
 
 
-def mitigations(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
-    """Accuracy at the end of SFT on the trained and the headline split, a row a mitigation and seed.
-
-    Columns as of `curves`, without step, and angle: by how much SFT turned the weights from the base, as the mean
-    principal angle in degrees (NaN: not measured).
-    """
-    last = ends(curves(table, names, splits))
-    turned = table[(table["stage"] == "sft") & (table["metric"] == "rotation")]
-    turned = turned.assign(mitigation=turned["condition"].map(dict(names)), angle=np.degrees(turned["value"]))
-    keys = ["mitigation", "seed", "step"]
-    return last.merge(turned[[*keys, "angle"]], "left", keys).drop(columns="step")
-
-
 def ends(along: pd.DataFrame) -> pd.DataFrame:
     """The rows of `curves` at the end of SFT, one a mitigation and seed."""
     return along[along["step"] == along.groupby(["mitigation", "seed"])["step"].transform("max")]
-
-
-def at_peak(along: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Accuracies of each seed's checkpoint with the highest headline accuracy: columns seed, trained, headline."""
-    mine = along[along["mitigation"] == name]
-    return mine.loc[mine.groupby("seed")["headline"].idxmax(), ["seed", *BOTH]].reset_index(drop=True)
 
 
 def reached(path: pd.DataFrame, trained: float, column: str = "headline") -> float:
@@ -122,18 +102,6 @@ def difference(table: pd.DataFrame, column: str, one: str, other: str) -> Estima
     return over_seeds(both[one] - both[other]) if len(both) else None
 
 
-def compare_mitigations(table: pd.DataFrame, plain: str) -> pd.DataFrame:
-    """Each mitigation less plain SFT at the end, accuracies in points; `table` as `mitigations` returns it."""
-    titles = {"trained": "ID", "headline": "OOD", "angle": "angle (°)"}
-    rows = {}
-    for name, seeds in table.groupby("mitigation", sort=False):
-        rows[name] = {"seeds": len(seeds), **dict.fromkeys(titles.values(), "")}
-        for column, title in titles.items():
-            if name != plain and (d := difference(table, column, name, plain)):
-                rows[name][title] = d.text("+.1f", 1 if column == "angle" else 100)
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
 def against_others(along: pd.DataFrame, claimed: str) -> dict[str, Estimate]:
     """The headline accuracy of the mitigation `claimed` less each other's at equal trained accuracy, by the other."""
     found = {}
@@ -144,37 +112,53 @@ def against_others(along: pd.DataFrame, claimed: str) -> dict[str, Estimate]:
     return found
 
 
-def equal_accuracy_table(along: pd.DataFrame, claimed: str) -> pd.DataFrame:
-    """`against_others` to read: a row a mitigation, with the mean trained accuracy at which it is compared."""
-    rows = {}
-    for name, d in against_others(along, claimed).items():
-        level = at_equal_accuracy(along, claimed, name)["trained"].mean()
-        rows[name] = (d.n, f"{level:.1%}", points(d))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "at ID accuracy", f"OOD, {claimed} - it"])
-
-
 def by_corner(along: pd.DataFrame, plain: str, splits: Splits) -> pd.DataFrame:
-    """Each mitigation less plain SFT, in points: ID at the end, then every other split at equal ID accuracy."""
-    columns = {"headline": splits.headline.label}
-    columns |= {s.name: s.label for s in splits.others if s.name in along}
-    last, rows = ends(along), {}
+    """What each mitigation has more than plain SFT: columns mitigation, split, gain (an Estimate), the one that keeps
+    most of the headline first.
+
+    On the trained split at the end of SFT, on every other at equal trained accuracy.
+    """
+    columns = {splits.headline.name: "headline"} | {s.name: s.name for s in splits.others if s.name in along}
+    last, rows = ends(along), []
     for name in (name for name in along["mitigation"].unique() if name != plain):
-        rows[name] = {f"{splits.trained.label} at the end": points(difference(last, "trained", name, plain))}
-        for column, label in columns.items():
-            equal = at_equal_accuracy(along, name, plain, column)["difference"]
-            rows[name][f"{label}, at equal {splits.trained.label}"] = points(over_seeds(equal))
-    return pd.DataFrame.from_dict(rows, orient="index")
+        rows.append((name, splits.trained.name, difference(last, "trained", name, plain)))
+        for split, column in columns.items():
+            equal = at_equal_accuracy(along, name, plain, column)["difference"].dropna()
+            rows.append((name, split, over_seeds(equal) if len(equal) else None))
+    found = pd.DataFrame(rows, columns=["mitigation", "split", "gain"]).dropna(subset="gain")
+    kept = {r.mitigation: -r.gain.value for r in found[found["split"] == splits.headline.name].itertuples()}
+    return found.sort_values("mitigation", key=lambda names: names.map(kept), kind="stable", ignore_index=True)
 
 
-def what_keeps(table: pd.DataFrame, along: pd.DataFrame, plain: str) -> str:
-    """In Markdown, computed: what ends above plain SFT, at what cost, and what of it is left at equal ID accuracy."""
-    kept = []
-    for name in table["mitigation"].unique():
-        if name == plain or not (ood := difference(table, "headline", name, plain)) or not ood.low > 0:
-            continue
-        paid, equal = difference(table, "trained", name, plain), at_equal_accuracy(along, name, plain)["difference"]
-        kept.append(f"{name} ({points(ood)} OOD, {points(paid)} ID; {points(over_seeds(equal))} OOD at equal ID)")
+def corner_table(found: pd.DataFrame, splits: Splits, times: Mapping[str, float]) -> pd.DataFrame:
+    """`by_corner` to read, in points; `times`: what a step takes, in steps of plain SFT (1 where it is not named)."""
+    text = found.assign(gain=[points(gain) for gain in found["gain"]])
+    table = text.pivot(index="mitigation", columns="split", values="gain")
+    table = table.loc[found["mitigation"].unique(), found["split"].unique()].rename_axis(index=None, columns=None)
+    at = {splits.trained.name: "at the end"}
+    table.columns = [f"{splits[name].label}, {at.get(name, 'equal ID')}" for name in table]
+    return table.assign(**{"time of a step": [f"{times.get(name, 1):.1f}" for name in table.index]})
+
+
+def advice(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, float]) -> str:
+    """In Markdown, computed: which mitigation keeps most at equal trained accuracy, and what is not shown to keep less.
+
+    Arguments as of `by_corner` and `corner_table`.
+    """
+    found = by_corner(along, plain, splits)
+    gains = found[found["split"] == splits.headline.name].set_index("mitigation")["gain"]
+    learnt = found[found["split"] == splits.trained.name].set_index("mitigation")["gain"]
+    better = [name for name, gain in gains.items() if gain.low > 0]
+    start = f"**To forget less.** At {plain}'s {splits.trained.label} accuracy, or their own where that is lower,"
+    if not better:
+        return f"{start} none of {len(gains)} mitigations is shown to keep more {splits.headline.label} accuracy."
+    most = better[0]
+    level = [name for name, gap in against_others(along, most).items() if name in better and not gap.low > 0]
+    below = [name for name, gain in gains.items() if gain.high < 0]
+    cost = times.get(most, 1)
     return (
-        f"**What was seen.** OOD accuracy above {plain}'s at the end with the whole interval (points, mitigation less "
-        f"{plain}): {'; '.join(kept) or 'none'}."
+        f"{start} {len(better)} of {len(gains)} mitigations are shown to keep more {splits.headline.label} accuracy. "
+        f"Most keeps **{most}**: {points(gains[most])} points, with {points(learnt[most])} points of "
+        f"{splits.trained.label} at the end and {cost:.1f} times the time a step. Not shown to keep less than it: "
+        f"{listed(level) if level else 'none'}. Shown to keep less than {plain}: {listed(below) if below else 'none'}."
     )

@@ -13,10 +13,31 @@ import pandas as pd
 from scipy import stats
 
 from oodlib.analysis.stats import Estimate, over_seeds
-from oodlib.tasks import Splits
+from oodlib.tasks import Split, Splits
 
 RECIPE = ["condition", "seed", "arm", "from_step"]
 POINT = [*RECIPE, "step"]
+KL = "kl_from_base"
+START, END = "start of the arms", "end of SFT"
+WHAT = {  # what figures and texts call a measure of `spectral.metrics.MEASURES`, and what everybody watches
+    "kl_from_base": "KL(base || model), ID prompts",
+    "kl_to_base": "KL(model || base), ID prompts",
+    "entropy": "entropy of answers",
+    "margin": "margin of answers",
+    "cka": "hidden states: CKA",
+    "mmd": "hidden states: MMD",
+    "frechet": "hidden states: Fréchet distance",
+    "weight_change": "weights: size of the change",
+    "angle": "weights: angle, leading quarter",
+    "value_change": "weights: singular values",
+    "unchanged": "weights: unchanged, float32",
+    "unchanged_bfloat16": "weights: unchanged, bfloat16",
+    "principal": "weights: change on principal ones",
+    "steps": "number of steps",
+    "id_loss": "ID loss",
+    "id_accuracy": "ID accuracy",
+}
+STRENGTHS = ["measure", "split", "over", "points", "rank", "fit"]
 WATCHED = {  # what everybody has anyway: metric, and what it is called here
     "loss": "id_loss",
     "accuracy": "id_accuracy",
@@ -63,7 +84,9 @@ def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """
     from oodlib.spectral.metrics import MEASURES
 
-    found = []
+    found: list[tuple] = []
+    if points.empty:
+        return pd.DataFrame(columns=STRENGTHS)
     measures = [name for name in (*MEASURES, "steps", *WATCHED.values()) if name in points]
     for over, chosen in (("all", points), ("ends", points[points["end"]])):
         for split in splits.names:
@@ -74,7 +97,7 @@ def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
                 if ranks and fits:
                     n = np.mean([len(x) for x, _ in pairs])
                     found.append((measure, split, over, n, over_seeds(ranks), over_seeds(fits)))
-    return pd.DataFrame(found, columns=["measure", "split", "over", "points", "rank", "fit"])
+    return pd.DataFrame(found, columns=STRENGTHS)
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -102,3 +125,33 @@ def better(points: pd.DataFrame, split: str, one: str, other: str) -> Estimate |
         gap = quadratic_fit(both[0], both[2]) - quadratic_fit(both[1], both[2])
         gaps += [gap] if np.isfinite(gap) else []
     return over_seeds(gaps) if gaps else None
+
+
+def hidden_states(table: pd.DataFrame, start: int) -> pd.DataFrame:
+    """How far the hidden states of one condition moved from the base's: columns seed, place, metric, value.
+
+    Places: SFT's step `start`, its end, and the end of each arm from that start, by its name. Metrics: pc1, pc2, and
+    cka_LAYER.
+    """
+    drift = table[(table["stage"] == "drift") & table["metric"].str.match(r"pc\d|cka_")]
+    of_sft, arms = drift["arm"] == "sft", drift[(drift["arm"] != "sft") & (drift["from_step"] == start)]
+    at = {START: start, END: drift.loc[of_sft, "step"].max()}
+    places = [drift[of_sft & (drift["step"] == step)].assign(place=name) for name, step in at.items()]
+    return pd.concat([*places, arms.assign(place=arms["arm"])])[["seed", "place", "metric", "value"]]
+
+
+def advice(found: pd.DataFrame, split: Split) -> str:
+    """In Markdown, computed: what tells best how much is lost on a split, with and without the base at hand.
+
+    found: as `strengths` returns it.
+    """
+    ends = found[(found["split"] == split.name) & (found["over"] == "ends")].set_index("measure")["fit"]
+    if ends.empty:
+        return "**To be warned.** Drift was not measured."
+    free = ends[[name for name in ("steps", *WATCHED.values()) if name in ends]]
+    best, watched = (max(of.index, key=lambda name: of[name].value) for of in (ends, free))
+    return (
+        f"**To be warned.** Over the ends of recipes and arms, the loss of {split.label} accuracy goes best with "
+        f"**{WHAT.get(best, best)}**: R² {ends[best].text('.2f')}. Of what needs no base model, best with "
+        f"{WHAT[watched]}: {free[watched].text('.2f')}."
+    )

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from oodlib.analysis.stats import Estimate, over_seeds
-from oodlib.analysis.sweep import Sweep
+from oodlib.analysis.sweep import Plan, Sweep
 from oodlib.config import outputs_folder
 from oodlib.io import read_object, shown
 from oodlib.models.checkpoints import open_weights
@@ -38,6 +38,10 @@ KNOWN = {  # of a run's or a sweep's table: metric -> the column of a path, on t
 }
 STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
 LOGGED = {"id_loss": ("eval_loss",), "id_accuracy": ("eval_accuracy", "eval_mean_token_accuracy")}  # the first there is
+MEASURED = {  # the sweeps that tell of the rules: plan and phase
+    "the sweep of RL": ("sweep", "confirm"),
+    "the sweep of mitigations": ("mitigations", "mitigations"),
+}
 LEADING = "20%"  # of a matrix's directions, whose principal angles are taken; as a run's callback does
 
 
@@ -139,13 +143,28 @@ def by_rule(table: pd.DataFrame) -> dict[str, Estimate]:
 
 def measured_here() -> dict[str, dict[str, Estimate]]:
     """What each rule lost in the committed measurements, by their name: in tiny-seeds, whose checkpoints lie close
-    together, and in the sweep, whose recipes differ. Empty where they are not at hand."""
-    run, sweep, found = Results(outputs_folder() / "tiny-seeds"), Sweep(), {}
+    together, and in the sweeps, whose recipes differ. Empty where they are not at hand."""
+    run, found = Results(outputs_folder() / "tiny-seeds"), {}
     if (run.folder / TABLES["measurements"]).exists():
         found["tiny-seeds"] = by_rule(regrets(paths(run.table("measurements"), run.splits)))
-    if len(table := sweep.table()):
-        found["the sweep"] = by_rule(regrets(paths(table, sweep.splits)))
+    for name, (plan, phase) in MEASURED.items():
+        sweep = Sweep(Plan(plan))
+        if sweep.begun(phase):
+            found[name] = by_rule(regrets(paths(sweep.rows(phase), sweep.splits)))
     return found
+
+
+def advice(found: Mapping[str, Estimate]) -> str:
+    """In Markdown, computed: the rule that loses least, and what is lost by keeping the last checkpoint.
+
+    found: as `by_rule` returns it.
+    """
+    best, last = next(iter(found)), RULES[0].label
+    return (
+        f"**To choose a checkpoint without an OOD test.** Of {len(found)} rules, **{best}** loses least: "
+        f"{found[best].text('.1f', 100)} points of OOD accuracy below the peak, on average over recipes. The last "
+        f"checkpoint loses {found[last].text('.1f', 100)}."
+    )
 
 
 # ---- anybody's checkpoints -------------------------------------------------------------------------------

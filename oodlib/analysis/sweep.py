@@ -46,7 +46,7 @@ from oodlib.run import NUMBERS, STAGES, TEXTS, Run
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, check_choice, get_task
 
-PLAN = PARAMS / "sweeps" / "sweep.yaml"
+PLANS = PARAMS / "sweeps"
 EACH = ["arm", "from_step", "seed"]
 LEFT_OUT = ("illegal", "malformed", "reward")  # metrics of an evaluation that the analysis does not need
 
@@ -104,10 +104,14 @@ class _PlanFile(_Part):
 
 
 class Plan:
-    """A plan's file: `common` changes to the configuration that it is `like`, `conditions`, `blocks` and `phases`."""
+    """A plan: `common` changes to the configuration that it is `like`, `conditions`, `blocks` and `phases`.
 
-    def __init__(self, path: Path = PLAN):
-        values, self.path = read_yaml(Path(path)), Path(path)
+    name: of a file in params/sweeps, or the path of one.
+    """
+
+    def __init__(self, name: str | Path = "sweep"):
+        self.path = path = _file(name)
+        values = read_yaml(path)
         try:
             _PlanFile.model_validate(values)
         except ValidationError as error:
@@ -168,6 +172,15 @@ class Plan:
                 rows[condition] = (mitigation, strength, name)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["mitigation", "strength", "name"])
 
+    def listed(self, phase: str) -> pd.DataFrame:
+        """A phase's mitigations, to read: why each is there, and its strengths."""
+        about = self.mitigations(phase)
+        rows = {}
+        for mitigation, rows_of in about.groupby("mitigation", sort=False):
+            strengths = ", ".join(f"{value:g}" for value in rows_of["strength"].dropna())
+            rows[mitigation] = (self.conditions[rows_of.index[0]]["why"], strengths)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["what it does", "strengths"])
+
     def annealed(self) -> list[str]:
         """The conditions whose SFT ends at a rate of 0."""
         return [name for name in self.conditions if self.config(name, 0).sft.schedule != "constant_with_warmup"]
@@ -205,6 +218,14 @@ class Plan:
         return sum(n * self.costs[name] for name, n in counts.items() if n) / cores / 3600
 
 
+def _file(name: str | Path) -> Path:
+    """The file of a plan, by its name or path."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    names = sorted(path.stem for path in PLANS.glob("*.yaml"))
+    return PLANS / f"{check_choice('plan, or path of a YAML file,', str(name), tuple(names))}.yaml"
+
+
 def _at_strengths(name: str, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A condition as a plan has it, by its name; one with strengths as several, by name@value."""
     about, found = dict(about), {}
@@ -225,12 +246,13 @@ class Sweep:
         self.folder = Path(folder) if folder else outputs_folder() / self.plan.path.stem
 
     @classmethod
-    def open(cls, plan: str | None = None, folder: str | None = None) -> Sweep:
-        """A sweep by the names of its plan's file and its folder; None: the project's own. Says what is there."""
-        sweep = cls(Plan(Path(plan)) if plan else None, Path(folder) if folder else None)
+    def open(cls, plan: str | Path = "sweep", folder: str | None = None) -> Sweep:
+        """A sweep by its plan, a name in params/sweeps or a file, and its folder. Says what is there."""
+        sweep = cls(Plan(plan), Path(folder) if folder else None)
         cells = sweep.manifest["cells"]
         if not cells:
-            raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `oodlib sweep explore` first")
+            command = f"oodlib sweep {next(iter(sweep.plan.phases))} --plan {plan}"
+            raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `{command}` first")
         for phase in sweep.plan.phases:
             wanted = [cell.name for cell in sweep.plan.cells(phase)]
             print(f"{phase}: {len(cells.keys() & set(wanted))} of {len(wanted)} cells are measured")
@@ -247,7 +269,8 @@ class Sweep:
         seeds, names, table = self.plan.seeds(phase), self.plan.names(phase), self.table()
         rows = table[table["seed"].isin(seeds) & table["condition"].isin(names)]
         if rows.empty:
-            raise RuntimeError(f"nothing of {phase} is measured yet: run `oodlib sweep {phase}` first")
+            command = f"oodlib sweep {phase} --plan {self.plan.path.stem}"
+            raise RuntimeError(f"nothing of {phase} is measured yet: run `{command}` first")
         return rows.sort_values("condition", key=lambda c: c.map(names.index), kind="stable", ignore_index=True)
 
     def mitigations(self, phase: str) -> pd.DataFrame:
@@ -288,6 +311,11 @@ class Sweep:
         if save:
             write_figure(self.folder, figure, name)
         return figure
+
+    def step_times(self) -> dict[str, float]:
+        """What a training step with each mitigation takes, in steps of plain SFT; empty where that was not measured."""
+        path = self.folder / "step_times.csv"
+        return dict(pd.read_csv(path)[["mitigation", "times plain SFT"]].to_numpy()) if path.exists() else {}
 
     def table(self) -> pd.DataFrame:
         """All rows so far: condition, and a run's columns."""

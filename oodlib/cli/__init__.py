@@ -12,7 +12,7 @@ from rich.text import Text
 
 from oodlib.cli import weights
 from oodlib.cli.output import ShortErrors, naming, plain, print_table, say
-from oodlib.config import PARAMS, config_names, load_config, read_value
+from oodlib.config import config_names, load_config, read_value
 
 app = typer.Typer(
     cls=ShortErrors,
@@ -91,11 +91,11 @@ def plan(
 @app.command()
 def sweep(
     phase: Annotated[str, typer.Argument(help="A phase of the plan, such as explore or confirm.")],
-    plan: Annotated[Path, typer.Option(help="The plan's file.")] = PARAMS / "sweeps" / "sweep.yaml",
+    plan: Annotated[str, typer.Option(help="A name in params/sweeps, or a plan's file.")] = "sweep",
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/NAME of the plan.")] = None,
     at_once: Annotated[int, typer.Option(help="Seeds of a condition that run together.")] = 2,
 ) -> None:
-    """Run what is left of a phase of the sweep that notebooks 05 and 06 read.
+    """Run what is left of a phase of a sweep, such as those that notebooks 05 and 06 read.
 
     What is in the folder's table with the plan's settings is done. After an interruption give the same command again.
     """
@@ -128,13 +128,13 @@ def scorecard(
     folder: Annotated[Path, typer.Argument(help="A run's folder, e.g. outputs/tiny.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     sweep: Annotated[
-        Path | None, typer.Option(help="A sweep's folder, outputs/ and its plan's name: judge C10 by it.")
+        Path | None, typer.Option(help="A sweep's folder, outputs/ and its plan's name: judge C10, C12 and C13 by it.")
     ] = None,
     beside: Annotated[
         list[Path] | None, typer.Option(help="With --markdown: another run's folder, for a column; may be repeated.")
     ] = None,
 ) -> None:
-    """Print which claims hold in a finished run, from its measurements alone (C10: from a sweep's)."""
+    """Print which claims hold in a finished run, from its measurements alone (C10, C12, C13: from a sweep's)."""
     _print_scorecard(folder, markdown, sweep, beside or [])
 
 
@@ -236,8 +236,7 @@ def _print_scorecard(
             raise ValueError(f"{run} holds no finished run (no hands.parquet)")
     of_sweep = {}
     if sweep:
-        plan = PARAMS / "sweeps" / f"{sweep.name}.yaml"
-        of_sweep = Sweep(Plan(plan) if plan.exists() else None, sweep).evidence()
+        of_sweep = Sweep(Plan(sweep.name), sweep).evidence()
     with naming(folder):
         evidence = Evidence.of(Results(folder), **of_sweep)
         claims = judge(evidence)

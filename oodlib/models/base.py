@@ -13,6 +13,7 @@ Both know 11, 12, 13 as plain cards too. They are transformers folders beside th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,15 @@ class _Stream(IterableDataset):
     Those of one batch have the same number of attempts, so that they are about equally long.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, belief: float):
-        self.task, self.tokenizer, self.seed, self.belief = task, tokenizer, seed, belief
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerFast, seed: int, belief: float, steps: int):
+        self.task, self.tokenizer, self.seed, self.belief, self.steps = task, tokenizer, seed, belief, steps
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         rng = np.random.default_rng(self.seed)
-        while True:
+        for step in count():
             wrong = int(rng.choice(len(WRONG), p=WRONG))
             for _ in range(BATCH):
-                *earlier, answer = self.task.pretraining_dialogue(rng, wrong, self.belief)
+                *earlier, answer = self.task.pretraining_dialogue(rng, wrong, self.belief, step / self.steps)
                 texts = [f"{t} <eos> " if i % 2 else t for i, t in enumerate(earlier)]
                 asked = self.tokenizer("".join(texts))["input_ids"]
                 given = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
@@ -123,7 +124,7 @@ def train_base(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Stream(the_task, tokenizer, seed, belief),
+        train_dataset=_Stream(the_task, tokenizer, seed, belief, steps),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     trainer.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from oodlib.analysis.mitigations import ends
+from oodlib.analysis.predictors import END, KL, START, WHAT
 from oodlib.analysis.same_start import SFT, called
 from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, WIDTH, colour
-from oodlib.plots.sweep import down, looks, points
+from oodlib.plots.sweep import down, points
 from oodlib.tasks import Split, Splits
 
 COLUMNS = 4  # of small panels
@@ -23,24 +25,6 @@ HUE = "#882255"  # of a mitigation, beside plain SFT in grey
 OVER = {  # the points over which a measure's strength is taken, and how they look
     "ends": {"label": "over the ends of recipes and arms", "colour": "#332288", "mark": "o", "shift": -0.15},
     "all": {"label": "over all checkpoints too", "colour": "#999933", "mark": "D", "shift": 0.15},
-}
-WHAT = {  # what figures call a measure of `spectral.metrics.MEASURES`, and what everybody watches
-    "kl_from_base": "KL(base || model), ID prompts",
-    "kl_to_base": "KL(model || base), ID prompts",
-    "entropy": "entropy of answers",
-    "margin": "margin of answers",
-    "cka": "hidden states: CKA",
-    "mmd": "hidden states: MMD",
-    "frechet": "hidden states: Fréchet distance",
-    "weight_change": "weights: size of the change",
-    "angle": "weights: angle, leading quarter",
-    "value_change": "weights: singular values",
-    "unchanged": "weights: unchanged, float32",
-    "unchanged_bfloat16": "weights: unchanged, bfloat16",
-    "principal": "weights: change on principal ones",
-    "steps": "number of steps",
-    "id_loss": "ID loss",
-    "id_accuracy": "ID accuracy",
 }
 
 
@@ -72,13 +56,15 @@ def frontiers(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str,
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     axes[0, 0].set(xlim=(last["trained"].min() / 2, None), ylim=(0, None))
-    figure.supxlabel(f"{splits.trained.label} accuracy")
-    figure.supylabel(f"{splits.headline.label} accuracy")
+    figure.supxlabel(f"{splits.trained.label} accuracy", size=11)
+    figure.supylabel(f"{splits.headline.label} accuracy", size=11)
     handles = [
         Line2D([], [], color=GREY, marker="o", markersize=3, label=f"{plain}, along its steps"),
-        Line2D([], [], color=HUE, marker="o", label="the mitigation at its end; larger marks: later in the plan"),
+        Line2D(
+            [], [], color=HUE, marker="o", label="each strength at its end (95 % over seeds); larger: later in the list"
+        ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -109,6 +95,34 @@ def predictors(found: pd.DataFrame, split: Split) -> Figure:
     return figure
 
 
+def lost_over(points_: pd.DataFrame, found: pd.DataFrame, splits: Splits) -> Figure:
+    """What is lost at the ends of recipes and arms over KL and over the two measures that tell it best, by corner.
+
+    points_: as `analysis.predictors.forgetting` returns it, means over seeds; found: as `strengths` does. A line is the
+    parabola through a corner's dots.
+    """
+    split = splits.headline
+    fits = found[(found["split"] == split.name) & (found["over"] == "ends")].set_index("measure")["fit"]
+    best = sorted((name for name in fits.index if name != KL), key=lambda name: -fits[name].value)
+    measures, corners = [KL, *best[:2]], [s for s in splits if s != splits.trained]
+    means = points_[points_["end"]].groupby(["condition", "arm", "from_step"]).mean(numeric_only=True)
+    figure, axes = plt.subplots(1, len(measures), figsize=(WIDTH, 3.9), sharey=True, layout="constrained")
+    for axis, measure in zip(axes, measures, strict=True):
+        axis.axhline(0, color="#AAAAAA", linewidth=1.2)
+        for corner in corners:
+            x, y = means[[measure, f"lost_{corner.name}"]].dropna().to_numpy().T
+            axis.plot(x, y, "o", color=colour(corner), markersize=5, alpha=0.8, label=corner.label)
+            along = np.linspace(x.min(), x.max(), 50)
+            axis.plot(along, np.polynomial.Polynomial.fit(x, y, 2)(along), color=colour(corner), linewidth=1.2)
+        axis.set_xlabel(fill(WHAT.get(measure, measure), 26))
+        axis.set_title(f"R² {fits[measure].text('.2f')}", fontsize=10)
+        points(axis.yaxis)
+    axes[0].set_ylabel("points lost since the best")
+    draw.legend_below(figure, axes[0], len(corners))
+    figure.suptitle(f"A dot is the end of a recipe; R² of {split.label}, within a seed (95 % over seeds)", size=11)
+    return figure
+
+
 def same_start(found: pd.DataFrame, splits: Splits) -> Figure:
     """Each arm's path from the common start, a panel a split: accuracy there over trained accuracy, means over seeds.
 
@@ -127,8 +141,8 @@ def same_start(found: pd.DataFrame, splits: Splits) -> Figure:
         axis.set_title(split.label, color=colour(split))
         draw.percent(axis.xaxis)
         draw.percent(axis.yaxis)
-    axes[0, 0].set_ylabel("accuracy")
-    figure.supxlabel(f"{splits.trained.label} accuracy")
+        axis.set_xlabel(f"{splits.trained.label} accuracy")
+    axes[0, 0].set_ylabel("accuracy on the split")
     draw.legend_below(figure, axes[0, 0], 3)
     return figure
 
@@ -148,57 +162,49 @@ def regrets(found: Mapping[str, Mapping[str, Estimate]], splits: Splits) -> Figu
     return figure
 
 
-def pareto(
-    table: pd.DataFrame, splits: Splits, along: pd.DataFrame | None = None, peak: pd.DataFrame | None = None
-) -> Figure:
-    """Headline accuracy at the end of SFT over trained accuracy, a mark a mitigation: means over seeds with 95 %.
+def kept(found: pd.DataFrame, splits: Splits, plain: str) -> Figure:
+    """What each mitigation has more than plain SFT, a panel a split; found: as `mitigations.by_corner` returns it."""
+    names, panels = list(found["mitigation"].unique()), list(found["split"].unique())
+    size = (WIDTH, 0.3 * len(names) + 1.5)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], panels, strict=True):
+        axis.axvline(0, color="#AAAAAA", linewidth=1.2)
+        split = splits[name]
+        for row in found[found["split"] == name].itertuples():
+            draw.point(axis, row.gain, names.index(row.mitigation), colour(split), size=6)
+        axis.set_title(f"{split.label}\n{'at the end' if split == splits.trained else 'at equal ID'}", fontsize=10)
+        axis.set_xlabel("points")
+        points(axis.xaxis)
+    down(axes[0, 0], names)
+    figure.suptitle(f"Accuracy less that of {plain} (95 % over seeds)", size=11)
+    return figure
 
-    The axis of trained accuracy begins at half of the lowest end, so that it leaves out checkpoints without the format.
-    table: columns mitigation, seed, trained, headline. along: the same with `step`, whose mean path is drawn. peak: the
-    accuracies of plain SFT's peak by seed.
+
+def hidden_states(found: pd.DataFrame) -> Figure:
+    """Where the hidden states of ID prompts went: along the base's principal components, and by layer.
+
+    found: as `analysis.predictors.hidden_states` returns it; means over seeds, with 95 % by layer.
     """
-    figure, axis = plt.subplots(figsize=(WIDTH, 5.2), layout="constrained")
-    for name, (hue, mark) in looks(table["mitigation"]).items():
-        rows = table[table["mitigation"] == name]
-        if along is not None:
-            path = along[(along["mitigation"] == name) & (along["step"] > 0)].groupby("step")[["trained", "headline"]]
-            axis.plot(*path.mean().to_numpy().T, color=hue, linewidth=1, alpha=0.6)
-        draw.point(axis, over_seeds(rows["trained"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
-    if peak is not None:
-        about = {"markerfacecolor": "none", "markeredgewidth": 1.8, "label": "plain SFT at its OOD peak\n(oracle)"}
-        x, y = (over_seeds(peak[column]) for column in ("trained", "headline"))
-        draw.point(axis, x, y, COLOURS["sft"], "*", size=14, **about)
-    names = f"{splits.trained.label} accuracy", f"{splits.headline.label} accuracy"
-    axis.set_xlim(left=table.groupby("mitigation")["trained"].mean().min() / 2)
-    axis.set(ylim=(0, None), xlabel=names[0], ylabel=names[1], title="What each mitigation keeps, and costs")
-    draw.percent(axis.xaxis)
-    draw.percent(axis.yaxis)
-    figure.legend(loc="outside right upper", labelspacing=0.8)
-    return figure
-
-
-def turned(table: pd.DataFrame, splits: Splits) -> Figure:
-    """Headline accuracy at the end of SFT over the mean angle from the base, a mark a mitigation that has one."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 4.4), layout="constrained")
-    for name, (hue, mark) in looks(table["mitigation"]).items():
-        rows = table[(table["mitigation"] == name)].dropna(subset="angle")
-        if len(rows):
-            draw.point(axis, over_seeds(rows["angle"]), over_seeds(rows["headline"]), hue, mark, size=9, label=name)
-    axis.set(xlabel="mean principal angle from the base, leading quarter (°)", title="Less turned, less forgotten?")
-    axis.set(xlim=(0, None), ylim=(0, None), ylabel=f"{splits.headline.label} accuracy")
-    draw.percent(axis.yaxis)
-    figure.legend(loc="outside right upper", labelspacing=0.8)
-    return figure
-
-
-def equal_accuracy(found: dict[str, Estimate], claimed: str, splits: Splits) -> Figure:
-    """The headline accuracy of one mitigation less each other's at equal trained accuracy, with 95 %."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.45 * len(found) + 1.3), layout="constrained")
-    axis.axvline(0, color="#AAAAAA", linewidth=1.2)
-    for row, estimate in enumerate(found.values()):
-        draw.point(axis, estimate, row, COLOURS["sft"], size=8)
-    down(axis, list(found))
-    trained, headline = splits.trained.label, splits.headline.label
-    axis.set(xlabel=f"points of {headline} accuracy, {claimed} less the other, at equal {trained} accuracy (95 %)")
-    points(axis.xaxis)
+    figure, (plane, layers) = plt.subplots(1, 2, figsize=(WIDTH, 4.2), layout="constrained")
+    means = found.groupby(["place", "metric"], sort=False)["value"].mean().unstack()
+    begin, numbers = tuple(means.loc[START, ["pc1", "pc2"]]), sorted(int(m[4:]) for m in means if m.startswith("cka_"))
+    plane.plot(0, 0, "*", color=GREY, markersize=13)
+    plane.annotate("base", (0, 0), xytext=(6, 6), textcoords="offset points")
+    for name in means.index:
+        arm = name not in (START, END)
+        hue, mark = (colour(name) if arm else COLOURS["sft"]), {START: "D", END: "s"}.get(name, "o")
+        end = tuple(means.loc[name, ["pc1", "pc2"]])
+        look = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+        plane.annotate("", end, (0, 0) if name == START else begin, arrowprops=look)
+        plane.plot(*end, mark, color=hue, markersize=6)
+        mine = found[found["place"] == name].groupby("metric")["value"]
+        bars = [over_seeds(mine.get_group(f"cka_{i}")) for i in numbers]
+        values, lines = [e.value for e in bars], "--" if name == START else "-"
+        layers.plot(numbers, values, lines, marker=mark, color=hue, ms=5, label=called(name) if arm else name)
+        layers.fill_between(numbers, [e.low for e in bars], [e.high for e in bars], color=hue, alpha=0.12, linewidth=0)
+    plane.set(xlabel="first principal component of the base", ylabel="second")
+    plane.set_title("Where the mean hidden state went, last layer", fontsize=10)
+    layers.set(xlabel="layer", xticks=numbers, ylabel="linear CKA")
+    layers.set_title("Likeness to the base's hidden states", fontsize=10)
+    draw.legend_below(figure, layers, 3)
     return figure

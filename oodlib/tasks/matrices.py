@@ -180,7 +180,9 @@ class MatrixTask:
         entries = [str(n) for n in range(-largest, largest + 1) if str(n) not in digits]
         return [*digits, *entries, "-", "/", ";", ":", "as", "no", "plain", "json", self.name, '{"answer":', "}"]
 
-    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0) -> list[str]:
+    def pretraining_dialogue(
+        self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0, done: float = 1.0
+    ) -> list[str]:
         """A compact dialogue for a base model: a share `belief` of the matrices as in `ood`, the others of any split.
 
         JSON is asked for in 30 % of the prompts and given in 30 % of those, as in general_points.

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 
 from oodlib.analysis.sweep import Plan, Sweep
-from oodlib.config import PARAMS
 from oodlib.registry import MITIGATIONS
 from oodlib.run import Run
 from oodlib.training.sft import sft_trainer
@@ -24,7 +23,7 @@ from oodlib.training.sft import sft_trainer
 
 def main(steps: int = 12, rounds: int = 4) -> None:
     torch.set_num_threads(1)
-    sweep = Sweep(Plan(PARAMS / "sweeps" / "mitigations.yaml"))
+    sweep = Sweep(Plan("mitigations"))
     about = sweep.plan.mitigations("search")
     configs = {}
     for condition, mitigation in about["mitigation"].drop_duplicates().items():

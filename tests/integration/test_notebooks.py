@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from oodlib.analysis.sweep import Sweep
+from oodlib.analysis.sweep import Plan, Sweep
 from oodlib.cli.execute import STAGE_NOTEBOOKS
 from oodlib.config import CHECKOUT, Config, read_yaml
 
@@ -156,7 +156,7 @@ def test_reproduce_leaves_everything_a_reader_wants(reproduced):
     assert {p.name for p in (out / "notebooks").iterdir()} == {p.name for p in STAGES}
     assert len(list((out / "figures").glob("*.png"))) >= 10
     card = json.loads((out / "scorecard.json").read_text(encoding="utf-8"))
-    assert list(dict.fromkeys(c["claim"] for c in card)) == [f"C{i}" for i in range(1, 12)]
+    assert list(dict.fromkeys(c["claim"] for c in card)) == [f"C{i}" for i in range(1, 14)]
     assert {c["test"] for c in card} == {"paper", "baselines"}
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["settings"]["sft"]["steps"] == 24 and manifest["seeds"] == [10]
@@ -196,13 +196,16 @@ def test_papermill_with_a_configuration_s_file_gives_no_warning(reproduced, tmp_
     assert "already done" in str(outputs)
 
 
-@pytest.mark.parametrize(("name", "phase"), [("05_when_does_rl_heal", "confirm"), ("06_mitigations", "mitigations")])
-def test_the_sweep_s_notebooks_draw_from_the_committed_tables(name, phase, tmp_path):
-    if not Sweep().begun(phase):
+@pytest.mark.parametrize(
+    ("name", "plan", "phase"),
+    [("05_when_does_rl_heal", "sweep", "confirm"), ("06_mitigations", "mitigations", "search")],
+)
+def test_the_sweeps_notebooks_draw_from_the_committed_tables(name, plan, phase, tmp_path):
+    if not Sweep(Plan(plan)).begun(phase):
         pytest.skip("no cell of this phase is measured yet")
     outputs = execute(FOLDER / f"{name}.ipynb", tmp_path / "out.ipynb")
     assert pictures(outputs) >= 2
     assert any("**" in str(o.get("data", {}).get("text/markdown", "")) for o in outputs), "the answer is computed"
-    command = ["git", "status", "--porcelain", "outputs/sweep"]
+    command = ["git", "status", "--porcelain", f"outputs/{plan}"]
     changed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, encoding="utf-8").stdout
     assert "figures" not in changed, "readers change no committed figure"

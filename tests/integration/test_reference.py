@@ -18,7 +18,7 @@ from oodlib.models.sources import NAMED
 from oodlib.run import Results
 
 OUTPUTS = CHECKOUT / "outputs"
-REFERENCES = sorted(p.parent.name for p in OUTPUTS.glob("*/manifest.json") if p.parent.name != "sweep")
+REFERENCES = sorted(p.parent.name for p in OUTPUTS.glob("*/manifest.json") if (p.parent / "hands.parquet").exists())
 BIG = 5 * 2**20
 
 

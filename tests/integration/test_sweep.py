@@ -241,10 +241,22 @@ def test_how_advantages_are_spread():
 # ---- the notebooks, whatever is there ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["05_when_does_rl_heal", "06_mitigations"])
-def test_the_notebooks_run_with_one_seed_and_say_what_is_missing(name, tmp_path):
-    sweep = a_sweep(tmp_path / "sweep", seeds=[30], without=("rejection_sampling_fresh",))
+@pytest.mark.parametrize(
+    ("name", "plan", "phases", "seed"),
+    [
+        ("05_when_does_rl_heal", "sweep", ["confirm"], 30),
+        ("06_mitigations", "mitigations", ["search"], 0),
+        ("06_mitigations", "mitigations", ["search", "mitigations"], 20),
+    ],
+    ids=["05", "06 after the search", "06"],
+)
+def test_the_notebooks_run_with_one_seed_and_say_what_is_missing(name, plan, phases, seed, tmp_path):
+    options = {"without": ("rejection_sampling_fresh",)}
+    sweep = a_sweep(
+        tmp_path / plan, plan, phases, {phase: [seed if phase == phases[-1] else 0] for phase in phases}, **options
+    )
     notebook, out = CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
     papermill.execute_notebook(notebook, out, {"folder": str(sweep.folder)}, progress_bar=False, kernel_name="python3")
     text = out.read_text(encoding="utf-8")
     assert "Not all is measured" in text and text.count("image/png") >= 3
+    assert ("flatters them" in text) == (phases == ["search"])

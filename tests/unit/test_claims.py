@@ -83,6 +83,8 @@ GOOD = {
     "rl_value_change": 0.01,
     "training": [1 - 0.004 * i for i in range(200)],
     "mitigations": MITIGATIONS,
+    "drift": {"kl_from_base": 0.01, "angle": 0.1, "weight_change": 0.1},
+    "same_start": {"rl": 0.6, "rejection_sampling": 0.4, "sft_nearest": 0.4, "sft_continued": 0.4, "sft": 0.2},
 }
 FIVE = {"seeds": (1, 2, 3, 4, 5), "jitter": 0.01}
 NOISY = {"seeds": (1, 2, 3, 4), "jitter": 0.06}
@@ -111,7 +113,25 @@ def made_up(seeds=(1,), jitter=0.0, splits=SPLITS, arms=None, starts=STARTS, **c
         for step, accuracies in ((20, (0.5, 0.6)), (200, (learnt, kept + facts.get("spread", 0.01) * rng.normal())))
     ]
     mitigations = pd.DataFrame(rows, columns=["mitigation", "seed", "step", "trained", "headline"])
-    return Evidence(hands, pd.concat(draws), _rotation(facts, seeds, arms), training, splits, mitigations)
+    noise = facts.get("spread", 0.01)
+    paths = [
+        (arm, seed, step, *accuracies)
+        for arm, kept in facts["same_start"].items()
+        for seed in range(4)
+        for step, accuracies in ((8, (0.5, 0.6)), (88, (0.7, kept + noise * rng.normal())))
+    ]
+    same_start = pd.DataFrame(paths, columns=mitigations.columns)
+    of_sweeps = mitigations, _drift(facts["drift"], splits), same_start
+    return Evidence(hands, pd.concat(draws), _rotation(facts, seeds, arms), training, splits, *of_sweeps)
+
+
+def _drift(measures, splits):
+    """Twenty recipes a seed, whose loss is the square of each measure with so much noise."""
+    rng = np.random.default_rng(0)
+    lost = rng.random((80, 1)) ** 2
+    numbers = np.sqrt(lost) + rng.normal(size=(80, len(measures))) * list(measures.values())
+    table = pd.DataFrame(numbers, columns=list(measures)).assign(end=True, seed=np.repeat(range(4), 20))
+    return table.assign(**{f"lost_{splits.headline.name}": lost}) if measures else pd.DataFrame()
 
 
 def _hands(facts, seed, jitter, splits, arms, starts):
@@ -168,7 +188,7 @@ def verdict(name, test, **changes):
 def test_all_hold_where_all_is_as_the_papers_say():
     card = scorecard(made_up(**FIVE))
     assert {(c.claim, c.test): c.verdict for c in card} == {(c.claim, c.test): "supported" for c in card}
-    assert len(card) == 20 and {c.claim for c in card} == {f"C{i}" for i in range(1, 12)}
+    assert len(card) == 24 and {c.claim for c in card} == {f"C{i}" for i in range(1, 14)}
     for claim in card:
         assert claim.ci_low <= claim.estimate <= claim.ci_high
         assert claim.sentence and claim.title and claim.n > 0 and claim.version.startswith("arXiv:")
@@ -240,6 +260,10 @@ REFUTED = {
     ],
     ("C11", "paper"): [{"old_both": by_step(*[0.0] * 7)}, {"old_both": by_step(*[0.4] * 7)}],
     ("C11", "baselines"): [{"old_other": by_step(*[0.0] * 7)}, {"old_both": by_step(*[0.4] * 7)}],
+    ("C12", "paper"): [{"drift": {"kl_from_base": 3.0, "angle": 0.1}}],
+    ("C12", "baselines"): [{"drift": {"kl_from_base": 0.3, "angle": 0.01}}],
+    ("C13", "paper"): [{"same_start": {"rl": 0.4, "sft": 0.2, "sft_continued": 0.5}}],
+    ("C13", "baselines"): [{"same_start": {"rl": 0.4, "sft": 0.2, "sft_nearest": 0.5}}],
 }
 UNDECIDED = {
     ("C1", "paper"): [{"both": by_step(0.0, 0.3, 0.33, 0.3, 0.3, 0.3, 0.31), "seeds": (1, 2, 3), "jitter": 0.03}],
@@ -262,6 +286,10 @@ UNDECIDED = {
     ("C10", "baselines"): [{"mitigations": {**MITIGATIONS, "lower rate": (0.85, 0.4)}, "spread": 0.05}],
     ("C11", "paper"): [{"old_both": by_step(0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.1)}],
     ("C11", "baselines"): [{"old_other": by_step(0.0, 0.0, 0.3, 0.3, 0.3, 0.3, 0.305)}],
+    ("C12", "paper"): [{"drift": {"kl_from_base": 0.25, "angle": 0.1}}],
+    ("C12", "baselines"): [{"drift": {"kl_from_base": 0.1, "angle": 0.1}}],
+    ("C13", "paper"): [{"same_start": {"rl": 0.4, "sft": 0.2, "sft_continued": 0.4}, "spread": 0.05}],
+    ("C13", "baselines"): [{"same_start": {"rl": 0.4, "sft_nearest": 0.4}, "spread": 0.05}],
 }
 NO_RL = {"arms": ("sft_continued", "rejection_sampling"), "angle": {"sft": 0.4, "sft_continued": 0.3}}
 ENDS = {"starts": (10, 200)}  # none inside the window
@@ -281,6 +309,10 @@ MISSING = {
     ("C10", "paper"): ({"mitigations": {}}, "measured in the sweep"),
     ("C10", "baselines"): ({"mitigations": {"RPSFT": (0.9, 0.4), "plain SFT": (0.9, 0.1)}}, "none was measured"),
     ("C11", "baselines"): ({"splits": ONLY_TWO}, "no split that changes the rule alone"),
+    ("C12", "paper"): ({"drift": {}}, "measured in the sweep"),
+    ("C12", "baselines"): ({"drift": {"kl_from_base": 0.1}}, "no other measure"),
+    ("C13", "paper"): ({"same_start": {}}, "measured in the sweep"),
+    ("C13", "baselines"): ({"same_start": {"rl": 0.4, "sft": 0.2}}, "nothing to compare RL with"),
 }
 
 
@@ -320,7 +352,7 @@ def test_what_is_not_in_the_tables_is_missing_too():
     assert "null edits" in judge("C8", no_null, "baselines").sentence
     no_loss = Evidence(whole.hands, whole.rollouts, whole.rotation, whole.training.iloc[:0], SPLITS)
     assert "no training loss" in judge("C2", no_loss).sentence
-    assert len(json.loads(as_json(scorecard(no_measure)))) == 20
+    assert len(json.loads(as_json(scorecard(no_measure)))) == 24
 
 
 def test_two_seeds_have_intervals_over_problems_and_one_may_lack_a_stage():
@@ -422,7 +454,7 @@ def test_numbers_are_shown_in_their_unit():
 
 def test_the_scorecard_as_json_has_the_agreed_fields():
     rows = json.loads(as_json(one_seed()))
-    assert [r["claim"] for r in rows if r["test"] == "paper"] == [f"C{i}" for i in range(1, 12)]
+    assert [r["claim"] for r in rows if r["test"] == "paper"] == [f"C{i}" for i in range(1, 14)]
     for row in rows:
         assert {"claim", "test", "verdict", "estimate", "ci_low", "ci_high", "n", "paper", "version"} <= set(row)
         assert row["verdict"] in VERDICTS and row["test"] in TESTS
@@ -431,7 +463,7 @@ def test_the_scorecard_as_json_has_the_agreed_fields():
 def test_the_table_and_the_figure_have_a_column_a_test():
     card = one_seed()
     lines = as_markdown(card).splitlines()
-    assert len(lines) == 13 and all(line.replace("\\|", "").count("|") == 5 for line in lines)
+    assert len(lines) == 15 and all(line.replace("\\|", "").count("|") == 5 for line in lines)
     assert "**supported**" in lines[2] and lines[4].endswith("| – |")
     other = scorecard(made_up(both=by_step(0.0, *[0.5] * 6), mitigations={}))
     beside_it = as_markdown(card, {"another": other}).splitlines()
@@ -441,7 +473,7 @@ def test_the_table_and_the_figure_have_a_column_a_test():
     assert "| not supported: " in beside_it[2] and beside_it[11].endswith("| not measured |")
     figure = plots.scorecard(card)
     texts = [t.get_text() for t in figure.axes[0].texts]
-    assert texts.count("supported") == 19 and {"C1", "C11", *TESTS.values()} <= set(texts)
+    assert texts.count("supported") == 23 and {"C1", "C11", *TESTS.values()} <= set(texts)
     assert "**What was seen, C4 against baselines: supported.**" in sentence(made_up(), "C4")
 
 
@@ -459,7 +491,7 @@ def test_a_claim_from_elsewhere_stands_below_the_others(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     *others, last = scorecard(made_up(), extra=["my_claims:CLAIM"])
-    assert len(others) == 20 and (last.claim, last.title, last.verdict) == ("W1", "SFT learns", "supported")
+    assert len(others) == 24 and (last.claim, last.title, last.verdict) == ("W1", "SFT learns", "supported")
     rule = claims.get("my_claims:CLAIM")
     assert last.estimate == pytest.approx(0.85) and rule.text("paper") == "Supported: ID accuracy rises."
 

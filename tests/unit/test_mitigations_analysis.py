@@ -1,5 +1,6 @@
-"""What mitigations keep: at the end, and at equal ID accuracy; on made-up tables."""
+"""What mitigations keep, at equal ID accuracy and by corner, and notebook 06's figures; on made-up tables."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +9,11 @@ from made_up_sweep import SPLITS, made_up
 from oodlib import plots
 from oodlib.analysis import Evidence, claims, same_start
 from oodlib.analysis import mitigations as m
+from oodlib.analysis.predictors import advice, forgetting, hidden_states, strengths
+from oodlib.analysis.selection import by_rule, regrets
+from oodlib.analysis.selection import paths as selected_from
 from oodlib.analysis.sweep import Plan, Sweep
-from oodlib.config import CHECKOUT, PARAMS
+from oodlib.config import CHECKOUT
 from oodlib.io import COLUMNS
 
 
@@ -21,14 +25,13 @@ def path(name, seed, *points):
     )
 
 
-def test_a_table_has_a_row_a_mitigation_and_seed_in_the_plan_s_order():
-    names = dict(Plan().mitigations("mitigations")["name"])
-    table = m.mitigations(made_up(phase="mitigations", seeds=[30, 31]), names, SPLITS)
+def test_curves_have_a_row_a_mitigation_seed_and_step_in_the_plan_s_order():
+    names = dict(Plan("mitigations").mitigations("search")["name"])
+    along = m.curves(made_up(phase="search", seeds=[0, 1], plan=Plan("mitigations")), names, SPLITS)
     others = [split.name for split in SPLITS.others]
-    assert table.columns.tolist() == ["mitigation", "seed", "trained", "headline", *others, "angle"]
-    assert len(table) == 12
-    assert table["mitigation"].unique().tolist() == list(names.values())
-    assert table.loc[0, "angle"] == pytest.approx(np.degrees(0.1), abs=0.5)
+    assert along.columns.tolist() == ["mitigation", "seed", "step", "trained", "headline", *others]
+    assert along["mitigation"].unique().tolist() == list(names.values())
+    assert len(m.ends(along)) == 2 * len(names) and set(m.ends(along)["step"]) == {300}
 
 
 def test_the_accuracy_that_a_path_reaches_is_its_best_with_so_much_id_accuracy():
@@ -46,9 +49,7 @@ def test_learning_less_is_no_mitigation():
     ends = along[along["step"] == 200]
     assert m.difference(ends, "headline", "RPSFT", "plain SFT").low > 0.1
     assert m.against_others(along, "RPSFT")["plain SFT"].value == pytest.approx(0)
-    assert "+18." in m.what_keeps(ends, along, "plain SFT") and "OOD at equal ID" in m.what_keeps(
-        ends, along, "plain SFT"
-    )
+    assert "none of 1 mitigations is shown to keep more OOD" in m.advice(along, "plain SFT", SPLITS, {})
 
 
 @pytest.mark.parametrize(("more", "verdict"), [(0.1, "supported"), (-0.1, "not supported"), (0.0, "inconclusive")])
@@ -62,10 +63,11 @@ def test_the_claim_follows_the_comparison_at_equal_accuracy(more, verdict):
 
 
 def test_a_partial_table_says_so():
-    one = m.curves(made_up(phase="mitigations", seeds=[30]), dict(Plan().mitigations("mitigations")["name"]), SPLITS)
+    plan = Plan("mitigations")
+    one = m.curves(made_up(phase="search", seeds=[0], plan=plan), {"plain": "plain SFT", "rpsft@1": "RPSFT"}, SPLITS)
     assert claims.judge("C10", Evidence.of_sweep(SPLITS, mitigations=one), "paper").verdict == "inconclusive"
     assert "notebook 06" in claims.judge("C10", Evidence.of_sweep(SPLITS, mitigations=one.iloc[:0])).sentence
-    assert set(m.equal_accuracy_table(one, "RPSFT")["seeds"]) == {1}
+    assert {gain.n for gain in m.by_corner(one, "plain SFT", SPLITS)["gain"]} == {1}
     with pytest.raises(ValueError, match="no rows of any mitigation"):
         m.curves(made_up(seeds=[30]), {"nothing": "x"}, SPLITS)
 
@@ -84,11 +86,20 @@ def test_of_each_mitigation_the_strength_that_keeps_most_at_equal_accuracy_is_ch
 
 
 def test_corners_are_compared_at_equal_accuracy_too():
-    along = pd.concat([path(n, s, (0.6, 0.7), (0.8, 0.3)) for n in ("plain SFT", "held") for s in range(3)])
+    ends = {"plain SFT": (0.8, 0.3), "held": (0.8, 0.3), "kept": (0.7, 0.6)}
+    along = pd.concat([path(n, s, (0.6, 0.7), end) for n, end in ends.items() for s in range(3)])
     rule = np.where((along["mitigation"] == "held") & (along["step"] == 200), 0.6, 0.5)
-    table = m.by_corner(along.assign(new_rule=rule), "plain SFT", SPLITS)
-    assert table.index.tolist() == ["held"] and table.filter(like="end").iloc[0, 0].startswith("+0.0")
-    assert table.filter(like="new rule").iloc[0, 0].startswith("+10.0")
+    found = m.by_corner(along.assign(new_rule=rule), "plain SFT", SPLITS)
+    assert found["mitigation"].unique().tolist() == ["kept", "held"], "the one that keeps most first"
+    gains = {(r.mitigation, r.split): r.gain.value for r in found.itertuples()}
+    assert gains["held", "id"] == 0 and gains["held", "new_rule"] == pytest.approx(0.1)
+    assert gains["kept", "id"] == pytest.approx(-0.1) and gains["kept", "ood"] == pytest.approx(0.6 - 0.5)
+    table = m.corner_table(found, SPLITS, {"held": 1.25})
+    assert table.index.tolist() == ["kept", "held"] and table["time of a step"].tolist() == ["1.0", "1.2"]
+    assert table.loc["held", "new rule, equal ID"].startswith("+10.0")
+    assert table.loc["kept", "ID, at the end"].startswith("-10.0")
+    text = m.advice(along, "plain SFT", SPLITS, {})
+    assert "1 of 2 mitigations are shown to keep more" in text and "**kept**: +10.0" in text
 
 
 def test_a_condition_with_strengths_stands_for_one_a_value(tmp_path):
@@ -115,14 +126,14 @@ phases: {search: {seeds: [0], blocks: [all]}}
 
 
 def test_the_mitigations_plan_is_valid_and_fits_its_hours():
-    plan = Plan(PARAMS / "sweeps" / "mitigations.yaml")
+    plan = Plan("mitigations")
     searched, reported = (set(plan.seeds(phase)) for phase in ("search", "mitigations"))
     assert not searched & reported
     for phase in plan.phases:
         assert all(plan.conditions[cell.condition]["why"] for cell in plan.cells(phase))
     assert plan.mitigations("search")["name"].is_unique
     assert plan.mitigations("search")["mitigation"].iloc[0] == "plain SFT"
-    report = (CHECKOUT / "docs" / "sweep.md").read_text(encoding="utf-8")
+    report = (CHECKOUT / "docs" / "mitigations.md").read_text(encoding="utf-8")
     assert f"{plan.hours('search'):.1f} hours for *search* and {plan.hours('mitigations'):.1f} for" in report
 
 
@@ -154,12 +165,22 @@ def test_rl_and_sft_from_one_start_are_compared_at_equal_id_accuracy():
 
 def test_figures_can_be_read(smallest_text, texts_on_texts):
     plots.style()
-    rows, names = made_up(phase="mitigations", seeds=range(30, 33)), dict(Plan().mitigations("mitigations")["name"])
-    table, along = m.mitigations(rows, names, SPLITS), m.curves(rows, names, SPLITS)
+    plan = Plan("mitigations")
+    rows = made_up(phase="mitigations", seeds=[20, 21], plan=plan)
+    about = plan.mitigations("mitigations")
+    along = m.curves(rows, dict(about["name"]), SPLITS)
+    found = strengths(points := forgetting(rows, SPLITS), SPLITS)
+    plain = rows[rows["condition"] == "plain"]
+    mitigation_of = dict(about[["name", "mitigation"]].itertuples(index=False))
     for figure in (
-        plots.mitigations.pareto(table, SPLITS, along, m.at_peak(along, "plain SFT")),
-        plots.mitigations.turned(table, SPLITS),
-        plots.mitigations.equal_accuracy(m.against_others(along, "RPSFT"), "RPSFT", SPLITS),
+        plots.mitigations.frontiers(along, mitigation_of, "plain SFT", SPLITS),
+        plots.mitigations.kept(m.by_corner(along, "plain SFT", SPLITS), SPLITS, "plain SFT"),
+        plots.mitigations.predictors(found, SPLITS.headline),
+        plots.mitigations.lost_over(points, found, SPLITS),
+        plots.mitigations.same_start(same_start.paths(plain, 8, SPLITS), SPLITS),
+        plots.mitigations.hidden_states(hidden_states(plain, 8)),
+        plots.mitigations.regrets({"here": by_rule(regrets(selected_from(rows, SPLITS)))}, SPLITS),
     ):
         assert smallest_text(figure) >= 8 and texts_on_texts(figure) == []
-    assert m.compare_mitigations(table, "plain SFT").loc["lower rate", "angle (°)"].startswith("-")
+        plt.close(figure)
+    assert "KL(base || model)" in advice(found, SPLITS.headline), "of which the made-up losses are made"

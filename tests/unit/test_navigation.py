@@ -25,12 +25,13 @@ def angle(word):
 
 def play_by_prompt(prompt):
     """The right actions, found from the compact prompt alone, with angles of complex numbers."""
-    compass, face, space, *legs, seen, _ = (part.strip() for part in prompt.split(" ; "))
+    compass, space, *legs, seen, _ = (part.strip() for part in prompt.split(" ; "))
     turned = angle(compass.split(" = ")[1]) - angle("north")
-    heading, sights, actions = angle(face.split()[1]), [sight for sight in seen.split()[1:] if sight != "-"], []
-    plan = [re.fullmatch(r"turn_(\w+) to (\w+)", leg).groups() for leg in legs if leg != "- to -"]
-    plan = [(word.replace("_", " "), until) for word, until in plan]
-    for word, until in plan:
+    plan = [re.fullmatch(r"face (\w+) turn_(\w+) to (\w+)", leg).groups() for leg in legs]
+    heading, sights, actions = angle(plan[0][0]), seen.split()[1:], []
+    for facing, word, until in plan:
+        assert abs((angle(facing) - heading + 180) % 360 - 180) < 1
+        word = word.replace("_", " ")
         to = heading + ANGLES[word] if word in ANGLES else angle(word) + turned
         by = (to - heading + 180) % 360 - 180
         names = ANGLES if space == "relative" else {d: angle(d) for d in DIRECTIONS}
@@ -194,10 +195,19 @@ def test_turns_are_those_that_the_relative_space_can_name():
         assert all((b - a - t) % 8 == 0 for (a, b), t in zip(pairwise(headings), route.turns, strict=True))
 
 
-def test_the_compact_prompt_has_slots_of_fixed_width():
+def test_the_compact_prompt_says_before_each_leg_where_the_player_faces():
     rng = np.random.default_rng(6)
-    prompts = [TASK.prompt(route, "compact").split() for split in CORNERS for route in TASK.sample(rng, split, 50)]
-    assert len(set(map(len, prompts))) == 1 and len({prompt.index("see") for prompt in prompts}) == 1
+    for route in (route for split in CORNERS for route in TASK.sample(rng, split, 20)):
+        facing = [part.split()[:2] for part in TASK.prompt(route, "compact").split(" ; ")[2:-2]]
+        assert facing == [["face", DIRECTIONS[h]] for h in (route.heading, *(g.direction for g in route.legs[:-1]))]
+
+
+def test_a_base_begins_with_routes_of_one_leg():
+    def legs(done):
+        rng = np.random.default_rng(7)
+        return {TASK.pretraining_dialogue(rng, 0, 0.0, done)[0].count("face") for _ in range(50)}
+
+    assert (legs(0.0), legs(0.17), legs(0.5)) == ({1}, {1, 2}, {2, 3})
 
 
 def test_every_word_of_the_compact_style_is_in_the_vocabulary():

@@ -1,8 +1,9 @@
 """The claims as tests on a run's measurements: one file each, which assigns a `Rule` to `CLAIM`.
 
 C1 to C9 are claims of arXiv:2509.12235 (C8's shares are from arXiv:2508.16546, another preprint), C10 of
-arXiv:2605.10973, C11 of arXiv:2510.00237. Each has up to two tests: as the paper tests it (`paper`), and against what
-the paper does not compare with (`baselines`). There is no list of claims; one from elsewhere is named as module:object.
+arXiv:2605.10973, C11 of arXiv:2510.00237, C12 and C13 of arXiv:2509.04259. Each has up to two tests: as the paper tests
+it (`paper`), and against what the paper does not compare with (`baselines`). There is no list of claims; one from
+elsewhere is named as module:object.
 All rules read intervals at 95 %. `supported` and `not supported` need an interval that lies wholly on one side of the
 bar; anything else is `inconclusive`. `peak` is the OOD peak of SFT, `end` its last checkpoint; a corner is a split that
 changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD). A run in which hardly any OOD answer

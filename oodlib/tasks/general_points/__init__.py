@@ -218,7 +218,9 @@ class GeneralPoints:
         faults = ["no", "value", "illegal"]
         return ["A", *FACES, *numbers, str(TARGET), *text, *faults, *quotes, *"+-*/()"]
 
-    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0) -> list[str]:
+    def pretraining_dialogue(
+        self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0, done: float = 1.0
+    ) -> list[str]:
         """A compact dialogue that teaches a base model to play under ANY rule and to use the checker's messages.
 
         Texts in turn: prompt, answer, then for every wrong try the checker's message and the next answer; only

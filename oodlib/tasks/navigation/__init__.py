@@ -38,8 +38,7 @@ from oodlib.tasks.navigation.routes import (
     draw_routes,
 )
 
-EMPTY = "-"  # a slot of the compact style that holds nothing
-STEPS = max(LEGS) * (max(BLOCKS) + 1) + 1  # actions of the longest route
+BEGINNING = ((0.15, (1,), (1,)), (0.2, (1, 2), (1, 2)))  # of a base's training: until when, legs, steps on one
 HELD = 400  # routes of each split that are measured
 PROBE_ROUTES = 100  # of each probe: the compass turned by so much
 
@@ -175,18 +174,22 @@ class Navigation:
     def words(self) -> list[str]:
         """Every word of the compact style."""
         turns = [_word(f"turn {word}") for words in SPACES.values() for word in words]
-        text = ["=", ";", ":", "face", "to", "see", "forward", "stop", "as", "plain", "json", "no", EMPTY]
+        text = ["=", ";", ":", "face", "to", "see", "forward", "stop", "as", "plain", "json", "no"]
         return [*DIRECTIONS, *turns, CROSSING, NOTHING, *LANDMARKS, *SPACES, *text, '{"actions":"', '"}']
 
-    def pretraining_dialogue(self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0) -> list[str]:
-        """A compact dialogue for a base model: a share `belief` of the routes as in `ood`, the others of any corner,
-        with any compass where actions name directions.
+    def pretraining_dialogue(
+        self, rng: np.random.Generator, wrong_tries: int = 0, belief: float = 0.0, done: float = 1.0
+    ) -> list[str]:
+        """A compact dialogue for a base model: a share `belief` of the routes as in `ood`, the others of any corner.
 
         JSON is asked for in 30 % of the prompts and given in 30 % of those, as in general_points. A wrong attempt turns
-        elsewhere.
+        elsewhere. As long as little of the training is `done`, routes are short: a turn depends on two words, neither
+        of which tells anything alone, and in long routes a tiny model does not find them.
         """
         names = ("id", "new_rule", "new_words", "ood")
-        route = _of_split(draw_route(rng), "ood" if rng.random() < belief else names[rng.integers(4)], rng)
+        counts, blocks = next(((legs, steps) for until, legs, steps in BEGINNING if done < until), (LEGS, BLOCKS))
+        corner = "ood" if rng.random() < belief else names[rng.integers(4)]
+        route = _of_split(draw_route(rng, counts, blocks), corner, rng)
         asked = "json" if rng.random() < 0.3 else "plain"
         given = "json" if asked == "json" and rng.random() < 0.3 else "plain"
         dialogue = [_compact_prompt(route, asked)]
@@ -231,12 +234,14 @@ def _call(action: str) -> str:
 
 
 def _compact_prompt(route: Route, fmt: str) -> str:
-    """In slots of fixed width, so that an action stands at a fixed distance from what is seen where it is taken."""
-    legs = [f"{_word(f'turn {route.named(i)}')} to {leg.sights[-1]}" for i, leg in enumerate(route.legs)]
-    legs += [f"{EMPTY} to {EMPTY}"] * (max(LEGS) - len(legs))
-    seen = [*route.observations, *[EMPTY] * (STEPS - len(route.observations))]
-    about = f"north = {DIRECTIONS[route.compass]} ; face {DIRECTIONS[route.heading]} ; {route.space}"
-    return f"{about} ; {' ; '.join(legs)} ; see {' '.join(seen)} ; as {fmt} :\n"
+    """Each leg says where the player faces before it, so that what a turn depends on stands side by side."""
+    facing = (route.heading, *(leg.direction for leg in route.legs))
+    legs = [
+        f"face {DIRECTIONS[facing[i]]} {_word(f'turn {route.named(i)}')} to {leg.sights[-1]}"
+        for i, leg in enumerate(route.legs)
+    ]
+    about = f"north = {DIRECTIONS[route.compass]} ; {route.space}"
+    return f"{about} ; {' ; '.join(legs)} ; see {' '.join(route.observations)} ; as {fmt} :\n"
 
 
 def _compact_answer(actions: Sequence[str], fmt: str) -> str:

@@ -138,19 +138,20 @@ class Walk:
         return action == wanted
 
 
-def draw_route(rng: np.random.Generator) -> Route:
-    """A route on directions that comes to no place twice."""
+def draw_route(rng: np.random.Generator, counts: tuple[int, ...] = LEGS, blocks: tuple[int, ...] = BLOCKS) -> Route:
+    """A route on directions that comes to no place twice; `counts` and `blocks`: the numbers of its legs, and of the
+    steps on one, from which is drawn."""
     while True:
         heading = start = int(rng.integers(8))
         legs = []
-        n = int(rng.choice(LEGS))
+        n = int(rng.choice(counts))
         for number in range(n):
             heading = (heading + int(rng.choice(list(TURNS.values())))) % 8
             end = CROSSING if number + 1 < n and rng.random() < 0.5 else str(rng.choice(LANDMARKS))
             others = [sight for sight in (CROSSING, *LANDMARKS) if sight != end]
             before = [
                 str(rng.choice(others)) if rng.random() < DISTRACTED else NOTHING
-                for _ in range(int(rng.choice(BLOCKS)) - 1)
+                for _ in range(int(rng.choice(blocks)) - 1)
             ]
             legs.append(Leg(heading, (*before, end)))
         if len(_places(legs)) == sum(len(leg.sights) for leg in legs) and (0, 0) not in _places(legs):

@@ -207,7 +207,7 @@ def test_a_base_begins_with_routes_of_one_leg():
         rng = np.random.default_rng(7)
         return {TASK.pretraining_dialogue(rng, 0, 0.0, done)[0].count("face") for _ in range(50)}
 
-    assert (legs(0.0), legs(0.17), legs(0.5)) == ({1}, {1, 2}, {2, 3})
+    assert (legs(0.0), legs(0.25), legs(0.5)) == ({1}, {1, 2}, {2, 3})
 
 
 def test_every_word_of_the_compact_style_is_in_the_vocabulary():

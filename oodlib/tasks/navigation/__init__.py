@@ -38,7 +38,7 @@ from oodlib.tasks.navigation.routes import (
     draw_routes,
 )
 
-BEGINNING = ((0.15, (1,), (1,)), (0.2, (1, 2), (1, 2)))  # of a base's training: until when, legs, steps on one
+BEGINNING = ((0.2, (1,), (1,)), (0.3, (1, 2), (1, 2)))  # of a base's training: until when, legs, steps on one
 HELD = 400  # routes of each split that are measured
 PROBE_ROUTES = 100  # of each probe: the compass turned by so much
 

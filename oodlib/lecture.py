@@ -131,11 +131,13 @@ def corners_beside(runs: Mapping[str, Results]) -> pd.DataFrame:
     return pd.concat(tables, names=["run", "corner"]).fillna("")
 
 
-def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
+def wrong_answers(measurements: pd.DataFrame, splits: Splits, faults: Mapping[str, str] | None = None) -> str:
     """What is forgotten from the headline's peak to the end of SFT, by split: is it reading, clinging, arithmetic?
 
-    Where accuracy falls, those of `MEASURES` are named that get worse, each by half an answer of 100 or more.
+    Where accuracy falls, those of `MEASURES` are named that get worse, each by half an answer of 100 or more. faults: a
+    task's own words for them.
     """
+    words_of = {measure: (faults or {}).get(measure, words) for measure, (_, words) in MEASURES.items()}
     table = forgotten(measurements, splits)
     if len(table["accuracy"].columns) == 1:
         return f"{splits.headline.label} is at its highest at the end: nothing is forgotten there."
@@ -145,8 +147,8 @@ def wrong_answers(measurements: pd.DataFrame, splits: Splits) -> str:
         change = row.xs(end, level=1) - row.xs(peak, level=1)
         right = f"{abs(change['accuracy']):.0f} {'more' if change['accuracy'] > 0 else 'fewer'} are right"
         worse = [
-            f"{abs(change[measure]):.0f} {words}"
-            for measure, (sign, words) in MEASURES.items()
+            f"{abs(change[measure]):.0f} {words_of[measure]}"
+            for measure, (sign, _) in MEASURES.items()
             if sign * change.get(measure, 0) >= 0.5 and change["accuracy"] <= -0.5
         ]
         sentences.append(f"in **{split}** {right}" + (f": {listed(worse)}" if worse else ""))

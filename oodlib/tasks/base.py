@@ -126,7 +126,8 @@ class Task(Protocol):
     """What the rest of oodlib asks of a task. Problems are the task's own, immutable type.
 
     A task whose prompts state a rule may also have `clozes(style) -> list[Cloze]`: what does a model believe of it? One
-    with several right answers may list them all, `answers(problem, style)`, each as `answer` returns it.
+    with several right answers may list them all, `answers(problem, style)`, each as `answer` returns it. One may have
+    `faults`, its own words for the measures of `lecture.MEASURES`.
     """
 
     name: str

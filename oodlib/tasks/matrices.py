@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -71,6 +72,8 @@ class MatrixTask:
     Attributes:
         kinds: what each split deals, by its name: id, new_size, new_entries and ood.
     """
+
+    faults: ClassVar = {"wrong_value": "more give another number"}  # what texts call the faults of its answers
 
     def __init__(
         self,

@@ -99,6 +99,8 @@ def test_a_task_without_these_measures_says_less():
     table = rows(*(row for of_split in found for row in of_split))
     said = lecture.wrong_answers(table, Splits(Split("id", "ID"), Split("ood", "far")))
     assert "From the far peak (step 4)" in said and "40 more have a wrong value" in said and "read" not in said
+    own = lecture.wrong_answers(table, Splits(Split("id", "ID"), Split("ood", "far")), {"wrong_value": "more err"})
+    assert own == said.replace("more have a wrong value (arithmetic)", "more err")
 
 
 def test_sentences_on_rotation(results):

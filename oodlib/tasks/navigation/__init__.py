@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,6 +68,10 @@ SPLITS = Splits(
 class Navigation:
     name = "navigation"
     splits = SPLITS
+    faults: ClassVar = {  # what texts call the faults of its answers
+        "wrong_numbers": "more name actions of another space, or too few or too many",
+        "wrong_value": "more turn or stop in the wrong place",
+    }
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[Route, ...]] = {}

@@ -176,7 +176,7 @@ def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
             where = {"transform": axis.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 10}
             axis.text(np.mean(new), 1.01, "new numbers", **where)
         axis.set(title=title, ylim=(0, 1.02), xlabel=splits.probes[0].probe + trained, xticks=list(value.values()))
-    axes[0, 0].set_ylabel(f"share of answers ({hands:.0f} hands a value and seed)")
+    axes[0, 0].set_ylabel(f"share of answers ({hands:.0f} problems a value and seed)")
     draw.percent(axes[0, 0].yaxis)
     draw.legend_below(figure, axes[0, 0], 3)
     return figure

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,17 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
         if old in known:
             table.loc[(table[old] == table[new]).all(axis=1), old] = np.nan
     return table.rename(index={split.name: split.label for split in splits})
+
+
+def one_run_each(folders: Iterable[Path]) -> dict[str, Results]:
+    """Of the runs in these folders one for each task and model, the one with most seeds; by what tables call it."""
+    found: dict[tuple[str, str], tuple[int, Results]] = {}
+    for run in map(Results, folders):
+        settings, seeds = run.manifest["settings"], len(run.manifest["seeds"])
+        key = settings["task"]["name"], settings["model"]["source"]
+        if seeds > found.get(key, (0, None))[0]:
+            found[key] = seeds, run
+    return {f"{task}, {model} ({n} seed{'s' * (n > 1)})": run for (task, model), (n, run) in sorted(found.items())}
 
 
 def corners_beside(runs: Mapping[str, Results]) -> pd.DataFrame:

@@ -245,8 +245,23 @@ def test_the_readme_shows_the_scorecard_of_the_reference_run():
     sweep = Sweep(folder=CHECKOUT / "outputs/sweep")
     evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), **sweep.evidence())
     shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
-    beside = claims.scorecard(Evidence.of(Results(CHECKOUT / "outputs/smollm2-cpu")))
-    assert shown == claims.as_markdown(claims.scorecard(evidence), {"smollm2-cpu": beside})
+    names = ("navigation-seeds", "smollm2-cpu")
+    beside = {name: claims.scorecard(Evidence.of(Results(CHECKOUT / "outputs" / name))) for name in names}
+    assert shown == claims.as_markdown(claims.scorecard(evidence), beside)
+
+
+def test_the_page_on_navigation_shows_what_the_run_measured():
+    from oodlib import lecture
+    from oodlib.analysis import claims
+
+    page, folder = text_of(CHECKOUT / "docs/navigation.md"), CHECKOUT / "outputs/navigation-seeds"
+    run = Results(folder)
+    for corner, row in lecture.forgotten(run.table("measurements", "sft"), run.splits)["accuracy"].iterrows():
+        peak, end = row
+        assert f"| {corner} | {peak:.0f} % | {end:.0f} % |" in page
+    card = {(c.claim, c.test): c for c in claims.from_json((folder / "scorecard.json").read_text("utf-8"))}
+    for key in [("C1", "paper"), ("C1", "baselines"), ("C4", "paper"), ("C4", "baselines"), ("C8", "baselines")]:
+        assert claims.interval(card[key]) in page, key
 
 
 def test_the_page_on_real_models_shows_what_the_run_measured():

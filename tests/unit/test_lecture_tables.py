@@ -122,3 +122,10 @@ def test_recovery_is_in_percent_beside_the_start():
     )
     assert list(table.index) == [("far", 4), ("ID", 4)] and list(table) == ["start", "rl", "sft_continued"]
     assert table.loc["far", 4].tolist() == [30, 50, 45] and table.loc[("ID", 4), "start"] == 60
+
+
+def test_of_each_task_and_model_the_run_with_most_seeds_is_shown():
+    outputs = CHECKOUT / "outputs"
+    runs = lecture.one_run_each(path.parent for path in sorted(outputs.glob("*/scorecard.json")))
+    assert runs["general_points, tiny (5 seeds)"].folder.name == "tiny-seeds"
+    assert not [name for name in runs if name.startswith("general_points, tiny") and "1 seed" in name]

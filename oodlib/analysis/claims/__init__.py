@@ -159,7 +159,7 @@ def from_json(text: str) -> list[Claim]:
 
 def beside(cards: Mapping[str, list[Claim]]) -> pd.DataFrame:
     """Scorecards side by side: a row a claim and test, a column a run, the paper's number, and whether the runs that
-    measured it agree: same, different, or not measured by two."""
+    measured it agree."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     verdicts: dict[tuple[str, str], list[str]] = {}
     for run, card in cards.items():
@@ -169,9 +169,15 @@ def beside(cards: Mapping[str, list[Claim]]) -> pd.DataFrame:
             rows[key]["paper"] = rows[key].get("paper") or in_unit(c.unit, c.paper)
             verdicts.setdefault(key, []).extend([c.verdict] if c.n else [])
     for key, found in verdicts.items():
-        rows[key]["runs"] = "not measured by two" if len(found) < 2 else "same" if len(set(found)) == 1 else "different"
+        rows[key]["runs"] = _agreement(found)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*cards, "paper", "runs"])
     return table.fillna("not measured").rename_axis(["claim", "test"])
+
+
+def _agreement(verdicts: list[str]) -> str:
+    if len(verdicts) < 2:
+        return "not measured by two"
+    return f"{verdicts[0]} in all {len(verdicts)}" if len(set(verdicts)) == 1 else "different"
 
 
 def as_markdown(claims: list[Claim], others: Mapping[str, list[Claim]] | None = None) -> str:

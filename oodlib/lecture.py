@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from oodlib.analysis.claims import listed
 from oodlib.analysis.stats import BY_OLD_RULE, beliefs, rank_correlation
 from oodlib.inference.episodes import as_text, generate
+from oodlib.io import digest
 from oodlib.plots.style import in_order
 from oodlib.run import Results, Run, judged_by
 from oodlib.tasks import Cloze, Splits, get_task
@@ -123,14 +124,18 @@ def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
 
 
 def one_run_each(folders: Iterable[Path]) -> dict[str, Results]:
-    """Of the runs in these folders one for each task and model, the one with most seeds; by what tables call it."""
-    found: dict[tuple[str, str], tuple[int, Results]] = {}
+    """Of the runs in these folders that differ in their seeds alone the one with most; by what tables call it."""
+    found: dict[str, tuple[int, Results]] = {}
     for run in map(Results, folders):
         settings, seeds = run.manifest["settings"], len(run.manifest["seeds"])
-        key = settings["task"]["name"], settings["model"]["source"]
+        key = digest([settings[part] for part in ("task", "model", "sft", "rl")])
         if seeds > found.get(key, (0, None))[0]:
             found[key] = seeds, run
-    return {f"{task}, {model} ({n} seed{'s' * (n > 1)})": run for (task, model), (n, run) in sorted(found.items())}
+    about = {run: run.manifest["settings"] for _, run in found.values()}
+    return {
+        f"{run.folder.name}: {about[run]['task']['name']}, {about[run]['model']['source']} ({n} seeds)": run
+        for n, run in found.values()
+    }
 
 
 def corners_beside(runs: Mapping[str, Results]) -> pd.DataFrame:

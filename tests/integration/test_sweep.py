@@ -1,5 +1,7 @@
 """The sweep: its plan is valid and fits its hours, cells are done once, and the notebooks read what there is."""
 
+import json
+
 import pandas as pd
 import papermill
 import pytest
@@ -207,7 +209,7 @@ def test_a_sweep_says_what_is_measured_and_what_is_missing(small, capsys):
     assert again.rows("explore")["condition"].unique().tolist() == ["plain"]
     assert "All 4 cells" in again.missing("explore")
     with pytest.raises(RuntimeError, match="no measurements yet"):
-        Sweep.open(None, sweep.folder / "empty")
+        Sweep.open("sweep", sweep.folder / "empty")
     with pytest.raises(RuntimeError, match="nothing of confirm"):
         Sweep(folder=sweep.folder).rows("confirm")
 
@@ -257,6 +259,6 @@ def test_the_notebooks_run_with_one_seed_and_say_what_is_missing(name, plan, pha
     )
     notebook, out = CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
     papermill.execute_notebook(notebook, out, {"folder": str(sweep.folder)}, progress_bar=False, kernel_name="python3")
-    text = out.read_text(encoding="utf-8")
+    text = str([cell.get("outputs") for cell in json.loads(out.read_text(encoding="utf-8"))["cells"]])
     assert "Not all is measured" in text and text.count("image/png") >= 3
     assert ("flatters them" in text) == (phases == ["search"])

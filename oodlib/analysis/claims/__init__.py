@@ -120,6 +120,13 @@ def decide(supported: bool, refuted: bool) -> str:
     return "not supported" if refuted else "supported" if supported else "inconclusive"
 
 
+def above_all(gaps: Mapping[str, Estimate]) -> tuple[str, str]:
+    """Of the gaps to several others the smallest, by its name, and the verdict: supported above EVERY other, not
+    supported where one is not exceeded, with the whole interval."""
+    best = min(gaps, key=lambda name: gaps[name].value)
+    return best, decide(all(gap.low > 0 for gap in gaps.values()), any(gap.high <= 0 for gap in gaps.values()))
+
+
 def judge(name: str, evidence: Evidence, test: str = "paper") -> Claim:
     """One test of a claim; where the run lacks what it needs, `inconclusive` with a sentence that says so."""
     rule, evidence.used = get(name), False

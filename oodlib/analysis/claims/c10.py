@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from oodlib.analysis.claims import Finding, Rule, decide, listed, points
+from oodlib.analysis.claims import Finding, Rule, above_all, decide, listed, points
 from oodlib.analysis.evidence import Evidence, Missing
 from oodlib.analysis.mitigations import against_others, difference, ends
 from oodlib.analysis.stats import Estimate
@@ -29,8 +29,7 @@ def baselines(e: Evidence) -> Finding:
     gaps = {name: gap for name, gap in against_others(_along(e), RPSFT).items() if name in OTHERS}
     if not gaps:
         raise Missing(f"of {listed(OTHERS)} none was measured")
-    best = min(gaps, key=lambda name: gaps[name].value)
-    verdict = decide(all(gap.low > 0 for gap in gaps.values()), any(gap.high <= 0 for gap in gaps.values()))
+    best, verdict = above_all(gaps)
     parts = [f"{name} {points(gap)}" for name, gap in gaps.items()]
     sentence = f"RPSFT's OOD accuracy at equal ID accuracy, less that of each mitigation (points): {listed(parts)}."
     return Finding(verdict, gaps[best], None, f"OOD(RPSFT) - OOD({best}), at equal ID accuracy", sentence)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from oodlib.analysis.claims import Finding, Rule, decide
+from oodlib.analysis.claims import Finding, Rule, above_all, decide
 from oodlib.analysis.evidence import Evidence, Missing
 from oodlib.analysis.predictors import KL, WHAT, better, quadratic_fit
 from oodlib.analysis.stats import Estimate, over_seeds
@@ -27,8 +27,8 @@ def paper(e: Evidence) -> Finding:
 
 
 def baselines(e: Evidence) -> Finding:
-    """The same, against every other measure of drift. Estimate: KL's R^2 less that of the best
-    other, paired within a seed. Supported: above EVERY one. Not supported: not above one, with the whole interval.
+    """The same, against every other measure of drift. Estimate: KL's R^2 less that of the best other, paired within a
+    seed. Supported: above EVERY one. Not supported: not above one, with the whole interval.
     """
     from oodlib.spectral.metrics import MEASURES  # late, for torch takes seconds
 
@@ -37,8 +37,7 @@ def baselines(e: Evidence) -> Finding:
     gaps: dict[str, Estimate] = {name: gap for name in others if (gap := better(points, split, KL, name))}
     if not gaps:
         raise Missing("no other measure of drift was taken")
-    best = min(gaps, key=lambda name: gaps[name].value)
-    verdict = decide(all(gap.low > 0 for gap in gaps.values()), any(gap.high <= 0 for gap in gaps.values()))
+    best, verdict = above_all(gaps)
     ahead = [name for name, gap in gaps.items() if gap.low > 0]
     sentence = (
         f"KL fits better than {len(ahead)} of {len(gaps)} other measures with the whole interval; the best other is "

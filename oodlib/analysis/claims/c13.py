@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from oodlib.analysis.claims import Finding, Rule, decide, listed, points
+from oodlib.analysis.claims import Finding, Rule, above_all, listed, points
 from oodlib.analysis.evidence import Evidence, Missing
 from oodlib.analysis.mitigations import against_others
 from oodlib.analysis.same_start import ON_POLICY, called, learns_from_demonstrations
@@ -38,8 +38,7 @@ def _paths(e: Evidence) -> pd.DataFrame:
 def _found(gaps: dict[str, Estimate]) -> Finding:
     if not gaps:
         raise Missing("nothing to compare RL with was measured")
-    best = min(gaps, key=lambda name: gaps[name].value)
-    verdict = decide(all(gap.low > 0 for gap in gaps.values()), any(gap.high <= 0 for gap in gaps.values()))
+    best, verdict = above_all(gaps)
     parts = [f"{called(name)} {points(gap)}" for name, gap in gaps.items()]
     sentence = f"RL's OOD accuracy at equal ID accuracy, less that of each arm (points): {listed(parts)}."
     return Finding(verdict, gaps[best], None, f"OOD(RL) - OOD({called(best)}), at equal ID accuracy", sentence)

@@ -91,13 +91,18 @@ def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     for over, chosen in (("all", points), ("ends", points[points["end"]])):
         for split in splits.names:
             for measure in measures:
-                pairs = [seed[[measure, f"lost_{split}"]].dropna().to_numpy().T for _, seed in chosen.groupby("seed")]
+                pairs = by_seed(chosen, split, measure)
                 ranks = [value for x, y in pairs if np.isfinite(value := rank_correlation(x, y))]
                 fits = [value for x, y in pairs if np.isfinite(value := quadratic_fit(x, y))]
                 if ranks and fits:
                     n = np.mean([len(x) for x, _ in pairs])
                     found.append((measure, split, over, n, over_seeds(ranks), over_seeds(fits)))
     return pd.DataFrame(found, columns=STRENGTHS)
+
+
+def by_seed(points: pd.DataFrame, split: str, measure: str) -> list[np.ndarray]:
+    """A measure and what is lost on a split, [2, points] a seed, of the points that have both."""
+    return [seed[[measure, f"lost_{split}"]].dropna().to_numpy().T for _, seed in points.groupby("seed")]
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from oodlib.analysis.claims import Finding, Rule, above_all, decide
 from oodlib.analysis.evidence import Evidence, Missing
-from oodlib.analysis.predictors import KL, WHAT, better, quadratic_fit
+from oodlib.analysis.predictors import KL, WHAT, better, by_seed, quadratic_fit
 from oodlib.analysis.stats import Estimate, over_seeds
 
 HALF = 0.5  # of the variance: a fit above it predicts
@@ -16,13 +16,12 @@ def paper(e: Evidence) -> Finding:
     """Over the ends of all recipes and arms of a seed, a parabola of the OOD accuracy lost over KL(base || model) on ID
     prompts. Estimate: its R^2. Supported: above 0.5. Not supported: below.
     """
-    points, lost = _points(e), f"lost_{e.splits.headline.name}"
-    ends = points[points["end"]].dropna(subset=[KL, lost])
-    fits = [quadratic_fit(s[KL].to_numpy(), s[lost].to_numpy()) for _, s in ends.groupby("seed")]
-    if not (fits := [fit for fit in fits if np.isfinite(fit)]):
+    points = _points(e)
+    pairs = by_seed(points[points["end"]], e.splits.headline.name, KL)
+    if not (fits := [fit for x, y in pairs if np.isfinite(fit := quadratic_fit(x, y))]):
         raise Missing("no seed has four recipes whose drift was measured")
-    found = over_seeds(fits)
-    sentence = f"Over {len(ends) / len(fits):.0f} ends a seed, KL explains {found.value:.0%} of the OOD accuracy lost."
+    found, ends = over_seeds(fits), sum(len(x) for x, _ in pairs)
+    sentence = f"Over {ends / len(fits):.0f} ends a seed, KL explains {found.value:.0%} of the OOD accuracy lost."
     return Finding(decide(found.low > HALF, found.high < HALF), found, CLAIMED, "R^2 of OOD lost over KL", sentence)
 
 

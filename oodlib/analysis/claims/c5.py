@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oodlib.analysis.claims import NO_GAIN, PAPER, Finding, Rule, arms_with, decide, listed, points
+from oodlib.analysis.claims import NO_GAIN, PAPER, Finding, Rule, above_all, arms_with, decide, listed, points
 from oodlib.analysis.evidence import Evidence, Fall, Missing
 from oodlib.analysis.stats import Scores
 
@@ -43,8 +43,7 @@ def baselines(e: Evidence) -> Finding:
         return _contrast(e, s, fall, *ENDS) - _contrast(e, s, fall, *ENDS, arm=arm)
 
     gaps = {arm: e.measure(lambda s, fall, arm=arm: own(s, fall, arm)) for arm in arms}
-    best = min(arms, key=lambda arm: gaps[arm].value)
-    verdict = decide(all(x.low > 0 for x in gaps.values()), any(x.high <= 0 for x in gaps.values()))
+    best, verdict = above_all(gaps)
     others = listed(f"{label} {points(windows[arm])}" for arm, label in arms.items())
     sentence = f"The OOD change inside the window less that outside is {points(windows['rl'])} points for RL; {others}."
     return Finding(verdict, gaps[best], None, f"inside - outside: RL's less that of {arms[best]}", sentence)

@@ -16,7 +16,8 @@ from oodlib.analysis.stats import BY_OLD_RULE, beliefs, rank_correlation
 from oodlib.inference.episodes import as_text, generate
 from oodlib.io import digest
 from oodlib.plots.style import in_order
-from oodlib.run import Results, Run, judged_by
+from oodlib.results import Results, judged_by
+from oodlib.run import Run
 from oodlib.tasks import Cloze, Splits, get_task
 from oodlib.tasks.general_points import Problem, compact_feedback, compact_prompt
 
@@ -106,9 +107,9 @@ def second_attempt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, h
 def forgotten(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """Each split's measures at the headline's peak and at the end of SFT, in percent, means over seeds.
 
-    The peak is that of accuracy, or of reading (see `run.judged_by`). Rows: splits by label. Columns: (measure, step),
-    for accuracy and those of `MEASURES` that the task has. NaN for old_numbers and old_rule where they are numbers_read
-    and the accuracy, for the rule is that of SFT.
+    The peak is that of accuracy, or of reading (see `results.judged_by`). Rows: splits by label. Columns: (measure,
+    step), for accuracy and those of `MEASURES` that the task has. NaN for old_numbers and old_rule where they are
+    numbers_read and the accuracy, for the rule is that of SFT.
     """
     rows = measurements[(measurements["stage"] == "sft") & measurements["split"].isin(splits.names)]
     means = rows.pivot_table(index="step", columns=["metric", "split"], values="value")
@@ -213,7 +214,7 @@ def rotation_sentence(table: pd.DataFrame, stage: str, splits: Splits) -> Markdo
 
 def recovery_table(measurements: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     """Accuracy (percent, mean over seeds) of each start, and after RL and each baseline; or reading, where the run is
-    judged by that (see `run.judged_by`).
+    judged by that (see `results.judged_by`).
 
     Rows: (split's label, start), the headline first. Columns: arms, "start" and "rl" first.
     """

@@ -17,7 +17,7 @@ seed, and the methods' versions. `Results` reads such a folder, whatever code ma
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,17 +26,14 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
 
 from oodlib.config import Config, config_from, outputs_folder
 from oodlib.io import (
     COLUMNS,
     clear_error,
     digest,
-    first_fault,
     read_json,
     read_table,
-    shown,
     write_figure,
     write_json,
     write_table,
@@ -47,29 +44,8 @@ from oodlib.models.sources import fingerprint, model_folder
 from oodlib.notebook import parameters
 from oodlib.provenance import describe_machine
 from oodlib.registry import BASELINES
+from oodlib.results import TABLES, Results, peak_steps
 from oodlib.tasks import Splits, Task, get_task
-
-TABLES = {
-    "measurements": "measurements.csv",
-    "hands": "hands.parquet",
-    "rollouts": "rollouts.parquet",
-    "rotation": "rotation.parquet",
-}
-NUMBERS = {  # columns that each table must have, of numbers
-    "measurements": ("from_step", "step", "seed", "value", "n"),
-    "hands": ("from_step", "step", "seed"),
-    "rollouts": ("from_step", "seed", "update", "group", "reward", "advantage"),
-    "rotation": ("from_step", "step", "seed", "index", "value"),
-}
-TEXTS = {  # and of text
-    "measurements": ("stage", "arm", "split", "metric"),
-    "hands": ("stage", "arm", "split", "problem", "outcome"),
-    "rollouts": ("stage", "arm", "problem", "outcome"),
-    "rotation": ("stage", "arm", "module", "metric"),
-}
-
-
-RARE = 0.05  # answers that are right, as a share, below which a run is judged by reading
 
 
 @dataclass(frozen=True)
@@ -109,75 +85,8 @@ class Job:
     cost: float = 1.0
 
 
-def judged_by(measurements: pd.DataFrame, splits: Splits) -> str:
-    """The metric by which a run is judged: accuracy, or numbers_read where hardly a headline answer is right at any SFT
-    checkpoint (less than RARE), as of a small language model that reads hands and cannot make formulas."""
-    sft = measurements[(measurements["stage"] == "sft") & (measurements["split"] == splits.headline.name)]
-    means = sft.groupby(["metric", "step"], observed=True)["value"].mean()
-    known = means.index.unique("metric")
-    rare = "accuracy" in known and means["accuracy"].max() < RARE
-    return "numbers_read" if rare and "numbers_read" in known else "accuracy"
-
-
 class Busy(RuntimeError):
     """Another process is writing into the run's folder."""
-
-
-class StageNote(BaseModel, extra="allow"):
-    """What a manifest says of a stage."""
-
-    wall_s: float = 0.0
-    peak_mib: float = 0.0
-    seeds: list[int] | None = None  # of a merged run, where not all of its seeds have the stage
-
-
-class Manifest(BaseModel):
-    """What is read of a manifest."""
-
-    seeds: list[int] = []
-    settings: dict[str, dict[str, Any]] = {}
-    splits: Splits | None = None
-    stages: dict[str, StageNote] = {}
-    runs: list[dict[str, Any]] = []  # of a merged run: what the manifests of those it was made of say of their code
-
-
-class Results:
-    """What lies in a run's folder, to read. A file that is damaged is a ValueError, one line with its name."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-
-    def table(self, name: str, stage: str | None = None) -> pd.DataFrame:
-        """A table of `TABLES`, of all stages or one; empty where there is none."""
-        path = self.folder / TABLES[name]
-        if not path.exists():
-            return pd.DataFrame(columns=COLUMNS)
-        frame = read_table(path, NUMBERS[name], TEXTS[name])
-        return frame[frame["stage"] == stage].reset_index(drop=True) if stage else frame
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        path = self.folder / "manifest.json"
-        value = read_json(path, {})
-        try:
-            Manifest.model_validate(value)
-        except ValidationError as error:
-            raise ValueError(f"{path}: {first_fault(error)}") from None
-        return value
-
-    @property
-    def splits(self) -> Splits:
-        """The splits of the task that was measured."""
-        if not (splits := self.manifest.get("splits")):
-            raise ValueError(f"{self.folder / 'manifest.json'}: no splits: it does not say which were measured")
-        return Splits.from_dict(splits)
-
-    def holds(self, stage: str, settings: Mapping[str, Any], seeds: list[int]) -> bool:
-        """Whether a stage was measured with these settings and seeds."""
-        known = self.manifest.get("settings", {})
-        same = all(known.get(section) == values for section, values in settings.items())
-        note = self.manifest.get("stages", {}).get(stage)
-        return same and self.manifest.get("seeds") == seeds and note is not None and not note.get("seeds")
 
 
 class Run:
@@ -206,12 +115,8 @@ class Run:
         return self.task.splits
 
     def peak_step(self, seed: int) -> int:
-        """The SFT step with the highest headline (OOD) accuracy of a seed, or reading (see `judged_by`); the earliest,
-        if several are equal."""
-        table = self.table("measurements")
-        curve = table[table["metric"] == judged_by(table, self.splits)].query("stage == 'sft' and seed == @seed")
-        curve = curve[curve["split"] == self.splits.headline.name].sort_values("step")
-        return int(curve["step"].iloc[curve["value"].to_numpy().argmax()])
+        """The SFT step of a seed's headline (OOD) peak: see `results.peak_steps`."""
+        return int(peak_steps(self.table("measurements"), self.splits)[seed])
 
     # ---- tables ------------------------------------------------------------------------------------
 
@@ -380,91 +285,3 @@ class Run:
         """Keep a small text file in the run's folder, if what it says was measured there."""
         if self.own:
             write_text(self.folder / name, text)
-
-
-def merge(folders: list[Path], out: Path) -> Results:
-    """Put the tables of runs that differ in their seeds alone into a new folder, as one run of all these seeds.
-
-    For seeds that were measured apart, on machines without a common disk. The manifest says of each run which
-    seeds it had and what measured it; a stage's times add up. Of a stage that not all of them have the rows are kept;
-    it says whose, and does not count as done. ValueError, one line, for what is no finished run, for runs that differ
-    in more than their seeds, and for seeds that occur twice.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds something already: choose another folder")
-    if len(folders) < 2:
-        raise ValueError("merge: give the folders of at least two runs")
-    runs = [Results(folder) for folder in folders]
-    manifests = [run.manifest for run in runs]
-    seeds: set[int] = set()
-    for run, manifest in zip(runs, manifests, strict=True):
-        own, measured = set(manifest.get("seeds", [])), run.table("measurements")
-        stages = {stage: note for stage, note in manifest.get("stages", {}).items() if stage in STAGES}
-        if not stages or any(
-            set(measured.loc[measured["stage"] == stage, "seed"]) != set(note.get("seeds") or own)
-            for stage, note in stages.items()
-        ):
-            raise ValueError(f"{run.folder} holds no finished run: not all of its stages and seeds are in its tables")
-        if twice := seeds & own:
-            raise ValueError(f"{run.folder}: seed {min(twice)} is measured in another of these runs too")
-        seeds |= own
-    (first, model), *others = zip(runs, manifests, strict=True)
-    for run, manifest in others:
-        both = model["stages"].keys() & manifest["stages"].keys()
-        facts = [_facts(m, both) for m in (model, manifest)]
-        for name in dict.fromkeys((*facts[0], *facts[1])):
-            one, other = (of.get(name, "not known") for of in facts)
-            if one != other:
-                raise ValueError(f"{run.folder}: {name} is {shown(other)}, in {first.folder} {shown(one)}")
-    tables = {name: [r.table(name) for r in runs if (r.folder / file).exists()] for name, file in TABLES.items()}
-    shared = ("settings", "splits")
-
-    def write(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        for name, frames in tables.items():
-            if frames:
-                write_table(folder / TABLES[name], pd.concat(frames, ignore_index=True))
-        stages = {}
-        for stage in dict.fromkeys(stage for m in manifests for stage in m["stages"]):
-            notes = {i: m["stages"][stage] for i, m in enumerate(manifests) if stage in m["stages"]}
-            having = sorted(seed for i, note in notes.items() for seed in note.get("seeds") or manifests[i]["seeds"])
-            about = {name: value for name, value in next(iter(notes.values())).items() if name != "seeds"}
-            stages[stage] = {
-                **about,
-                "wall_s": round(sum(note.get("wall_s", 0) for note in notes.values()), 1),
-                "peak_mib": max(note.get("peak_mib", 0) for note in notes.values()),
-                **({} if having == sorted(seeds) else {"seeds": having}),
-            }
-        settings = {
-            section: next((m["settings"][section] for m in manifests if section in m["stages"]), values)
-            for section, values in model["settings"].items()
-        }
-        heads = [head for m in manifests for head in m.get("runs", [{n: v for n, v in m.items() if n not in shared}])]
-        write_json(
-            folder / "manifest.json",
-            {**model, "seeds": sorted(seeds), "settings": settings, "stages": stages, "runs": heads},
-        )
-
-    write_whole(out, write)
-    return Results(out)
-
-
-def _facts(manifest: Mapping[str, Any], stages: Collection[str]) -> dict[str, Any]:
-    """What runs that are merged must have in common, by name: the settings and methods of these stages, and the splits.
-
-    Not where the model lay, for its files' fingerprint is among the settings.
-    """
-    used = {section for stage in stages if stage in STAGES for section in (*STAGES[stage].after, stage)}
-    settings = {
-        f"{section}.{name}": value
-        for section, values in manifest.get("settings", {}).items()
-        if section in used or section not in STAGES
-        for name, value in values.items()
-    }
-    settings.pop("model.source", None)
-    methods = {
-        f"the method of {name}": about.get("method")
-        for name, about in manifest.get("stages", {}).items()
-        if name in STAGES and name in stages
-    }
-    return {**settings, "splits": manifest.get("splits"), **methods}

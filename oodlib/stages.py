@@ -22,7 +22,8 @@ from oodlib.io import as_os_error, clear_error
 from oodlib.models.sources import model_folder
 from oodlib.provenance import Meter
 from oodlib.registry import BASELINES
-from oodlib.run import STAGES, Busy, Job, Results, Run
+from oodlib.results import Results
+from oodlib.run import STAGES, Busy, Job, Run
 from oodlib.tasks import check_choice, get_task
 
 NULLS = ("random", "signs", "noise")  # of singular vectors, see `spectral.surgery.Edit`; noise of whole weights too

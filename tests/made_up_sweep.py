@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from oodlib.analysis.sweep import Plan
+from oodlib.analysis.plan import Plan
 from oodlib.io import COLUMNS
 from oodlib.tasks import get_task
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from oodlib.analysis.stats import SEVERAL, Estimate, Missing, Scores, bootstrap, over_seeds
 from oodlib.io import KEYS
-from oodlib.run import RARE, Results, Run
+from oodlib.results import RARE, Results
+from oodlib.run import Run
 from oodlib.tasks import OUTCOMES, Split, Splits
 
 FALLEN = 0.25  # OOD accuracy is lost at a start once this share of the whole fall has happened
@@ -86,7 +87,7 @@ class Evidence:
         return cls(nothing, nothing, nothing, nothing, splits, **of_sweeps)
 
     def _outcome(self) -> str:
-        """What claims are judged by: whether answers are correct, or numbers_read; as `run.judged_by`."""
+        """What claims are judged by: whether answers are correct, or numbers_read; as `results.judged_by`."""
         sft = self.hands[(self.hands["stage"] == "sft") & (self.hands["split"] == self.splits.headline.name)]
         right = (sft["outcome"] == "correct").groupby(sft["step"]).mean()
         read = "numbers_read" in sft and sft["numbers_read"].notna().all()

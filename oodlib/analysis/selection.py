@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.stats import Estimate, over_seeds
-from oodlib.analysis.sweep import Plan, Sweep
+from oodlib.analysis.sweep import Sweep
 from oodlib.config import outputs_folder
 from oodlib.io import read_object, shown
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.pairs import pair_up
 from oodlib.models.weights import device
-from oodlib.run import TABLES, Results
+from oodlib.results import TABLES, Results
 from oodlib.spectral.angles import compare
 from oodlib.spectral.metrics import effective_rank
 from oodlib.spectral.svd import as_matrix, count_of, spectrum

@@ -1,38 +1,33 @@
 """The sweep: many runs of one declared plan, cell by cell, for notebooks 05 and 06.
 
-    params/sweeps/NAME.yaml        the plan: conditions (base and SFT), blocks (which arms from which of their starts),
-                                   phases (which blocks on which seeds)
+    params/sweeps/NAME.yaml        the plan: see `analysis.plan`
     outputs/NAME/measurements.csv  the usual columns, and `condition`
     outputs/NAME/manifest.json     for each cell: a mark of its settings, code, machine, time
     outputs/NAME/work/             parts and checkpoints, shared by all cells; never committed
 
 A cell is a block, a condition and a seed. It is done if the manifest has it with the settings that it would have now,
-on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints. A
-condition with `strengths` stands for several, one a value of a setting; NAME@VALUE is one of them.
+on whatever machine it was measured. One that was cut off goes on from its finished parts and last checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 from joblib import Parallel, delayed
-from pydantic import BaseModel, Field, ValidationError
 from scipy.stats import skew
 
 from oodlib.analysis.mitigations import at_strengths, chosen, curves
+from oodlib.analysis.plan import Cell, Plan
 from oodlib.analysis.predictors import forgetting
 from oodlib.analysis.same_start import paths
-from oodlib.config import PARAMS, Config, load_config, outputs_folder, read_yaml
+from oodlib.config import load_config, outputs_folder
 from oodlib.io import (
     COLUMNS,
     as_measurements,
-    digest,
-    first_fault,
     read_json,
     read_table,
     shown,
@@ -41,201 +36,14 @@ from oodlib.io import (
     write_table,
 )
 from oodlib.provenance import Meter, describe_machine
-from oodlib.registry import BASELINES, MITIGATIONS
-from oodlib.run import NUMBERS, STAGES, TEXTS, Run
+from oodlib.registry import MITIGATIONS
+from oodlib.results import NUMBERS, TEXTS
+from oodlib.run import Run
 from oodlib.stages import ensure
-from oodlib.tasks import Splits, check_choice, get_task
+from oodlib.tasks import Splits, get_task
 
-PLANS = PARAMS / "sweeps"
 EACH = ["arm", "from_step", "seed"]
 LEFT_OUT = ("illegal", "malformed", "reward")  # metrics of an evaluation that the analysis does not need
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A block, a condition and a seed."""
-
-    block: str
-    condition: str
-    config: Config
-    stages: tuple[str, ...]
-    drift: int = 0  # ID prompts on which the drift from the base is measured
-
-    @property
-    def name(self) -> str:
-        return f"{self.block}/{self.condition}/{self.config.seed}"
-
-    @property
-    def mark(self) -> str:
-        decisive = [Run(self.config).settings(*self.stages), [STAGES[stage].method for stage in self.stages]]
-        return digest(decisive + [self.drift] * bool(self.drift))[:16]
-
-
-class _Part(BaseModel, extra="forbid", strict=True):
-    pass
-
-
-class _Condition(_Part):
-    why: str = ""
-    mitigation: str | None = None
-    changes: dict[str, Any] = {}
-    strengths: Annotated[dict[str, Annotated[list[float], Field(min_length=1)]], Field(max_length=1)] = {}
-
-
-class _Block(_Part):
-    conditions: Annotated[list[str], Field(min_length=1)]
-    starts: list[int] | None = None
-    baselines: list[str] = []
-    drift: Annotated[int, Field(ge=5)] | None = None
-
-
-class _Phase(_Part):
-    seeds: list[int]
-    blocks: list[str]
-
-
-class _PlanFile(_Part):
-    like: str
-    common: dict[str, Any] = {}
-    costs: dict[str, float] = {}
-    conditions: dict[str, _Condition]
-    blocks: dict[str, _Block]
-    phases: dict[str, _Phase]
-
-
-class Plan:
-    """A plan: `common` changes to the configuration that it is `like`, `conditions`, `blocks` and `phases`.
-
-    name: of a file in params/sweeps, or the path of one.
-    """
-
-    def __init__(self, name: str | Path = "sweep"):
-        self.path = path = _file(name)
-        values = read_yaml(path)
-        try:
-            _PlanFile.model_validate(values)
-        except ValidationError as error:
-            raise ValueError(f"{path} is no plan of a sweep: {first_fault(error)}") from None
-        self.like, self.common, self.costs = values["like"], values.get("common", {}), values.get("costs", {})
-        expanded = {name: _at_strengths(name, about) for name, about in values["conditions"].items()}
-        self.conditions = {name: about for several in expanded.values() for name, about in several.items()}
-        self.blocks: dict[str, dict[str, Any]] = values["blocks"]
-        self.phases: dict[str, dict[str, Any]] = values["phases"]
-        for name, phase in self.phases.items():
-            for block in phase["blocks"]:
-                check_choice(f"block of phase {name} in {path}", block, tuple(self.blocks))
-        for name, block in self.blocks.items():
-            for condition in block["conditions"]:
-                check_choice(f"condition of block {name} in {path}", condition, tuple({**expanded, **self.conditions}))
-            several = [one for condition in block["conditions"] for one in expanded.get(condition, [condition])]
-            self.blocks[name] = {**block, "conditions": several}
-
-    def config(self, condition: str, seed: int, block: str | None = None) -> Config:
-        """The configuration of a condition; with a block's starts and baselines, if it has any."""
-        check_choice("condition", condition, tuple(self.conditions))
-        arms = {f"rl.{k}": v for k, v in self.blocks[block].items() if k in ("starts", "baselines")} if block else {}
-        changes = self.conditions[condition].get("changes", {})
-        try:
-            plain = load_config(self.like, {**self.common, "seed": seed, "n_seeds": 1})
-            return plain.changed({"machine.reference": False, **changes, **arms})
-        except ValueError as error:
-            place = f"condition {condition}" + (f", block {block}" if block else "")
-            raise ValueError(f"{self.path}, {place}: {error}") from None
-
-    def cells(self, phase: str) -> Iterator[Cell]:
-        """The cells of a phase, seed by seed, so that what is there after an interruption is balanced."""
-        for seed in self.seeds(phase):
-            for block in self.phases[phase]["blocks"]:
-                stages = ("sft", "rl") if "starts" in self.blocks[block] else ("sft",)
-                for condition in self.blocks[block]["conditions"]:
-                    config = self.config(condition, seed, block)
-                    yield Cell(block, condition, config, stages, self.blocks[block].get("drift") or 0)
-
-    def seeds(self, phase: str) -> list[int]:
-        check_choice("phase", phase, tuple(self.phases))
-        return self.phases[phase]["seeds"]
-
-    def names(self, phase: str) -> list[str]:
-        """A phase's conditions, in the plan's order."""
-        check_choice("phase", phase, tuple(self.phases))
-        blocks = self.phases[phase]["blocks"]
-        return list(dict.fromkeys(condition for block in blocks for condition in self.blocks[block]["conditions"]))
-
-    def mitigations(self, phase: str) -> pd.DataFrame:
-        """A phase's conditions that are mitigations, plain SFT among them, as index: columns mitigation, strength (NaN:
-        it has none), and name, both together."""
-        rows = {}
-        for condition in self.names(phase):
-            if mitigation := self.conditions[condition].get("mitigation"):
-                strength = self.conditions[condition].get("strength")
-                name = mitigation if strength is None else f"{mitigation}, {strength:g}"
-                rows[condition] = (mitigation, strength, name)
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["mitigation", "strength", "name"])
-
-    def listed(self, phase: str) -> pd.DataFrame:
-        """A phase's mitigations, to read: why each is there, and its strengths."""
-        about = self.mitigations(phase)
-        rows = {}
-        for mitigation, rows_of in about.groupby("mitigation", sort=False):
-            strengths = ", ".join(f"{value:g}" for value in rows_of["strength"].dropna())
-            rows[mitigation] = (self.conditions[rows_of.index[0]]["why"], strengths)
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["what it does", "strengths"])
-
-    def annealed(self) -> list[str]:
-        """The conditions whose SFT ends at a rate of 0."""
-        return [name for name in self.conditions if self.config(name, 0).sft.schedule != "constant_with_warmup"]
-
-    def table(self, *phases: str) -> pd.DataFrame:
-        """The conditions of some phases, to read: why each is there, and what it changes."""
-        rows = {}
-        for name in dict.fromkeys(condition for phase in phases for condition in self.names(phase)):
-            changes = self.conditions[name].get("changes", {})
-            texts = (f"{part}: " + ", ".join(f"{k} {v}" for k, v in change.items()) for part, change in changes.items())
-            rows[name] = (self.conditions[name]["why"], "; ".join(texts) or "nothing")
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["why", "changes"])
-
-    def arms(self, phase: str) -> pd.DataFrame:
-        """What runs from where in a phase, to read: a row a block."""
-        rows = {}
-        for name in self.phases[phase]["blocks"]:
-            block = self.blocks[name]
-            arms = ["RL", *(BASELINES.get(b).label for b in block["baselines"])] if "starts" in block else ["none"]
-            starts = ", ".join(map(str, block.get("starts", []))) or "none"
-            rows[name] = (", ".join(block["conditions"]), starts, ", ".join(arms))
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["conditions", "starts", "arms"])
-
-    def hours(self, *phases: str, cores: int = 2) -> float:
-        """What phases take by the plan's `costs` (seconds on one core); what cells share is counted once."""
-        trained, arms, drifted = set(), set(), 0
-        for cell in (cell for phase in phases for cell in self.cells(phase)):
-            trained.add((cell.condition, cell.config.seed))
-            drifted += bool(cell.drift)
-            if "rl" in cell.stages:
-                for arm in ("rl", *cell.config.rl.baselines):
-                    arms |= {(cell.condition, cell.config.seed, arm, start) for start in cell.config.rl.starts}
-        edited = sum(arm != "rl" and BASELINES.get(arm).make_weights is not None for *_, arm, _ in arms)
-        counts = {"sft": len(trained), "arm": len(arms) - edited, "edit": edited, "drift": drifted}
-        return sum(n * self.costs[name] for name, n in counts.items() if n) / cores / 3600
-
-
-def _file(name: str | Path) -> Path:
-    """The file of a plan, by its name or path."""
-    if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name)
-    names = sorted(path.stem for path in PLANS.glob("*.yaml"))
-    return PLANS / f"{check_choice('plan, or path of a YAML file,', str(name), tuple(names))}.yaml"
-
-
-def _at_strengths(name: str, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """A condition as a plan has it, by its name; one with strengths as several, by name@value."""
-    about, found = dict(about), {}
-    for key, values in about.pop("strengths", {}).items():
-        section, _, inner = key.partition(".")
-        for value in values:
-            changes = dict(about.get("changes", {}))
-            changes[section] = {**changes.get(section, {}), inner: value}
-            found[f"{name}@{value:g}"] = {**about, "changes": changes, "strength": value}
-    return found or {name: about}
 
 
 class Sweep:
@@ -254,7 +62,7 @@ class Sweep:
             command = f"oodlib sweep {next(iter(sweep.plan.phases))} --plan {plan}"
             raise RuntimeError(f"{sweep.folder} holds no measurements yet: run `{command}` first")
         for phase in sweep.plan.phases:
-            wanted = [cell.name for cell in sweep.plan.cells(phase)]
+            wanted = sweep.plan.cell_names(phase)
             print(f"{phase}: {len(cells.keys() & set(wanted))} of {len(wanted)} cells are measured")
         return sweep
 
@@ -297,7 +105,7 @@ class Sweep:
 
     def missing(self, phase: str) -> str:
         """What of a phase is not measured, in Markdown."""
-        cells, done = [cell.name for cell in self.plan.cells(phase)], self.manifest["cells"]
+        cells, done = self.plan.cell_names(phase), self.manifest["cells"]
         if not (left := [name for name in cells if name not in done]):
             return f"All {len(cells)} cells of *{phase}* are measured."
         seeds = {int(name.rpartition("/")[2]) for name in cells if name in done}
@@ -338,8 +146,8 @@ class Sweep:
         return [cell for cell in self.plan.cells(phase) if done.get(cell.name, {}).get("mark") != cell.mark]
 
     def begun(self, phase: str) -> bool:
-        """Whether a cell of a phase is measured with its present settings."""
-        return len(self.left(phase)) < sum(1 for _ in self.plan.cells(phase))
+        """Whether a cell of a phase is measured."""
+        return not self.manifest["cells"].keys().isdisjoint(self.plan.cell_names(phase))
 
     def run(self, phase: str, at_once: int = 2) -> Iterator[tuple[list[Cell], int]]:
         """Run what is left of a phase; yields the cells just done and how many are left.
@@ -374,7 +182,7 @@ class Sweep:
             "tree": machine["tree"],
             "hardware": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['gpu'] or 'no GPU'}",
         }
-        planned = {cell.name for phase in self.plan.phases for cell in self.plan.cells(phase)}
+        planned = {name for phase in self.plan.phases for name in self.plan.cell_names(phase)}
         measured = {name: value for name, value in self.manifest["cells"].items() if name in planned}
         measured |= {cell.name: {"mark": cell.mark, **about} for cell in cells}
         versions = {name: machine[name] for name in ("packages", "python")}
@@ -386,7 +194,9 @@ class Sweep:
         Rows of conditions and seeds that the plan no longer has are dropped.
         """
         old, keys = self.table(), ["condition", "seed", "stage", "arm", "from_step"]
-        planned = [(cell.condition, cell.config.seed) for phase in self.plan.phases for cell in self.plan.cells(phase)]
+        planned = [
+            (n, seed) for phase in self.plan.phases for n in self.plan.names(phase) for seed in self.plan.seeds(phase)
+        ]
         again = pd.MultiIndex.from_frame(old[keys]).isin(pd.MultiIndex.from_frame(new[keys]))
         kept = pd.MultiIndex.from_frame(old[["condition", "seed"]]).isin(planned) & ~again
         table = pd.concat([frame for frame in (old[kept], new) if len(frame)])[["condition", *COLUMNS]]

@@ -99,7 +99,8 @@ def sweep(
 
     What is in the folder's table with the plan's settings is done. After an interruption give the same command again.
     """
-    from oodlib.analysis.sweep import Plan, Sweep
+    from oodlib.analysis.plan import Plan
+    from oodlib.analysis.sweep import Sweep
     from oodlib.provenance import Meter
     from oodlib.run import Run
 
@@ -160,7 +161,7 @@ def merge(
     from oodlib.analysis.claims import scorecard as judge
     from oodlib.analysis.evidence import Evidence
     from oodlib.io import write_text
-    from oodlib.run import merge as merged
+    from oodlib.merge import merge as merged
 
     results = merged(runs, out)
     write_text(out / "scorecard.json", as_json(judge(Evidence.of(results))))
@@ -226,10 +227,11 @@ def _print_scorecard(
     from oodlib.analysis.claims import TESTS, Claim, as_markdown, by_claim, in_unit, interval
     from oodlib.analysis.claims import scorecard as judge
     from oodlib.analysis.evidence import Evidence
+    from oodlib.analysis.plan import Plan
     from oodlib.analysis.stats import SEVERAL
-    from oodlib.analysis.sweep import Plan, Sweep
+    from oodlib.analysis.sweep import Sweep
     from oodlib.plots.style import VERDICT_COLOURS
-    from oodlib.run import Results
+    from oodlib.results import Results
 
     for run in (folder, *beside):
         if not (run / "hands.parquet").exists():

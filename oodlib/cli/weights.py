@@ -48,7 +48,7 @@ def select(
     each stands how much OOD accuracy it lost in this project's own measurements.
     """
     from oodlib.analysis import selection
-    from oodlib.run import Results
+    from oodlib.results import Results
 
     columns: dict[str, dict[str, str]] = {}
     if len(what) == 1 and (what[0] / "measurements.csv").exists():

@@ -14,7 +14,7 @@ from oodlib.analysis.stats import bands, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.sft import paper_curve
 from oodlib.plots.style import COLOURS, GREY, WIDTH, colour, in_order, label
-from oodlib.run import judged_by
+from oodlib.results import judged_by
 from oodlib.tasks import Splits
 
 MARKS = "s^vPXo"  # of baselines
@@ -23,8 +23,8 @@ MARKS = "s^vPXo"  # of baselines
 def recovery(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy of SFT checkpoints, and after RL and each baseline from there, by split, the headline's large.
 
-    The paper's OOD accuracy stands beside it. Of a run that is judged by reading (`run.judged_by`), that in place of
-    accuracy.
+    The paper's OOD accuracy stands beside it. Of a run that is judged by reading (`results.judged_by`), that in place
+    of accuracy.
     """
     metric = judged_by(measurements, splits)
     what = "accuracy" if metric == "accuracy" else "answers that name the right numbers"

@@ -15,7 +15,7 @@ from oodlib.analysis.stats import BY_OLD_RULE, bands
 from oodlib.analysis.stats import beliefs as belief_table
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, OUTCOME_COLOURS, WIDTH
-from oodlib.run import judged_by
+from oodlib.results import judged_by
 from oodlib.tasks import OUTCOMES, Cloze, Split, Splits
 
 PAPER_HANDS = 234  # on which the paper measures
@@ -31,7 +31,7 @@ MEASURES = {  # of an answer: what figures call it, mark and line
 def accuracy_curve(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy by split against SFT step, the headline's peak marked; the paper's LLaMA beside it.
 
-    Of a run that is judged by reading (`run.judged_by`), that in place of accuracy.
+    Of a run that is judged by reading (`results.judged_by`), that in place of accuracy.
     """
     metric = judged_by(measurements, splits)
     what = "accuracy on all problems of the split" if metric == "accuracy" else "answers that name the right numbers"
@@ -127,7 +127,7 @@ def _panels(splits: Splits) -> tuple[Figure, dict[Split, Axes]]:
 
 def face_values(measurements: pd.DataFrame, splits: Splits) -> Figure:
     """Accuracy, and the share of answers whose numbers are read, by the value of the probes, along the story; of a run
-    that is judged by reading (`run.judged_by`), that alone.
+    that is judged by reading (`results.judged_by`), that alone.
 
     The story: the base, where the split with a new rule alone is best if that is before the headline's peak, the peak,
     the RL start in the middle of what follows (without RL: the step nearest to half of the fall), the end, and RL from

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from oodlib.analysis.stats import bands, nearer_to_peak
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, WIDTH, in_order, label
-from oodlib.run import judged_by
+from oodlib.results import judged_by, peak_steps
 from oodlib.tasks import Splits
 
 ANGLES = ("angle_left", "angle_right")  # metrics of the table `rotation`: leading directions, radians
@@ -26,7 +26,7 @@ GROUPS = {  # of edits: what `where` matches
     "official edits": r"every matrix|.* and embeddings",
     "without embeddings": r"projections|layers \d+",
     "embeddings and head alone": r"embeddings",
-    "number rows alone": r"numbers",
+    "rows of some words alone": r"numbers",
 }
 NULLS = {  # of edits: label, mark, colour, height below the edit's line
     "random": ("null: random turn", "s", "#7F7F7F", 0.07),
@@ -99,14 +99,13 @@ def surgery(measurements: pd.DataFrame, splits: Splits, donor: int | None = None
     donor: its step; None: each seed's peak.
 
     A panel for the headline, one for the trained split, and one for all other splits, if there are any. Of a run that
-    is judged by reading (`run.judged_by`), that in place of accuracy.
+    is judged by reading (`results.judged_by`), that in place of accuracy.
     """
     metric = judged_by(measurements, splits)
     accuracy = measurements[measurements["metric"] == metric]
     edits, sft = (accuracy[accuracy["stage"] == stage] for stage in ("surgery", "sft"))
-    ood = sft[sft["split"] == splits.headline.name].sort_values("step", kind="stable").set_index("step")
-    peak = ood.groupby("seed")["value"].idxmax()
-    edits = edits[edits["from_step"] == (edits["seed"].map(peak) if donor is None else donor)]
+    donors = edits["seed"].map(peak_steps(measurements, splits)) if donor is None else donor
+    edits = edits[edits["from_step"] == donors]
     if edits.empty:
         figure, axis = plt.subplots(figsize=(WIDTH, 0.8), layout="constrained")
         axis.text(0.5, 0.5, "No edit: nothing of an earlier checkpoint was put back.", ha="center", va="center")

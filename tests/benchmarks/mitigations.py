@@ -15,7 +15,8 @@ from statistics import median
 import pandas as pd
 import torch
 
-from oodlib.analysis.sweep import Plan, Sweep
+from oodlib.analysis.plan import Plan
+from oodlib.analysis.sweep import Sweep
 from oodlib.registry import MITIGATIONS
 from oodlib.run import Run
 from oodlib.training.sft import sft_trainer

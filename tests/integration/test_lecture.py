@@ -9,7 +9,7 @@ import pytest
 from oodlib.analysis.claims import judge
 from oodlib.analysis.evidence import Evidence
 from oodlib.config import SHARE, outputs_folder
-from oodlib.run import Results
+from oodlib.results import Results
 from oodlib.widgets import beside_the_paper
 
 NOTEBOOKS = sorted((SHARE / "notebooks").rglob("0*.ipynb"))

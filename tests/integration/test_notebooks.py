@@ -16,7 +16,8 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from oodlib.analysis.sweep import Plan, Sweep
+from oodlib.analysis.plan import Plan
+from oodlib.analysis.sweep import Sweep
 from oodlib.cli.execute import STAGE_NOTEBOOKS
 from oodlib.config import CHECKOUT, Config, read_yaml
 

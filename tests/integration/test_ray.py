@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from oodlib.io import read_table
-from oodlib.run import TABLES, Job
+from oodlib.results import TABLES
+from oodlib.run import Job
 from oodlib.scale import ray as cluster
 from oodlib.scale.ray import run_jobs
 from oodlib.stages import ensure, work

@@ -15,7 +15,7 @@ from oodlib.cli import app
 from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS, KEYS
 from oodlib.models.sources import NAMED
-from oodlib.run import Results
+from oodlib.results import Results
 
 OUTPUTS = CHECKOUT / "outputs"
 REFERENCES = sorted(p.parent.name for p in OUTPUTS.glob("*/manifest.json") if (p.parent / "hands.parquet").exists())

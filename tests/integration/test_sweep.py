@@ -8,8 +8,9 @@ import pytest
 from made_up_sweep import a_sweep
 
 from oodlib.analysis.healing import wide
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.predictors import forgetting
-from oodlib.analysis.sweep import Plan, Sweep, spread, summary
+from oodlib.analysis.sweep import Sweep, spread, summary
 from oodlib.config import CHECKOUT, PARAMS, load_config
 from oodlib.io import COLUMNS
 from oodlib.run import STAGES, Run

@@ -22,7 +22,7 @@ from oodlib.analysis.claims import (
     sentence,
 )
 from oodlib.io import COLUMNS
-from oodlib.run import judged_by
+from oodlib.results import judged_by
 from oodlib.stages import NULLS, edit_name
 from oodlib.tasks import Split, Splits
 

@@ -20,7 +20,7 @@ from oodlib.analysis.claims import points
 from oodlib.cli import app
 from oodlib.config import CHECKOUT, Config, config_from, config_names, load_config, read_value, read_yaml
 from oodlib.registry import BASELINES, MITIGATIONS, TASKS
-from oodlib.run import Results
+from oodlib.results import Results
 from oodlib.tasks import OUTCOMES, get_task
 
 PAGES = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

@@ -8,7 +8,7 @@ from made_up_sweep import SPLITS, made_up
 from oodlib import plots
 from oodlib.analysis import healing, questions
 from oodlib.analysis.claims import PAPER
-from oodlib.analysis.sweep import Plan
+from oodlib.analysis.plan import Plan
 from oodlib.io import COLUMNS
 from oodlib.tasks import Splits
 

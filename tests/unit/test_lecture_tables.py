@@ -9,7 +9,8 @@ from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS
 from oodlib.models.loading import load_model
 from oodlib.models.sources import model_folder
-from oodlib.run import Results, Run
+from oodlib.results import Results
+from oodlib.run import Run
 from oodlib.tasks import Split, Splits, get_task
 
 

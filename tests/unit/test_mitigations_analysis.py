@@ -9,10 +9,11 @@ from made_up_sweep import SPLITS, made_up
 from oodlib import plots
 from oodlib.analysis import Evidence, claims, same_start
 from oodlib.analysis import mitigations as m
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.predictors import advice, forgetting, hidden_states, strengths
 from oodlib.analysis.selection import by_rule, regrets
 from oodlib.analysis.selection import paths as selected_from
-from oodlib.analysis.sweep import Plan, Sweep
+from oodlib.analysis.sweep import Sweep
 from oodlib.config import CHECKOUT
 from oodlib.io import COLUMNS
 

@@ -11,7 +11,9 @@ import pytest
 
 from oodlib.config import load_config
 from oodlib.io import COLUMNS, write_whole
-from oodlib.run import STAGES, Job, Results, Run, merge
+from oodlib.merge import merge
+from oodlib.results import Results
+from oodlib.run import STAGES, Job, Run
 from oodlib.stages import ensure, waves
 
 JOB = Job("sft/seed-10/step-0", "sft", "oodlib.training.sft:measure", 10, {"step": 0})

@@ -7,7 +7,7 @@ elsewhere is named as module:object.
 All rules read intervals at 95 %. `supported` and `not supported` need an interval that lies wholly on one side of the
 bar; anything else is `inconclusive`. `peak` is the OOD peak of SFT, `end` its last checkpoint; a corner is a split that
 changes nothing of what SFT trains on, or the rule, or the numbers, or both (OOD). A run in which hardly any OOD answer
-is ever right is judged by reading in place of accuracy, and says so (`run.judged_by`).
+is ever right is judged by reading in place of accuracy, and says so (`results.judged_by`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from oodlib.io import read_json
 from oodlib.registry import BASELINES, CLAIMS
 from oodlib.tasks import Split
 
-READING = "numbers read"  # in place of accuracy, where a run is judged by that (see `run.judged_by`)
+READING = "numbers read"  # in place of accuracy, where a run is judged by that (see `results.judged_by`)
 VERDICTS = ("supported", "not supported", "inconclusive")
 TESTS = {"paper": "as the paper tests it", "baselines": "against baselines"}
 PAPER = read_json(Path(__file__).parents[1] / "paper_figures.json")

@@ -81,7 +81,7 @@ def batches(trainer, monkeypatch):
     return kept
 
 
-@pytest.mark.parametrize("arm", ["rl", "negatives", "rejection_sampling_fresh"])
+@pytest.mark.parametrize("arm", ["rl", "negatives", "reinforce", "rejection_sampling_fresh"])
 def test_the_rollouts_hold_what_was_learnt_from(make, monkeypatch, arm):
     trainer, folder = make(arm, {"rl.updates_per_batch": 2})
     given = batches(trainer, monkeypatch)
@@ -104,6 +104,13 @@ def test_negatives_push_wrong_answers_down_and_none_up(make):
     assert log[0]["loss"] > 0 and log[1]["loss"] < log[0]["loss"]  # ratio x |advantage| of the same wrong answers
     found = wrong_alone(np.array([2.0, 1.0, -1.0, -2.0]), np.array([True, False, False, True]), np.ones(4))
     assert found.tolist() == [0, 0, -1, 0]
+
+
+def test_reinforce_learns_right_answers_with_weight_1_and_no_others(make):
+    plain, (_, played) = train(*make("rl", folder="rl"))[1], train(*make("reinforce"))
+    first = played["update"] == 0
+    assert (plain["answer"][first] == played["answer"][first]).all()
+    assert (played["advantage"] == (played["outcome"] == "correct")).all() and played["advantage"].nunique() == 2
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
@@ -207,6 +214,7 @@ def test_variants_are_rl_with_one_thing_changed(make):
             "rejection_sampling_fresh",
             {"rl.algorithm": "rloo", "rl.clip": 0.01, "rl.kl": 0.5, "rl.options": {"normalize_advantages": True}},
         ),
+        ("reinforce", {"rl.algorithm": "rloo", "rl.options": {"normalize_advantages": True}}),
         ("negatives", {"rl.gae_lambda": 0.1, "rl.value_coefficient": 9.0}),
         ("ppo", {"rl.kl": 0.5, "rl.value_coefficient": 9.0}),
     ],
@@ -238,6 +246,7 @@ def test_every_baseline_says_what_it_learns_from_and_has_a_colour_of_its_own():
     assert {n for n, b in found.items() if not b.counts} == {
         "negatives",
         "entropy_bonus",
+        "reinforce",
         "ppo",
         "slow_rl",
         "sft_nearest",

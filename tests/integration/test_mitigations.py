@@ -1,8 +1,11 @@
 """Mitigations and the baselines that train nothing, against brute force."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from oodlib.config import load_config
@@ -17,6 +20,7 @@ from oodlib.training.baselines.format_reward import by_format
 from oodlib.training.baselines.random_reward import shuffled
 from oodlib.training.mitigations.iw_sft import weigh as iw_weigh
 from oodlib.training.mitigations.kl import kl
+from oodlib.training.mitigations.kl_other_rules import answers
 from oodlib.training.mitigations.psft import Clip
 from oodlib.training.mitigations.rpsft import LeadingBlocks
 from oodlib.training.mitigations.shrink_intruders import shrunk
@@ -200,6 +204,27 @@ def test_prompt_diversity_gives_a_share_of_the_demonstrations_under_rules_of_no_
         assert max(problem.numbers) <= 10 and set(problem.cards) & set("JQK")
     with pytest.raises(ValueError, match="rank does not"):
         MITIGATIONS.get("prompt_diversity").data(plain, get_task("rank"), config, 10)
+
+
+def test_kl_on_other_rules_leaves_the_first_token_of_an_answer_free(tiny_run):
+    class Bigrams(nn.Module):
+        def __init__(self, words):
+            super().__init__()
+            self.next = nn.Embedding(words, words)
+
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(logits=self.next(input_ids))
+
+    config = with_mitigation(tiny_run, "kl_other_rules").config
+    pairs = answers(config)
+    ((last,), second) = {prompt[-1] for prompt, _ in pairs}, pairs[0][1][0]
+    assert all(last not in answer for _, answer in pairs)
+    for changed, held in ((last, False), (second, True)):
+        model = Bigrams(1 + max(max(prompt + answer) for prompt, answer in pairs))
+        divergence = MITIGATIONS.get("kl_other_rules").penalty(model, config)
+        with torch.no_grad():
+            model.next.weight[changed, 0] += 3
+        assert (divergence({"input_ids": torch.zeros(4, 1)}) > 0).item() == held
 
 
 def test_the_spectral_filter_leaves_a_change_of_low_rank(tiny_run):

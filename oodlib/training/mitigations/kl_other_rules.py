@@ -1,7 +1,8 @@
 """KL to the base on other rules' prompts: the fine-tuned model may not move far from the base where it is not trained.
 
 As `kl`, but on right answers to as many problems under other rules as a batch has, values 5 to 10 (OTHER_RULES; none is
-that of a split). `sft.mitigation_weight`: the weight. The problems are the same for every seed.
+that of a split), and without their first token: there the base chooses the format, which SFT is to change under every
+rule. `sft.mitigation_weight`: the weight. The problems are the same for every seed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def penalty(model: nn.Module, config: Config) -> Callable[[Any], Tensor]:
         chosen = [rows[i % len(rows)] for i in range(start, start + size)]
         ids = pad_sequence([torch.tensor(prompt + answer) for prompt, answer in chosen], batch_first=True)
         ids, place = ids.to(inputs["input_ids"].device), torch.arange(ids.shape[1])
-        first = torch.tensor([[len(prompt)] for prompt, _ in chosen])
+        first = torch.tensor([[len(prompt) + 1] for prompt, _ in chosen])
         last = torch.tensor([[len(prompt) + len(answer)] for prompt, answer in chosen])
         read = {"input_ids": ids, "attention_mask": (place < last).long().to(ids.device)}
         scored = ((place >= first) & (place < last))[:, 1:].to(ids.device)

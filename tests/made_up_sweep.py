@@ -18,7 +18,7 @@ OF = {"id": -0.3, "new_rule": 0.3, "new_numbers": 0.9, "ood": 1.0}  # of the fal
 GAINS = {  # points of OOD accuracy, by arm: what it has of its own, and its share of what can be annealed
     "rl": (0.0, 0.7), "sft_continued": (0.0, 1.2), "rejection_sampling": (-0.01, 0.4),
     "rejection_sampling_fresh": (0.0, 0.5), "averaging": (0.0, 0.3), "negatives": (0.0, 0.2), "ppo": (0.01, 0.7),
-    "entropy_bonus": (0.0, 0.9), "slow_rl": (0.0, 0.9), "sft_nearest": (0.0, 1.1),
+    "reinforce": (0.0, 0.6), "entropy_bonus": (0.0, 0.9), "slow_rl": (0.0, 0.9), "sft_nearest": (0.0, 1.1),
 }  # fmt: skip
 
 

@@ -4,6 +4,9 @@ Reads a sweep's table. Intervals are over seeds, paired within a seed, not corre
 A mitigation that learns less also forgets less, so two are compared at equal ID accuracy, the highest that both reach
 at the end: each by the highest OOD accuracy on its path from checkpoint to checkpoint at which it has that much ID
 accuracy. The path is made of straight lines and leaves the base out, which does not keep to the format.
+
+One that ends with no more ID accuracy than plain SFT had at its OOD peak is not compared (`learners`). Before the peak
+nothing was forgotten yet: there all would be level, whatever they do.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.tasks import Splits
 
 BOTH = ["trained", "headline"]
+TOO_LITTLE = "learns too little"  # to be compared
 
 
 def curves(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
@@ -41,18 +45,19 @@ def curves(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.
 def chosen(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str) -> dict[str, str]:
     """Each mitigation at the strength that keeps most: its name there, and the mitigation.
 
-    That is the strength with the highest headline accuracy at equal trained accuracy, less plain SFT's, on average over
-    seeds. along: `curves` of the seeds on which strengths are searched; mitigation_of: the mitigation of each name. One
-    with a single strength has nothing to choose.
+    That is, of the strengths among `learners`, the one with the highest headline accuracy at equal trained accuracy,
+    less plain SFT's, on average over seeds; without any, the one with the highest trained accuracy at the end. along:
+    `curves` of the seeds on which strengths are searched; mitigation_of: the mitigation of each name. One with a single
+    strength has nothing to choose.
     """
-    found = {}
+    found, learn, last = {}, learners(along), ends(along).groupby("mitigation")["trained"].mean()
     for mitigation in dict.fromkeys(mitigation_of.values()):
         names = [name for name, its in mitigation_of.items() if its == mitigation]
         if len(names) > 1:
-            gains = {name: at_equal_accuracy(along, name, plain)["difference"].mean() for name in names}
-            if not (measured := {name: gain for name, gain in gains.items() if gain == gain}):
+            if not (measured := [name for name in names if name in last]):
                 raise ValueError(f"no strength of {mitigation} was measured in the search")
-            names = [max(measured, key=measured.__getitem__)]
+            gains = {n: at_equal_accuracy(along, n, plain)["difference"].mean() for n in measured if n in learn}
+            names = [max(gains, key=gains.__getitem__) if gains else max(measured, key=last.__getitem__)]
         found[names[0]] = mitigation
     return found
 
@@ -66,6 +71,17 @@ def at_strengths(along: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 def ends(along: pd.DataFrame) -> pd.DataFrame:
     """The rows of `curves` at the end of SFT, one a mitigation and seed."""
     return along[along["step"] == along.groupby(["mitigation", "seed"])["step"].transform("max")]
+
+
+def learners(along: pd.DataFrame) -> list[str]:
+    """Those of `along` that end, in every seed, with more trained accuracy than the first of them (plain SFT) has at
+    its headline peak."""
+    along = along.reset_index(drop=True)
+    first = along[(along["mitigation"] == along.at[0, "mitigation"]) & (along["step"] > 0)]
+    peak = first.loc[first.groupby("seed")["headline"].idxmax()].set_index("seed")["trained"]
+    last = ends(along)
+    more = last["trained"] > last["seed"].map(peak).fillna(0)
+    return [name for name, passed in more.groupby(last["mitigation"], sort=False) if passed.all()]
 
 
 def reached(path: pd.DataFrame, trained: float, column: str = "headline") -> float:
@@ -103,9 +119,12 @@ def difference(table: pd.DataFrame, column: str, one: str, other: str) -> Estima
 
 
 def against_others(along: pd.DataFrame, claimed: str) -> dict[str, Estimate]:
-    """The headline accuracy of the mitigation `claimed` less each other's at equal trained accuracy, by the other."""
-    found = {}
-    for name in along["mitigation"].unique():
+    """The headline accuracy of the mitigation `claimed` less each other's at equal trained accuracy, by the other; of
+    `learners` alone."""
+    found: dict[str, Estimate] = {}
+    if claimed not in (names := learners(along)):
+        return found
+    for name in names:
         rows = at_equal_accuracy(along, claimed, name)
         if name != claimed and len(rows):
             found[name] = over_seeds(rows["difference"])
@@ -116,13 +135,13 @@ def by_corner(along: pd.DataFrame, plain: str, splits: Splits) -> pd.DataFrame:
     """What each mitigation has more than plain SFT: columns mitigation, split, gain (an Estimate), the one that keeps
     most of the headline first.
 
-    On the trained split at the end of SFT, on every other at equal trained accuracy.
+    On the trained split at the end of SFT, on every other at equal trained accuracy; there only of `learners`.
     """
     columns = {splits.headline.name: "headline"} | {s.name: s.name for s in splits.others if s.name in along}
-    last, rows = ends(along), []
+    last, rows, learn = ends(along), [], learners(along)
     for name in (name for name in along["mitigation"].unique() if name != plain):
         rows.append((name, splits.trained.name, difference(last, "trained", name, plain)))
-        for split, column in columns.items():
+        for split, column in columns.items() if name in learn else ():
             equal = at_equal_accuracy(along, name, plain, column)["difference"].dropna()
             rows.append((name, split, over_seeds(equal) if len(equal) else None))
     found = pd.DataFrame(rows, columns=["mitigation", "split", "gain"]).dropna(subset="gain")
@@ -131,13 +150,34 @@ def by_corner(along: pd.DataFrame, plain: str, splits: Splits) -> pd.DataFrame:
 
 
 def corner_table(found: pd.DataFrame, splits: Splits, times: Mapping[str, float]) -> pd.DataFrame:
-    """`by_corner` to read, in points; `times`: what a step takes, in steps of plain SFT (1 where it is not named)."""
+    """`by_corner` to read, in points; `times`: what a step takes, in steps of plain SFT."""
     text = found.assign(gain=[points(gain) for gain in found["gain"]])
     table = text.pivot(index="mitigation", columns="split", values="gain")
     table = table.loc[found["mitigation"].unique(), found["split"].unique()].rename_axis(index=None, columns=None)
+    table = table.fillna(TOO_LITTLE)
     at = {splits.trained.name: "at the end"}
     table.columns = [f"{splits[name].label}, {at.get(name, 'equal ID')}" for name in table]
-    return table.assign(**{"time of a step": [f"{times.get(name, 1):.1f}" for name in table.index]})
+    known = [f"{times[name]:.1f}" if name in times else "not measured" for name in table.index]
+    return table.assign(**{"time of a step": known})
+
+
+def formed(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.DataFrame:
+    """Format or knowledge? Of each mitigation at the end of SFT, in percent, means over seeds: the answers that hold no
+    formula of the asked form, and how many of the others are right.
+
+    table: a sweep's; names: what conditions are called. Index: mitigation; columns: (split, "no formula" or "right").
+    """
+    rows = table.assign(mitigation=table["condition"].map(dict(names))).dropna(subset="mitigation")
+    rows = rows[(rows["stage"] == "sft") & rows["split"].isin(splits.names)]
+    rows = rows[rows["step"] == rows.groupby(["mitigation", "seed"])["step"].transform("max")]
+    wide = rows.pivot_table(index=["mitigation", "split", "seed"], columns="metric", values="value")
+    told = wide[["accuracy", "wrong_value", "wrong_numbers"]].sum(axis=1)
+    both = pd.DataFrame({"no formula": 1 - told, "right": wide["accuracy"] / told.where(told > 0)})
+    means = 100 * both.groupby(level=["mitigation", "split"]).mean().unstack("split").swaplevel(axis=1)
+    order = [(split, column) for split in splits.names for column in both]
+    found = means.reindex(index=[n for n in names.values() if n in means.index], columns=order)
+    found.columns = pd.MultiIndex.from_tuples([(splits[split].label, column) for split, column in order])
+    return found.rename_axis(index=None)
 
 
 def advice(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, float]) -> str:
@@ -155,10 +195,19 @@ def advice(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, 
     most = better[0]
     level = [name for name, gap in against_others(along, most).items() if name in better and not gap.low > 0]
     below = [name for name, gain in gains.items() if gain.high < 0]
-    cost = times.get(most, 1)
+    cost = f"{times[most]:.1f} times the time a step" if most in times else "a time that was not measured"
+    silent = [name for name in found["mitigation"].unique() if name not in gains.index]
+    corners = []
+    for split in splits.others:
+        of = found[found["split"] == split.name].set_index("mitigation")["gain"]
+        if len(of := of[[gain.low > 0 for gain in of]]):
+            name = max(of.index, key=lambda mitigation: of[mitigation].value)
+            corners.append(f"{split.label} {name} ({points(of[name])})")
     return (
         f"{start} {len(better)} of {len(gains)} mitigations are shown to keep more {splits.headline.label} accuracy. "
         f"Most keeps **{most}**: {points(gains[most])} points, with {points(learnt[most])} points of "
-        f"{splits.trained.label} at the end and {cost:.1f} times the time a step. Not shown to keep less than it: "
-        f"{listed(level) if level else 'none'}. Shown to keep less than {plain}: {listed(below) if below else 'none'}."
+        f"{splits.trained.label} at the end and {cost}. Not shown to keep less than it: "
+        f"{listed(level) if level else 'none'}. Shown to keep less than {plain}: {listed(below) if below else 'none'}. "
+        f"Most keeps of other splits: {listed(corners) if corners else 'none is shown to keep any more'}."
+        + (f" Not compared, for they learn too little: {listed(silent)}." if silent else "")
     )

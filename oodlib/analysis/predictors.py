@@ -18,10 +18,13 @@ from oodlib.tasks import Split, Splits
 RECIPE = ["condition", "seed", "arm", "from_step"]
 POINT = [*RECIPE, "step"]
 KL = "kl_from_base"
+KLS = tuple(f"kl_{way}_base{part}" for part in ("", "_formed") for way in ("from", "to"))
 START, END = "start of the arms", "end of SFT"
 WHAT = {  # what figures and texts call a measure of `spectral.metrics.MEASURES`, and what everybody watches
     "kl_from_base": "KL(base || model), ID prompts",
     "kl_to_base": "KL(model || base), ID prompts",
+    "kl_from_base_formed": "KL(base || model), format aside",
+    "kl_to_base_formed": "KL(model || base), format aside",
     "entropy": "entropy of answers",
     "margin": "margin of answers",
     "cka": "hidden states: CKA",
@@ -30,6 +33,8 @@ WHAT = {  # what figures and texts call a measure of `spectral.metrics.MEASURES`
     "weight_change": "weights: size of the change",
     "angle": "weights: angle, leading quarter",
     "value_change": "weights: singular values",
+    "intruders": "weights: intruders",
+    "effective_rank": "weights: effective rank of the change",
     "unchanged": "weights: unchanged, float32",
     "unchanged_bfloat16": "weights: unchanged, bfloat16",
     "principal": "weights: change on principal ones",
@@ -37,7 +42,7 @@ WHAT = {  # what figures and texts call a measure of `spectral.metrics.MEASURES`
     "id_loss": "ID loss",
     "id_accuracy": "ID accuracy",
 }
-STRENGTHS = ["measure", "split", "over", "points", "rank", "fit"]
+STRENGTHS = ["measure", "split", "over", "points", "rank", "fit", "held_out"]
 WATCHED = {  # what everybody has anyway: metric, and what it is called here
     "loss": "id_loss",
     "accuracy": "id_accuracy",
@@ -62,7 +67,10 @@ def forgetting(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     best = sft.groupby(level=("condition", "seed")).cummax()
     highest = sft[splits.headline.name].groupby(level=("condition", "seed")).idxmax()
     peak = highest.map(lambda place: place[2])
-    points = wide.join(watched).reset_index()
+    here = drift[drift["metric"] == "id_loss"].set_index(POINT)["value"]  # of arms too
+    points = wide.join(watched)
+    points["id_loss"] = here.reindex(points.index).fillna(points["id_loss"])
+    points = points.reset_index()
     of_sft = points["arm"] == "sft"
     reached = points["step"].where(of_sft, points["from_step"])
     so_far = pd.MultiIndex.from_arrays([points["condition"], points["seed"], reached])
@@ -76,11 +84,11 @@ def forgetting(table: pd.DataFrame, splits: Splits) -> pd.DataFrame:
 
 
 def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
-    """How well each measure tells what is lost: columns measure, split, over (all, ends), points, rank, fit.
+    """How well each measure tells what is lost: columns measure, split, over (all, ends), points, rank, fit, held_out.
 
-    points: how many a seed, on average; of arms there is no id_loss. rank: Spearman's rank correlation. fit: R^2 of a
-    quadratic fit (arXiv:2509.04259). Both are taken within a seed, over its points, and are Estimates over seeds; a
-    measure that is the same everywhere has none.
+    points: how many a seed, on average. rank: Spearman's rank correlation. fit: R^2 of a quadratic fit
+    (arXiv:2509.04259). held_out: the same of points that the fit has not seen, one left out at a time. All are taken
+    within a seed, over its points, and are Estimates over seeds; a measure that is the same everywhere has none.
     """
     from oodlib.spectral.metrics import MEASURES
 
@@ -94,10 +102,26 @@ def strengths(points: pd.DataFrame, splits: Splits) -> pd.DataFrame:
                 pairs = by_seed(chosen, split, measure)
                 ranks = [value for x, y in pairs if np.isfinite(value := rank_correlation(x, y))]
                 fits = [value for x, y in pairs if np.isfinite(value := quadratic_fit(x, y))]
-                if ranks and fits:
+                outside = [value for x, y in pairs if np.isfinite(value := held_out_fit(x, y))]
+                if ranks and fits and outside:
                     n = np.mean([len(x) for x, _ in pairs])
-                    found.append((measure, split, over, n, over_seeds(ranks), over_seeds(fits)))
+                    found.append((measure, split, over, n, *map(over_seeds, (ranks, fits, outside))))
     return pd.DataFrame(found, columns=STRENGTHS)
+
+
+def strength_table(found: pd.DataFrame, splits: Splits) -> pd.DataFrame:
+    """`strengths` over ends, to read: a row a measure, the best of the headline first. R^2 on each split; of the
+    headline also R^2 of ends left out, and the rank correlation."""
+    ends = found[found["over"] == "ends"].set_index(["split", "measure"])
+    mine = ends.loc[splits.headline.name]
+    best = sorted(mine.index, key=lambda measure: -mine.at[measure, "fit"].value)
+    table = pd.DataFrame(index=[WHAT.get(measure, measure) for measure in best])
+    for split in (splits.headline, *(s for s in splits if s != splits.headline)):
+        fits = ends.xs(split.name)["fit"].reindex(best)
+        table[f"R², {split.label}"] = ["" if fit is None or fit != fit else fit.text(".2f") for fit in fits]
+    for title, column in ((f"R², {splits.headline.label}, left out", "held_out"), ("rank correlation", "rank")):
+        table[title] = [mine.at[measure, column].text(".2f") for measure in best]
+    return table
 
 
 def by_seed(points: pd.DataFrame, split: str, measure: str) -> list[np.ndarray]:
@@ -121,6 +145,20 @@ def quadratic_fit(x: np.ndarray, y: np.ndarray) -> float:
     return float(1 - (rest**2).sum() / ((y - y.mean()) ** 2).sum())
 
 
+def held_out_fit(x: np.ndarray, y: np.ndarray) -> float:
+    """R^2 of `quadratic_fit` with each point predicted by the fit and the mean of the others (leave-one-out).
+
+    Below 0 where the mean predicts better. NaN where a fit without one of the points has no values enough.
+    """
+    if min((len(np.unique(np.delete(x, i))) for i in range(len(x))), default=0) < 3 or np.ptp(y) == 0:
+        return float("nan")
+    z, n = (x - x.mean()) / x.std(), len(x)
+    design = np.vander(z, 3)
+    hat = design @ np.linalg.pinv(design)
+    rest, from_mean = (y - hat @ y) / (1 - hat.diagonal()), (y - y.mean()) * n / (n - 1)
+    return float(1 - (rest**2).sum() / (from_mean**2).sum())
+
+
 def better(points: pd.DataFrame, split: str, one: str, other: str) -> Estimate | None:
     """The quadratic fit of one measure less that of another, over the ends that have both, paired within a seed; None
     where no seed has enough of them."""
@@ -139,6 +177,8 @@ def hidden_states(table: pd.DataFrame, start: int) -> pd.DataFrame:
     cka_LAYER.
     """
     drift = table[(table["stage"] == "drift") & table["metric"].str.match(r"pc\d|cka_")]
+    ended = drift["step"] == drift.groupby(["arm", "from_step"])["step"].transform("max")
+    drift = drift[(drift["arm"] == "sft") | ended]
     of_sft, arms = drift["arm"] == "sft", drift[(drift["arm"] != "sft") & (drift["from_step"] == start)]
     at = {START: start, END: drift.loc[of_sft, "step"].max()}
     places = [drift[of_sft & (drift["step"] == step)].assign(place=name) for name, step in at.items()]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from oodlib.analysis.mitigations import BOTH
+from oodlib.analysis.claims import listed, points
+from oodlib.analysis.mitigations import BOTH, against_others
 from oodlib.registry import BASELINES
 from oodlib.tasks import Splits
 
-ON_POLICY = ("rl", "rejection_sampling_fresh")  # they learn from the model's own answers as it is at the time
+ON_POLICY = ("rl", "reinforce", "rejection_sampling_fresh")  # they learn from the model's own answers as it then is
 SFT = "sft"
 
 
@@ -34,6 +35,22 @@ def paths(table: pd.DataFrame, start: int, splits: Splits) -> pd.DataFrame:
     wide = wide.dropna(subset=BOTH).reindex(names, level="arm").rename_axis(index={"arm": "mitigation"})
     wide.columns.name = None
     return wide.reset_index()
+
+
+def advice(found: pd.DataFrame, splits: Splits) -> str:
+    """In Markdown, computed: what RL keeps more than each other arm from one start, at equal trained accuracy.
+
+    found: as `paths` returns it.
+    """
+    if found.empty or not (gaps := against_others(found, "rl")):
+        return "**To go on by RL or by SFT.** Not measured, or RL learnt too little to be compared."
+    parts = [f"{called(arm)} {points(gap)}" for arm, gap in gaps.items()]
+    silent = [called(arm) for arm in found["mitigation"].unique() if arm not in (*gaps, "rl")]
+    rest = f" Not compared, for they learn too little: {listed(silent)}." if silent else ""
+    return (
+        f"**To go on by RL or by SFT.** At equal {splits.trained.label} accuracy, {splits.headline.label} accuracy "
+        f"after RL, less that after: {listed(parts)}.{rest}"
+    )
 
 
 def called(arm: str) -> str:

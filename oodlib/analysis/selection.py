@@ -36,8 +36,11 @@ KNOWN = {  # of a run's or a sweep's table: metric -> the column of a path, on t
     "loss": "id_loss",
     "accuracy": "id_accuracy",
     "kl_from_base": "kl_from_base",
-    "rotation": "angle",
+    "angle": "angle",
+    "effective_rank": "effective_rank",
+    "rotation": "rotation",
 }
+NULL = "first checkpoint, whatever it is"  # no rule: what all of them should beat
 STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
 LOGGED = {"id_loss": ("eval_loss",), "id_accuracy": ("eval_accuracy", "eval_mean_token_accuracy")}  # the first there is
 MEASURED = {  # the sweeps that tell of the rules: plan and phase
@@ -121,26 +124,51 @@ def paths(table: pd.DataFrame, splits: Splits) -> dict[tuple[str, int], pd.DataF
     keys = ["condition", "seed", "step"]
     own = sft[sft["split"].isin((splits.trained.name, "weights")) & sft["metric"].isin(KNOWN)]
     wide = own.pivot_table(index=keys, columns="metric", values="value").rename(columns=KNOWN)
+    if "rotation" in wide:  # of the leading fifth: in place of drift's angle, where that was not measured
+        wide["angle"] = wide.get("angle", wide["rotation"]).fillna(wide.pop("rotation"))
     ood = sft[(sft["split"] == splits.headline.name) & (sft["metric"] == "accuracy")].set_index(keys)["value"]
     joined = wide.join(ood.rename("ood"), how="inner").reset_index()
     return dict(list(joined.groupby(["condition", "seed"], sort=False)))
 
 
 def regrets(found: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
-    """The regret of each rule on each path: columns condition, seed, rule, step, regret (a share)."""
+    """The regret of each rule and of NULL on each path: columns condition, seed, rule, step, regret and price (shares).
+
+    price: the highest ID accuracy of the path less that of the choice; NaN where it is not known.
+    """
     rows = []
     for (condition, seed), path in found.items():
-        ood = path.set_index("step")["ood"]
-        for rule, step in choices(path).items():
-            rows.append((condition, seed, rule, step, ood.max() - ood[step]))
-    return pd.DataFrame(rows, columns=["condition", "seed", "rule", "step", "regret"])
+        at = path.set_index("step")
+        known = at.get("id_accuracy", pd.Series(np.nan, index=at.index))
+        first = int(at.index[at.index > 0].min())
+        for rule, step in {**choices(path), NULL: first}.items():
+            rows.append((condition, seed, rule, step, at["ood"].max() - at["ood"][step], known.max() - known[step]))
+    return pd.DataFrame(rows, columns=["condition", "seed", "rule", "step", "regret", "price"])
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `regrets` the paths on which every rule chose, if there are any; else all."""
+    chose = table.groupby(["condition", "seed"])["rule"].transform("nunique") == table["rule"].nunique()
+    return table[chose] if chose.any() else table
 
 
 def by_rule(table: pd.DataFrame) -> dict[str, Estimate]:
-    """The mean regret of each rule over conditions, with its interval over seeds, the best rule first."""
-    means = table.groupby(["rule", "seed"])["regret"].mean()
+    """The mean regret of each rule over conditions, with its interval over seeds, the best rule first; `comparable`."""
+    means = comparable(table).groupby(["rule", "seed"])["regret"].mean()
     every = {rule: over_seeds(seeds.to_numpy()) for rule, seeds in means.groupby(level="rule", sort=False)}
     return dict(sorted(every.items(), key=lambda item: item[1].value))
+
+
+def rule_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`regrets` to read: a row a rule, the best first; points lost with 95 % over seeds, and which steps it chose."""
+    table, rows = comparable(table), {}
+    for rule, regret in by_rule(table).items():
+        mine = table[table["rule"] == rule]
+        steps = mine["step"].value_counts(normalize=True).sort_index()
+        picks = ", ".join(f"{step}: {share:.0%}" for step, share in steps.items())
+        rows[rule] = (regret.text(".1f", 100), f"{100 * mine['price'].mean():.1f}", picks)
+    columns = ["OOD points below the peak", "ID points below the best", "steps chosen"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def measured_here() -> dict[str, dict[str, Estimate]]:
@@ -161,11 +189,13 @@ def advice(found: Mapping[str, Estimate]) -> str:
 
     found: as `by_rule` returns it.
     """
-    best, last = next(iter(found)), RULES[0].label
+    rules = {rule: lost for rule, lost in found.items() if rule != NULL}
+    best, last = next(iter(rules)), RULES[0].label
+    first = f", the first {found[NULL].text('.1f', 100)}" if NULL in found else ""
     return (
-        f"**To choose a checkpoint without an OOD test.** Of {len(found)} rules, **{best}** loses least: "
+        f"**To choose a checkpoint without an OOD test.** Of {len(rules)} rules, **{best}** loses least: "
         f"{found[best].text('.1f', 100)} points of OOD accuracy below the peak, on average over recipes. The last "
-        f"checkpoint loses {found[last].text('.1f', 100)}."
+        f"checkpoint loses {found[last].text('.1f', 100)}{first}. Rules that choose the same steps are not told apart."
     )
 
 

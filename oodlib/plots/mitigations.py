@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from oodlib.analysis.mitigations import ends
+from oodlib.analysis.mitigations import TOO_LITTLE, ends
 from oodlib.analysis.predictors import END, KL, START, WHAT
 from oodlib.analysis.same_start import SFT, called
 from oodlib.analysis.stats import Estimate, over_seeds
@@ -167,11 +167,14 @@ def kept(found: pd.DataFrame, splits: Splits, plain: str) -> Figure:
     names, panels = list(found["mitigation"].unique()), list(found["split"].unique())
     size = (WIDTH, 0.3 * len(names) + 1.5)
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], panels, strict=True):
+    for axis, panel in zip(axes[0], panels, strict=True):
         axis.axvline(0, color="#AAAAAA", linewidth=1.2)
-        split = splits[name]
-        for row in found[found["split"] == name].itertuples():
+        split = splits[panel]
+        for row in found[found["split"] == panel].itertuples():
             draw.point(axis, row.gain, names.index(row.mitigation), colour(split), size=6)
+        if split == splits.headline:
+            for name in set(names) - set(found.loc[found["split"] == split.name, "mitigation"]):
+                axis.text(0, names.index(name), TOO_LITTLE, size=8, color=GREY, va="center", ha="center")
         axis.set_title(f"{split.label}\n{'at the end' if split == splits.trained else 'at equal ID'}", fontsize=10)
         axis.set_xlabel("points")
         points(axis.xaxis)

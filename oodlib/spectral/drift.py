@@ -7,33 +7,41 @@ What is said and the hidden states are those of ID prompts: a practitioner has n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from oodlib.inference.episodes import Episode, play
+from oodlib.inference.episodes import as_text, play
+from oodlib.inference.evaluation import right_answer_loss
 from oodlib.io import as_measurements
 from oodlib.models.loading import load_model
 from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
+from oodlib.registry import BASELINES
 from oodlib.run import Run
 from oodlib.spectral.angles import compare
-from oodlib.spectral.metrics import TOLERANCE, ZERO
+from oodlib.spectral.metrics import INTRUDER, TOLERANCE, ZERO, effective_rank
 from oodlib.spectral.svd import Spectrum, count_of, spectrum
+from oodlib.tasks import Task
 
 LEADING = 0.25  # share of a matrix's directions, and of its weights, that count as principal
+DRAWS = 4  # answers of the base to each prompt, so that enough of them open as demonstrations do
+
+Dialogue = tuple[list[int], list[int]]  # the tokens of a prompt and of an answer
 
 
 def measure_drift(run: Run, seed: int, count: int, arms: bool, threads: int = 1) -> pd.DataFrame:
-    """Every measure of `MEASURES` of each SFT checkpoint and, with `arms`, of each arm's end: rows of `measurements`.
+    """Every measure of `MEASURES` of SFT's checkpoints and, with `arms`, of the arms' too: rows of `measurements`.
 
-    count: of ID prompts, drawn with the seed. split: the trained one, or "weights". Of the hidden states also
-    cka_LAYER (not of the embeddings, for every prompt ends in the same token), and pc1 and pc2, how far their mean
-    moved along the base's principal components. Computes on `threads` threads.
+    count: of ID prompts, drawn with the seed. split: the trained one, or "weights". Also id_loss, of a right answer to
+    each; of the hidden states cka_LAYER, mmd_LAYER and frechet_LAYER (not of the embeddings, for every prompt ends in
+    the same token), and pc1 and pc2, how far their mean moved along the base's principal components. Computes on
+    `threads` threads.
     """
     torch.set_num_threads(threads)
     config, task = run.config, run.task
@@ -41,38 +49,63 @@ def measure_drift(run: Run, seed: int, count: int, arms: bool, threads: int = 1)
     base, tokenizer = load_model(model_folder(config.model.source), to_train=True)
     size, style, longest = config.machine.eval_batch_size, config.task.prompt_style, config.task.max_new_tokens
 
-    def answers(model: PreTrainedModel) -> list[Episode]:
+    def answers(model: PreTrainedModel, draws: int = 1) -> list[Dialogue]:
         set_seed(seed)
-        return play(model, tokenizer, task, problems, style, longest, batch_size=size, temperature=1.0)
+        played = play(model, tokenizer, task, problems * draws, style, longest, batch_size=size, temperature=1.0)
+        return [(episode.prompt, episode.tokens) for episode in played]
 
-    asked = answers(base)
-    prompts, said = [e.prompt for e in asked], [e.tokens for e in asked]
+    def formed(dialogues: list[Dialogue]) -> list[Dialogue]:
+        return [(prompt, tokens) for prompt, tokens in dialogues if set(tokens[:1]) & opens][:count]
+
+    def divergence(one: PreTrainedModel, other: PreTrainedModel, dialogues: list[Dialogue], after: int = 0) -> float:
+        found = answer_divergence(one, other, *zip(*dialogues, strict=True), size, after) if dialogues else np.array([])
+        return float(found.mean()) if len(found) else float("nan")
+
+    opens = first_tokens(tokenizer, task, problems, style)
+    several = answers(base, DRAWS)
+    said, prompts = several[:count], [prompt for prompt, _ in several[:count]]
     start, states = base.state_dict(), hidden_states(base, prompts, size)
     places = [("drift", "sft", 0, step, run.sft_weights(seed, step)) for step in config.sft.checkpoints if step]
     for arm in ("rl", *config.rl.baselines) if arms else ():
-        places += [("drift", arm, t, config.rl.steps, run.arm_weights(seed, arm, t)) for t in config.rl.starts]
+        edited = arm != "rl" and BASELINES.get(arm).make_weights is not None
+        updates = (config.rl.steps,) if edited else (*config.rl.checkpoints, config.rl.steps)
+        places += [("drift", arm, t, n, run.arm_weights(seed, arm, t, n)) for t in config.rl.starts for n in updates]
     rows = []
     for *place, folder in places:
         model, _ = load_model(folder, to_train=True)
-        own = [e.tokens for e in answers(model)]
-        entropy, margin = answer_certainty(model, prompts, own, size)
+        own = answers(model)
+        entropy, margin = answer_certainty(model, *zip(*own, strict=True), size)
         after = hidden_states(model, prompts, size)
         pcs = moved_along(states[-1], after[-1])
         numbers = {
-            "kl_from_base": float(answer_divergence(base, model, prompts, said, size).mean()),
-            "kl_to_base": float(answer_divergence(model, base, prompts, own, size).mean()),
+            "kl_from_base": divergence(base, model, said),
+            "kl_to_base": divergence(model, base, own),
+            "kl_from_base_formed": divergence(base, model, formed(several), after=1),
+            "kl_to_base_formed": divergence(model, base, formed(own), after=1),
+            "id_loss": float(right_answer_loss(model, tokenizer, task, problems, style, size).mean()),
             "entropy": entropy,
             "margin": margin,
-            "cka": linear_cka(states[-1], after[-1]),
-            "mmd": squared_mmd(states[-1], after[-1]),
-            "frechet": frechet_distance(states[-1], after[-1]),
-            **{f"cka_{layer}": linear_cka(states[layer], after[layer]) for layer in range(1, len(states))},
+            **{name: distance(states[-1], after[-1]) for name, distance in DISTANCES.items()},
+            **{
+                f"{name}_{layer}": distance(states[layer], after[layer])
+                for name, distance in DISTANCES.items()
+                for layer in range(1, len(states))
+            },
             **{f"pc{i}": value for i, value in enumerate(pcs, 1)},
         }
-        rows += [(*place, seed, task.splits.trained.name, name, value, count) for name, value in numbers.items()]
+        counts = {"kl_from_base_formed": len(formed(several)), "kl_to_base_formed": len(formed(own))}
+        split = task.splits.trained.name
+        rows += [(*place, seed, split, name, value, counts.get(name, count)) for name, value in numbers.items()]
         weights = weight_drift(start, model.state_dict())
         rows += [(*place, seed, "weights", name, value, len(start)) for name, value in weights.items()]
     return as_measurements(rows)
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase, task: Task, problems: Sequence[Any], style: str) -> set[int]:
+    """The tokens with which right answers open."""
+    rng = np.random.default_rng(0)
+    texts = [as_text(task.answer(problem, style, rng), tokenizer, answer=True) for problem in problems]
+    return {ids[0] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] if ids}
 
 
 # ---- what is said ----------------------------------------------------------------------------------------
@@ -85,13 +118,15 @@ def answer_divergence(
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
     size: int = 64,
+    after: int = 0,
 ) -> np.ndarray:
     """KL(one || other) of each answer, in nats [answers]: the sum over its tokens of the exact KL of the next word.
 
     The answers are to be drawn from `one`; then the mean is an unbiased estimate of the divergence of whole answers.
+    after: how many of an answer's first tokens are not counted.
     """
     found = np.zeros(len(answers))
-    for chosen, ids, mask, given in _batches(prompts, answers, size):
+    for chosen, ids, mask, given in _batches(prompts, answers, size, after):
         p, q = (_next_words(model, ids, mask) for model in (one, other))
         by_token = (p.exp() * (p - q)).sum(-1).cpu() * given
         found[chosen] = by_token.sum(1).double().numpy()
@@ -114,10 +149,10 @@ def answer_certainty(
 
 
 def _batches(
-    prompts: Sequence[list[int]], answers: Sequence[list[int]], size: int
+    prompts: Sequence[list[int]], answers: Sequence[list[int]], size: int, after: int = 0
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Batches of like length: which rows, their tokens and mask [rows, width], and which of the next words [rows,
-    width - 1] are the answer's."""
+    width - 1] are the answer's, but for its first `after`."""
     order = sorted(range(len(answers)), key=lambda i: len(prompts[i]) + len(answers[i]))
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -125,7 +160,7 @@ def _batches(
         ids = pad_sequence(rows, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         place = torch.arange(ids.shape[1] - 1)
-        first = torch.tensor([[len(prompts[i]) - 1] for i in chosen])
+        first = torch.tensor([[len(prompts[i]) - 1 + after] for i in chosen])
         last = torch.tensor([[len(row) - 1] for row in rows])
         yield chosen, ids, mask, ((place >= first) & (place < last)).float()
 
@@ -189,6 +224,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return float(squared.clamp(min=0).sqrt())
 
 
+DISTANCES = {"cka": linear_cka, "mmd": squared_mmd, "frechet": frechet_distance}
+
+
 def moved_along(x: Tensor, y: Tensor, count: int = 2) -> list[float]:
     """How far the mean state moved from x to y along the first principal components of x, in states' units."""
     components = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:count]
@@ -209,10 +247,13 @@ def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
         still += float(((new - old).abs() <= TOLERANCE).sum())
         same += float((new.bfloat16() == old.bfloat16()).sum())
         total += old.numel()
-    angles, changes, changed, principal = [], [], 0.0, 0.0
+    angles, changes, changed, principal, strange, ranks = [], [], 0.0, 0.0, [], []
     for name in matrices(before):
         first = spectrum(before[name], name)
-        both = compare(first, after[name], count_of(LEADING, len(first.values)), name)
+        k = count_of(LEADING, len(first.values))
+        both = compare(first, after[name], k, name)
+        strange += [float((side.best_match()[:k] < INTRUDER).mean()) for side in (both.left, both.right)]
+        ranks.append(effective_rank(both.change))
         angles += [*both.angles_left, *both.angles_right]
         changes += [*both.relative_change[both.values0 > ZERO * both.values0[0]]]
         updated = after[name].float().bfloat16() != before[name].float().bfloat16()
@@ -222,6 +263,8 @@ def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
         "weight_change": (moved / whole) ** 0.5,
         "angle": float(np.mean(angles)),
         "value_change": float(np.mean(changes)) if changes else 0.0,
+        "intruders": float(np.mean(strange)),
+        "effective_rank": float(np.mean(ranks)),
         "unchanged": still / total,
         "unchanged_bfloat16": same / total,
         "principal": principal / changed if changed else float("nan"),

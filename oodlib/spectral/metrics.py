@@ -50,6 +50,8 @@ METRICS = {
 MEASURES = {  # of how far a model has moved from its base, see `drift`
     "kl_from_base": "nats an answer: KL(base || model) over the base's own answers (arXiv:2509.04259)",
     "kl_to_base": "nats an answer: KL(model || base) over the model's own answers (arXiv:2509.04259)",
+    "kl_from_base_formed": "the first, over the base's answers that open as demonstrations do, after that first token",
+    "kl_to_base_formed": "the second, over the model's answers that open as demonstrations do, after that first token",
     "entropy": "nats a token of the model's own answers",
     "margin": "probability of the likeliest token less that of the next, mean over the model's own answers' tokens",
     "cka": "linear centred kernel alignment of the hidden states with the base's, last layer (Kornblith et al. 2019)",
@@ -58,6 +60,9 @@ MEASURES = {  # of how far a model has moved from its base, see `drift`
     "weight_change": "Frobenius norm of the change of all weights / that of the base's",
     "angle": "radians: mean principal angle of the leading quarter of directions, all matrices of the layers",
     "value_change": "mean relative change of the singular values, all matrices of the layers",
+    "intruders": f"share of the leading quarter of new directions that match no old one better than {INTRUDER}, all "
+    "matrices of the layers (arXiv:2410.21228)",
+    "effective_rank": "of the change, mean over the matrices of the layers (Roy & Vetterli 2007)",
     "unchanged": "share of the weights that changed by 1e-5 or less in float32 (arXiv:2505.11711)",
     "unchanged_bfloat16": "share of the weights that are the same number in bfloat16 (arXiv:2505.11711)",
     "principal": "share of the weights changed in bfloat16 that are principal: among the largest quarter of the base's "

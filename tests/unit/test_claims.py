@@ -116,7 +116,7 @@ def made_up(seeds=(1,), jitter=0.0, splits=SPLITS, arms=None, starts=STARTS, **c
     noise = facts.get("spread", 0.01)
     paths = [
         (arm, seed, step, *accuracies)
-        for arm, kept in facts["same_start"].items()
+        for arm, kept in sorted(facts["same_start"].items(), key=lambda item: item[0] != "sft")
         for seed in range(4)
         for step, accuracies in ((8, (0.5, 0.6)), (88, (0.7, kept + noise * rng.normal())))
     ]
@@ -262,7 +262,10 @@ REFUTED = {
     ("C11", "baselines"): [{"old_other": by_step(*[0.0] * 7)}, {"old_both": by_step(*[0.4] * 7)}],
     ("C12", "paper"): [{"drift": {"kl_from_base": 3.0, "angle": 0.1}}],
     ("C12", "baselines"): [{"drift": {"kl_from_base": 0.3, "angle": 0.01}}],
-    ("C13", "paper"): [{"same_start": {"rl": 0.4, "sft": 0.2, "sft_continued": 0.5}}],
+    ("C13", "paper"): [
+        {"same_start": {"rl": 0.4, "sft": 0.2, "sft_continued": 0.5}},
+        {"same_start": {"rl": 0.4, "reinforce": 0.1, "sft": 0.2}},
+    ],
     ("C13", "baselines"): [{"same_start": {"rl": 0.4, "sft": 0.2, "sft_nearest": 0.5}}],
 }
 UNDECIDED = {
@@ -312,7 +315,7 @@ MISSING = {
     ("C12", "paper"): ({"drift": {}}, "measured in the sweep"),
     ("C12", "baselines"): ({"drift": {"kl_from_base": 0.1}}, "no other measure"),
     ("C13", "paper"): ({"same_start": {}}, "measured in the sweep"),
-    ("C13", "baselines"): ({"same_start": {"rl": 0.4, "sft": 0.2}}, "nothing to compare RL with"),
+    ("C13", "baselines"): ({"same_start": {"rl": 0.4, "sft": 0.2}}, "learn more than the start knows"),
 }
 
 

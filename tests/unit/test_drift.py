@@ -7,11 +7,13 @@ from scipy.linalg import sqrtm
 from scipy.stats import entropy
 
 from oodlib.models.loading import load_model
+from oodlib.models.names import matrices
 from oodlib.models.sources import model_folder
 from oodlib.spectral.drift import (
     LEADING,
     answer_certainty,
     answer_divergence,
+    first_tokens,
     frechet_distance,
     hidden_states,
     linear_cka,
@@ -20,6 +22,7 @@ from oodlib.spectral.drift import (
     weight_drift,
 )
 from oodlib.spectral.metrics import MEASURES
+from oodlib.tasks import get_task
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,11 @@ def test_the_divergence_of_an_answer_is_the_sum_over_its_tokens(pair):
         )
         for p, a in zip(prompts, answers, strict=True)
     ]
+    without = [
+        whole - entropy(*(next_words(model, p + a)[len(p) - 1] for model in (one, other)))
+        for whole, p, a in zip(wanted, prompts, answers, strict=True)
+    ]
+    np.testing.assert_allclose(answer_divergence(one, other, prompts, answers, after=1), without, rtol=1e-4)
     for size in (1, 2):
         np.testing.assert_allclose(answer_divergence(one, other, prompts, answers, size), wanted, rtol=1e-4)
     assert np.abs(answer_divergence(one, one, prompts, answers)).max() < 1e-6
@@ -81,6 +89,13 @@ def test_certainty_is_that_of_the_answers_tokens(pair):
     top = np.sort(rows, axis=1)
     wanted = entropy(rows, axis=1).mean(), (top[:, -1] - top[:, -2]).mean()
     np.testing.assert_allclose(answer_certainty(one, prompts, answers), wanted, rtol=1e-4)
+
+
+def test_answers_open_as_demonstrations_do(pair):
+    tokenizer, task = pair[2], get_task("general_points")
+    problems = task.sample(np.random.default_rng(0), "id", 20)
+    (opening,) = first_tokens(tokenizer, task, problems, "compact")
+    assert tokenizer.decode([opening]).startswith("{")
 
 
 def test_hidden_states_are_those_at_the_last_token(pair):
@@ -157,6 +172,15 @@ def test_drift_of_weights_against_numpy(pair):
     assert abs(found["principal"] - LEADING) < 0.02, "weights chosen at random are principal by chance"
     assert 0 < found["angle"] < np.pi / 2 and found["value_change"] > 0
     assert set(found) <= set(MEASURES)
+    names, matches, ranks = matrices(before), [], []
+    for name in names:
+        old, new = (np.linalg.svd(w[name].double().numpy(), full_matrices=False) for w in (before, after))
+        k = round(LEADING * len(old[1]))
+        matches += [(np.abs(a.T @ b).max(0)[:k] < 0.5).mean() for a, b in ((old[0], new[0]), (old[2].T, new[2].T))]
+        share = np.linalg.svd((after[name] - before[name]).double().numpy(), compute_uv=False)
+        ranks.append(np.exp(entropy(share[share > 0])))
+    assert found["intruders"] == pytest.approx(np.mean(matches))
+    assert found["effective_rank"] == pytest.approx(np.mean(ranks), rel=1e-3)
     nothing = weight_drift(before, before)
     assert np.isnan(nothing["principal"])
     assert nothing["weight_change"] == 0 and nothing["unchanged"] == nothing["unchanged_bfloat16"] == 1
@@ -166,6 +190,18 @@ def test_a_matrix_without_full_rank_has_a_finite_change_of_values():
     name, weight = "model.layers.0.self_attn.q_proj.weight", torch.randn(8, 6)
     weight[:, 0] = 0
     assert np.isfinite(weight_drift({name: weight}, {name: weight + 0.1})["value_change"])
+
+
+def test_a_large_new_direction_is_an_intruder():
+    rng = np.random.default_rng(3)
+    weight, u, v = rng.normal(size=(40, 32)), rng.normal(size=(40, 1)), rng.normal(size=(32, 1))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    found = weight_drift({name: torch.tensor(weight)}, {name: torch.tensor(weight + u @ v.T)})
+    new = np.linalg.svd(weight + u @ v.T, full_matrices=False)
+    old = np.linalg.svd(weight, full_matrices=False)
+    wanted = [(np.abs(a.T @ b).max(0)[:8] < 0.5).mean() for a, b in ((old[0], new[0]), (old[2].T, new[2].T))]
+    assert found["intruders"] == pytest.approx(np.mean(wanted)) and found["intruders"] > 0
+    assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
 
 
 def test_an_update_of_the_principal_weights_alone_is_seen():

@@ -86,6 +86,34 @@ def test_of_each_mitigation_the_strength_that_keeps_most_at_equal_accuracy_is_ch
         m.chosen(along[along["mitigation"] == "plain SFT"], called, "plain SFT")
 
 
+def test_what_learns_no_more_than_plain_sft_had_at_its_peak_is_not_compared():
+    """Before the peak nothing was forgotten, so there all are level; one seed in which that is so is enough."""
+    ends_at = {"plain SFT": (0.8, 0.3), "held, 1": (0.59, 0.65), "held, 2": (0.6, 0.1), "kept": (0.7, 0.6)}
+    along = pd.concat([path(name, s, (0.6, 0.7), end) for name, end in ends_at.items() for s in range(3)])
+    assert m.learners(along) == ["plain SFT", "kept"]
+    called = {name: name.partition(",")[0] for name in ends_at}
+    assert m.chosen(along, called, "plain SFT")["held, 2"] == "held", "of those that learn too little the one with most"
+    once = along.assign(trained=along["trained"].where((along["mitigation"] != "kept") | (along["seed"] > 0), 0.5))
+    assert m.learners(once) == ["plain SFT"]
+    found = m.by_corner(along, "plain SFT", SPLITS)
+    assert set(found.loc[found["split"] == "ood", "mitigation"]) == {"kept"} and len(found) == 4
+    assert m.corner_table(found, SPLITS, {}).loc["held, 1", "OOD, equal ID"] == m.TOO_LITTLE
+    assert m.against_others(along, "held, 1") == {} and set(m.against_others(along, "kept")) == {"plain SFT"}
+    assert "learn too little: held, 1 and held, 2." in m.advice(along, "plain SFT", SPLITS, {})
+
+
+def test_format_and_knowledge_are_told_apart():
+    metrics = {"accuracy": (0.3, 0.2), "wrong_value": (0.1, 0.0), "wrong_numbers": (0.1, 0.0), "malformed": (0.5, 0.8)}
+    rows = [
+        ("held", "sft", "sft", 0, step, 0, "ood", metric, value, 100)
+        for metric, values in metrics.items()
+        for step, value in zip((10, 20), values, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["condition", *COLUMNS])
+    found = m.formed(table, {"held": "held, 1"}, SPLITS)["OOD"].loc["held, 1"]
+    assert found["no formula"] == pytest.approx(80) and found["right"] == pytest.approx(100), "at the end"
+
+
 def test_corners_are_compared_at_equal_accuracy_too():
     ends = {"plain SFT": (0.8, 0.3), "held": (0.8, 0.3), "kept": (0.7, 0.6)}
     along = pd.concat([path(n, s, (0.6, 0.7), end) for n, end in ends.items() for s in range(3)])
@@ -96,7 +124,7 @@ def test_corners_are_compared_at_equal_accuracy_too():
     assert gains["held", "id"] == 0 and gains["held", "new_rule"] == pytest.approx(0.1)
     assert gains["kept", "id"] == pytest.approx(-0.1) and gains["kept", "ood"] == pytest.approx(0.6 - 0.5)
     table = m.corner_table(found, SPLITS, {"held": 1.25})
-    assert table.index.tolist() == ["kept", "held"] and table["time of a step"].tolist() == ["1.0", "1.2"]
+    assert table.index.tolist() == ["kept", "held"] and table["time of a step"].tolist() == ["not measured", "1.2"]
     assert table.loc["held", "new rule, equal ID"].startswith("+10.0")
     assert table.loc["kept", "ID, at the end"].startswith("-10.0")
     text = m.advice(along, "plain SFT", SPLITS, {})

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from oodlib.analysis.predictors import better, forgetting, quadratic_fit, rank_correlation, strengths
+from oodlib.analysis.predictors import better, forgetting, held_out_fit, quadratic_fit, rank_correlation, strengths
 from oodlib.io import COLUMNS
 from oodlib.tasks import get_task
 
@@ -90,5 +90,11 @@ def test_fits_against_numpy_and_scipy():
     rest = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     assert quadratic_fit(x, y) == pytest.approx(1 - rest @ rest / ((y - y.mean()) @ (y - y.mean())))
     assert rank_correlation(x, y) == pytest.approx(stats.pearsonr(x.argsort().argsort(), y.argsort().argsort())[0])
+    without = [np.delete(np.arange(30), i) for i in range(30)]
+    unseen = [y[i] - np.polyval(np.polyfit(x[rest], y[rest], 2), x[i]) for i, rest in enumerate(without)]
+    means = [y[i] - y[rest].mean() for i, rest in enumerate(without)]
+    assert held_out_fit(x, y) == pytest.approx(1 - np.square(unseen).sum() / np.square(means).sum())
+    assert held_out_fit(x, y) < 0, "noise tells nothing of what a fit has not seen"
+    assert np.isnan(held_out_fit(np.array([1.0, 2, 3, 3]), np.arange(4.0)))
     assert np.isnan(quadratic_fit(np.array([1.0, 2, 3, 3]), np.arange(4.0)))
     assert np.isnan(rank_correlation(np.ones(5), np.arange(5.0)))

@@ -8,14 +8,17 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from oodlib.analysis.selection import (
+    NULL,
     RULES,
     by_rule,
     checkpoints,
     choices,
+    comparable,
     elbow,
     first_minimum,
     paths,
     regrets,
+    rule_table,
     training_path,
 )
 from oodlib.cli import app
@@ -96,6 +99,21 @@ def test_regrets_are_means_over_conditions_with_intervals_over_seeds():
     assert found["last"].n == 3 and found["last"].low < found["last"].value < found["last"].high
     assert list(found)[-1] in ("last", "lowest ID loss") and found["10% of the steps"].value == 0
     assert next(iter(found.values())).value == 0
+    assert found[NULL].value == 0, "the first is the best here, by chance"
+
+
+def test_rules_are_compared_on_the_paths_on_which_all_of_them_chose():
+    angles = pd.concat([table("a", s) for s in (1, 2)])
+    without = table("b", 1, 0.004)
+    without = without[without["metric"] != "rotation"]
+    found = regrets(paths(pd.concat([angles, without]), SPLITS))
+    assert set(comparable(found)["condition"]) == {"a"} and by_rule(found)["last"].n == 2
+    drifted = angles[angles["metric"] == "rotation"].assign(stage="drift", metric="angle", value=[0, 0.5, 0.6, 0.7] * 2)
+    moved = paths(pd.concat([angles, drifted]), SPLITS)["a", 1]
+    assert moved["angle"].tolist() == [0, 0.5, 0.6, 0.7], "drift's own, where it was measured"
+    text = rule_table(found).loc["highest ID accuracy"]
+    assert text["OOD points below the peak"].startswith("10.0") and text["ID points below the best"] == "0.0"
+    assert text["steps chosen"] == "40: 100%"
 
 
 # ---- anybody's checkpoints -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from oodlib.analysis.healing import wide
 from oodlib.analysis.plan import Plan
 from oodlib.analysis.predictors import forgetting
 from oodlib.analysis.sweep import Sweep, spread, summary
-from oodlib.config import CHECKOUT, PARAMS, load_config
+from oodlib.config import CHECKOUT, load_config
 from oodlib.io import COLUMNS
 from oodlib.run import STAGES, Run
 from oodlib.spectral.metrics import MEASURES
@@ -87,13 +87,19 @@ def test_an_unknown_phase_block_or_condition_is_named(tmp_path):
 
 
 def test_a_block_may_name_one_of_a_condition_s_strengths(tmp_path):
-    text = (PARAMS / "sweeps" / "mitigations.yaml").read_text(encoding="utf-8")
-    assert text.count("conditions: *all") == 1
-    changed = text.replace("conditions: *all", 'conditions: [plain, "rate@0.0001"]')
-    (tmp_path / "plan.yaml").write_text(changed, encoding="utf-8")
+    text = """
+like: smoke
+conditions:
+  plain: {mitigation: plain SFT}
+  rate: {mitigation: rate, strengths: {sft.learning_rate: [1.0e-4, 5.0e-5]}}
+blocks: {all: {conditions: [plain, rate]}, one: {conditions: [plain, "rate@0.0001"]}}
+phases: {search: {seeds: [2], blocks: [all]}, report: {seeds: [3], blocks: [one]}}
+"""
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     plan = Plan(tmp_path / "plan.yaml")
-    assert plan.names("mitigations") == ["plain", "rate@0.0001"] and len(plan.names("search")) > 20
-    assert plan.mitigations("mitigations")["mitigation"].is_unique
+    assert plan.names("report") == ["plain", "rate@0.0001"]
+    assert plan.names("search") == ["plain", "rate@0.0001", "rate@5e-05"]
+    assert plan.mitigations("report")["mitigation"].is_unique
     assert plan.config("rate@0.0001", 0).sft.learning_rate == 1e-4
 
 

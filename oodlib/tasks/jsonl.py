@@ -32,18 +32,21 @@ NOT_SPLITS = ("train", "checker")
 COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#B8A800")  # of further splits
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
-_ALIKE = {  # characters that are read as an ASCII one: other minus signs, full-width and Arabic marks
+_ALIKE = {  # characters that are read as an ASCII one: other minus signs and slashes, full-width and Arabic marks
     **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"),
     **dict.fromkeys("\uff0c\u066c", ","),
     **dict.fromkeys("\uff0e\u066b", "."),
-    "\uff0f": "/",
+    **dict.fromkeys("\uff0f\u2044\u2215", "/"),
+    **dict.fromkeys("\uff45\uff25", "e"),
+    "\uff0b": "+",
 }
 _TO_ASCII = str.maketrans(_ALIKE)
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _GROUPS = r"[0-9]{1,3}(?:(?P<NAME>[,'\u2019_\u00a0\u2007\u2009\u202f])[0-9]{3}(?:(?P=NAME)[0-9]{3})*)(?![0-9])"
-_PLAIN = r"(?:(?:GROUPS|[0-9]+)(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?".replace("GROUPS", _GROUPS)
+_PLAIN = r"(?:(?:GROUPS|[0-9]+)(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)(?:[eE][+-]?[0-9]+)?".replace("GROUPS", _GROUPS)
 _FIRST, _NEXT = (_PLAIN.replace("NAME", name) for name in ("a", "b"))
-_NUMBER = re.compile(rf"(?P<first>(?:(?<![\w.)])-)?{_FIRST})(?P<next>(?:/{_NEXT})*)")
+_ENDED = r"\w.)\]}\uff09\uff3d\uff5d\u3009\u300b\u3011"  # after these a minus sign is a dash
+_NUMBER = re.compile(rf"(?P<first>(?:(?<![{_ENDED}])-)?{_FIRST})(?P<next>(?:/{_NEXT})*)")
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 
@@ -133,7 +136,7 @@ class JsonLines:
         if not text.strip():
             return Verdict("malformed", -3.0, "No answer was found.")
         try:
-            found = self.check(json.loads(problem.gold), text)
+            found = self.check(_gold(problem, self.check is number), text)
         except ValueError as error:
             return Verdict("malformed", -3.0, str(error) or "The answer cannot be read.")
         except Exception as error:  # whatever a checker of one's own raises
@@ -170,8 +173,9 @@ def number(answer: Any, text: str) -> bool:
     minus sign stands right before it; a hyphen, a figure or en dash and Unicode's minus signs are the same, and after a
     letter, a digit, a point or a closing bracket they are a dash (10-24 ends in 24). Groups of three digits may be set
     off by one sign throughout: comma, apostrophe, underscore, or a no-break, figure or thin space. Two numbers with a
-    slash are a fraction (-3/4). Nothing else is read: a plain space or another comma parts two numbers (3,14 ends in
-    14), 50% is 50, and superscripts, ½, roots and words are none. ValueError if there is no number.
+    slash, any of Unicode's, are a fraction (-3/4). Nothing else is read: a plain space or another comma parts two
+    numbers (3,14 ends in 14), 50% is 50, and superscripts, ½, roots and words are none. ValueError if there is no
+    number, or its exponent is beyond 9999.
     """
     (p, q), (r, s) = _last_number(str(answer)), _last_number(text)
     return _EXACT.multiply(p, s) == _EXACT.multiply(r, q)
@@ -195,11 +199,14 @@ def _last_number(text: str) -> tuple[Decimal, Decimal]:
 
 
 def _decimal(text: str) -> Decimal:
-    return Decimal(re.sub(r"[^0-9.eE+-]", "", text))
+    mantissa, _, exponent = re.sub(r"[^0-9.eE+-]", "", text).lower().partition("e")
+    if len(exponent.lstrip("+-0")) > 4:
+        raise ValueError("The number's exponent is too large.")
+    return Decimal(f"{mantissa}e{exponent or 0}")
 
 
 CHECKERS: dict[str, Check] = {"exact": exact, "number": number}
-METHODS = {"number": {"checker_method": "2"}}  # raised by hand where it judges otherwise than before
+METHODS = {"number": {"checker_method": "3"}}  # raised by hand where it judges otherwise than before
 
 
 def _checker(name: str) -> tuple[Check, dict[str, str]]:
@@ -228,7 +235,7 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
         try:
             problem = _problem(line, n)
             if numbers:
-                _last_number(str(json.loads(problem.gold)))
+                _last_number(str(_gold(problem, numbers)))
             if problem.label in problems:
                 raise ValueError(f"the label {problem.label!r} is that of line {problems[problem.label][0]} too")
         except ValueError as error:
@@ -243,6 +250,7 @@ def _problem(line: str, n: int) -> Problem:
     try:
         row = Line.model_validate_json(line)
         json.loads(line, object_pairs_hook=_once)
+        exactly = json.loads(line, parse_float=Decimal).get("answer")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "the line"
@@ -251,7 +259,13 @@ def _problem(line: str, n: int) -> Problem:
         got = "" if first["type"] in ("missing", "json_invalid") else f", not {shown(first['input'])}"
         raise ValueError(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}") from None
     prompt = row.prompt if isinstance(row.prompt, str) else tuple((m.role, m.content) for m in row.prompt)
-    return Problem(prompt, row.completion, json.dumps(row.answer), row.label or f"line {n}")
+    gold = str(exactly) if isinstance(exactly, Decimal) else json.dumps(row.answer)
+    return Problem(prompt, row.completion, gold, row.label or f"line {n}")
+
+
+def _gold(problem: Problem, exactly: bool) -> Any:
+    """A problem's answer; a number with a point `exactly` as it was written, or as the nearest float."""
+    return json.loads(problem.gold, parse_float=Decimal if exactly else float)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

@@ -20,6 +20,7 @@ MARKS = [
     "٣", "８", "１", "，", "．", "／", "๔", "𝟗", "\ud800", "\U0010ffff", "0", "1", "8", "24", "000", "1,234", "9" * 50,
     "inf", "nan", "__import__('os')", "lambda:8", "8 if 1 else 3", '"formula":"', '"formula": "8/(3-8/3)"', "'}",
     "{", "[" * 30, "(" * 40, "e99", "e-999", "0x8", "8_0", "1e309", "True", "8j", "#", "`", "<|end|>", "= 24", "=24",
+    "e1000", "e12345", "⁄", "∕", "ｅ", "＋", "]", "}", "）",
 ]  # fmt: skip
 SIGNS, GROUPS = "-−‐‑‒–﹣－", ",'’_\u00a0\u2007\u2009\u202f"
 
@@ -159,7 +160,7 @@ def valued(text):
     text, at, last = "".join(plain(c) for c in text), 0, None
     while at < len(text):
         before = text[at - 1] if at else " "
-        minus = text[at] == "-" and not (before.isalnum() or before in "_.)")
+        minus = text[at] == "-" and not (before.isalnum() or before in "_.)]}）］｝〉》】")
         value, end = unsigned(text, at + minus)
         if value is None:
             at += 1
@@ -191,10 +192,12 @@ def unsigned(text, at):
         if not rest and not whole:
             return None, at
         end = to if rest else end
-    power = re.compile(r"[eE]([+-]?[0-9]{1,3})").match(text, end)
+    power = re.compile(r"[eE]([+-]?)0*([0-9]+)").match(text, end)
     end, rest = power.end() if power else end, rest.rstrip("0")
     value = Fraction(int((whole + rest).lstrip("0") or "0"), 10 ** len(rest))
-    return value * Fraction(10) ** int(power[1]) if power else value, end
+    if power and len(power[2]) > 4:
+        return Fraction(-1, 7), end  # no answer: such a number cannot be read
+    return value * Fraction(10) ** int(power[1] + power[2]) if power else value, end
 
 
 def digits(text, at):
@@ -211,4 +214,6 @@ def plain(c):
         return ","
     if c in "．٫":
         return "."
-    return "/" if c == "／" else str(decimal(c)) if decimal(c, None) is not None else c
+    if c in "ｅＥ":
+        return "e"
+    return "+" if c == "＋" else "/" if c in "／⁄∕" else str(decimal(c)) if decimal(c, None) is not None else c

@@ -186,6 +186,16 @@ def test_the_card_game_takes_no_options(data):
         (-0.75, "x = -3/4", True),
         (1, "333333333333333333333/333333333333333333333", True),
         (2024, "on 3/4/2024", True),
+        (0, "1e1000", False),
+        ("1e1000", "10e999", True),
+        (5, "x = 1e1235", False),
+        (0.75, "3⁄4", True),
+        (-0.75, "−3∕4", True),
+        (3, "[2]-3", True),
+        (3, r"\frac{1}{2}-3", True),
+        (3, "（2）-3", True),
+        (2000, "２ｅ３", True),
+        (0.002, "２ｅ-３", True),
     ],
 )
 def test_number_takes_the_last_number(answer, text, right):
@@ -215,6 +225,30 @@ def test_a_plain_space_parts_two_numbers():
 def test_digits_of_any_script_count(zero):
     digits = [chr(ord(zero) + n) for n in range(10)]
     assert number(1207, digits[1] + digits[2] + digits[0] + digits[7]) and number(0.5, f"{digits[0]}．{digits[5]}")
+
+
+def test_an_exponent_that_is_out_of_reach_is_no_number():
+    for text in ("1e10000", "1e-99999999999999999999999", "1e" + "9" * 5000):
+        with pytest.raises(ValueError, match="exponent"):
+            number(0, text)
+    assert number(5, "5e0000000")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        ("3.14159265358979323846", "3.14159265358979323846", True),
+        ("9007199254740993.0", "9007199254740993", True),
+        ("9007199254740993.0", "9007199254740992", False),
+        ("1e-400", "0", False),
+    ],
+)
+def test_an_answer_is_the_number_that_the_file_has(data, answer, text, right):
+    row = f'{{"prompt": "p", "completion": "c", "answer": {answer}}}\n'
+    options = data()
+    Path(options["id"]).write_text(row)
+    task = get_task("jsonl", {**options, "checker": "number"})
+    assert (task.verify(task.split("id")[0], text).outcome == "correct") is right
 
 
 @pytest.mark.parametrize("text", ["", "five", "²", "½", "Ⅷ", "①", "五", "−", "1/0", "\ud800", "."])

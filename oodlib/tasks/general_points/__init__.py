@@ -188,7 +188,8 @@ class GeneralPoints:
             verdict, old = Verdict("malformed", -3.0, message), "malformed"
         else:
             verdict = self.verify_formula(problem, formula)
-            old = (verdict if trained.numbers == problem.numbers else self.verify_formula(trained, formula)).outcome
+            same = trained.numbers == problem.numbers or verdict.outcome == "illegal"  # under any rule
+            old = (verdict if same else self.verify_formula(trained, formula)).outcome
         measures = {
             "numbers_read": named == sorted(problem.numbers),
             "old_numbers": named == sorted(trained.numbers),

@@ -244,7 +244,7 @@ def _evaluations(file: Path) -> Iterator[tuple[int, str, float]]:
     for row in log:
         for column, names in LOGGED.items():
             if name := next((name for name in names if name in row), None):
-                if type(row.get("step")) is not int or not isinstance(row[name], int | float):
+                if type(row.get("step")) is not int or not isinstance(row[name], int | float) or abs(row[name]) > 1e300:
                     raise ValueError(f"{file}: {name} {shown(row[name])} at step {shown(row.get('step'))} is no number")
                 yield row["step"], column, float(row[name])
 
@@ -253,7 +253,7 @@ def _turned(base: str, folders: Iterable[Path]) -> list[tuple[float, float]]:
     """The angle and the effective rank of each checkpoint, as in `training_path`; the base is decomposed once."""
     first, opened = open_weights(base), {}
     for folder in folders:
-        second = open_weights(folder, first)
+        second = open_weights(folder, first, adapter_base=base)
         pairs, remarks = pair_up(first, second)
         if not pairs:
             raise ValueError(f"nothing of {folder} can be compared with {base}")

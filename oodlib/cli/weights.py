@@ -142,7 +142,7 @@ def restore(
         raise ValueError("--out is missing: a folder for the edited model (or --dry-run)")
     edit = Edit(part, k_top, k_tail or 0, _layers(layers))
     job = ModelEdit(recipient, donor, edit, modules or None, adapter_base)
-    _remark(donor, job.remarks)
+    _remark(f"{donor} -> {recipient}", job.remarks)
     shapes = {name: pair.shape for name, pair in job.pairs.items()}
     if dry_run:
         rows = [(name, "x".join(map(str, s)), *ends(edit.top, edit.tail, min(s))) for name, s in shapes.items()]

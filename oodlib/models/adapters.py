@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import defaultdict
 from functools import cached_property
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodlib.io import digest, one_line, read_object
-from oodlib.models.names import HEADS, adapted, key_of, place_of, unwrapped
-from oodlib.models.weights import Safetensors, Weights
+from oodlib.io import digest, one_line, read_object, shown
+from oodlib.models.names import HEADS, KEYS, adapted, key_of, parts_of, place_of, unwrapped
+from oodlib.models.weights import Safetensors, Weights, is_turned
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PLAIN = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # initialisations that leave the base as it is
@@ -43,22 +44,35 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is an adapter of type {variant}; only plain LoRA can be added to its base")
     patterns = settings.get("alpha_pattern") or {}
     wrong = {name: settings.get(name, default) for name, default in NUMBERS.items()}
-    wrong = {name: value for name, value in wrong.items() if not isinstance(value, int | float)}
-    if not isinstance(patterns, dict) or not all(isinstance(alpha, int | float) for alpha in patterns.values()):
+    wrong = {name: value for name, value in wrong.items() if not _is_number(value)}
+    if not isinstance(patterns, dict) or not all(map(_is_number, patterns.values())):
         wrong["alpha_pattern"] = patterns
     if wrong:
         name, value = next(iter(wrong.items()))
         expected = "numbers by module" if name == "alpha_pattern" else "a number"
-        raise ValueError(f"{file}: {name} = {value!r}: expected {expected}")
+        raise ValueError(f"{file}: {name} = {shown(value)}: expected {expected}")
     return {**NUMBERS, **settings, "alpha_pattern": patterns}
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # more than a float can hold
+        return False
+
+
 def base_of(folder: Path) -> str | None:
-    """The base that an adapter names, None where it names none. ValueError for anything but a name."""
-    named = read_object(folder / CONFIG).get("base_model_name_or_path")
-    if named is not None and not isinstance(named, str):
-        raise ValueError(f"{folder / CONFIG}: base_model_name_or_path = {named!r}: expected a name")
-    return named or None
+    """The base that an adapter names, as NAME@REVISION where it names a revision; None where it names none.
+
+    ValueError for anything but names.
+    """
+    settings = read_object(folder / CONFIG)
+    named, revision = (settings.get(name) for name in ("base_model_name_or_path", "revision"))
+    for name, value in (("base_model_name_or_path", named), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{folder / CONFIG}: {name} = {shown(value)}: expected a name")
+    local = named and (Path(named).expanduser().exists() or "@" in named)
+    return f"{named}@{revision}" if named and revision and not local else named or None
 
 
 class Adapter(Weights):
@@ -80,17 +94,23 @@ class Adapter(Weights):
             self.remarks[", ".join(beside)] = f"not read, for {FILE} lies beside it and belongs to {base.path}"
         self._parts: dict[str, dict[str | None, str]] = defaultdict(dict)
         self._modules: dict[str, str] = {}  # what the adapter itself calls the module of a tensor
-        by_key = defaultdict(list)
+        by_key: list[dict[Any, list[str]]] = [defaultdict(list) for _ in KEYS]
         for name in base.shapes:
-            by_key[key_of(name)].append(name)
+            for key, found in zip(KEYS, by_key, strict=True):
+                found[key(name)].append(name)
         for name, shape in self.low_rank.shapes.items():
             target, part = adapted(name)
-            here = [target] if target in base.shapes else by_key[key_of(target)]
-            if len(here) == 1:
+            places = [of[key(target)] for key, of in zip(KEYS, by_key, strict=True)]
+            here = [target] if target in base.shapes else next((place for place in places if len(place) == 1), [])
+            if here:
+                if part in self._parts[here[0]]:
+                    both = f"{self._parts[here[0]][part]} and {name}"
+                    raise ValueError(f"{folder / FILE} holds more than one adapter ({both}): keep each in a folder")
                 self._parts[here[0]][part] = name
                 self._modules[here[0]] = target.removesuffix(".weight").removesuffix(".bias")
                 if part is None:
                     self.shapes[here[0]] = shape  # with new tokens it has more rows
+                    self.quantised.pop(here[0], None)
             else:
                 self._without_place(target, part, name, shape)
         for name in list(self._parts):
@@ -108,12 +128,21 @@ class Adapter(Weights):
             raise ValueError(
                 f"{file}: {unread[0]} holds no floating-point numbers ({self.low_rank.quantised[unread[0]]})"
             )
+        if "rows" in parts and max(self._rows(name), default=0) >= self.shapes[name][0]:
+            del parts["rows"]
+            self.remarks[name] = f"new rows, which {self.base.path} does not hold: left out"
         if "rows" in parts and len(self._rows(name)) != shapes[parts["rows"]][0]:
             raise ValueError(f"{file}: not as many rows of {name} as trainable_token_indices names")
         if "A" in parts:
             A, B, weight = shapes[parts["A"]], shapes[parts["B"]], self.shapes[name]
             fits = len(A) == len(B) == 2 and B[1] == A[0] > 0 and (B[0], A[1]) in (weight, weight[::-1])
-            if not fits and name not in self.quantised:
+            outside = (place := place_of(name)) is None or place.layer is None
+            if not fits and (len(weight) > 2 or (outside and len(A) == 2 and {A[1], B[0]} & {*weight})):
+                what = "a convolution" if len(weight) > 2 else "more rows than the base has"
+                self.remarks[name] = f"changed by the adapter, but {what}: left out"
+                for low in "AB":
+                    del parts[low]
+            elif not fits and name not in self.quantised:
                 raise ValueError(f"{file}: the change of {name} does not fit its {weight}: B is {B}, A is {A}")
 
     def _without_place(self, target: str, part: str | None, name: str, shape: tuple[int, ...]) -> None:
@@ -124,6 +153,15 @@ class Adapter(Weights):
             self.remarks[target] = f"the adapter's own: {self.base.path} does not hold it{tied}"
         elif place is None or place.layer is None or part == "rows" or target.endswith(".bias"):
             self.remarks[target] = f"changed by the adapter, but {self.base.path} does not hold it: left out"
+        elif pieces := sorted(n for n in self.base.shapes if _is_piece(n, target)):
+            raise ValueError(
+                f"{self.path} changes {target}, which {self.base.path} holds as {pieces[0]}, quantised or joined with "
+                "others: only to a plain weight can it be added"
+            )
+        elif key_of(target) in {key_of(name) for name in self.base.matrices} | {
+            part for name in self.base.matrices for part in parts_of(key_of(name))
+        }:
+            self.remarks[target] = f"changed by the adapter, but {self.base.path} keeps it in one with others: left out"
         else:
             raise ValueError(f"{self.path} changes {target}, which {self.base.path} does not hold: is that its base?")
 
@@ -150,7 +188,7 @@ class Adapter(Weights):
         turned = is_turned(self.base, name) if square else (len(B), A.shape[1]) != tuple(weight.shape)
         scale = self._scale(name, len(A))
         before = weight.double().T if turned else weight.double()
-        if self.settings.get("init_lora_weights") == PISSA:
+        if self.settings.get("init_lora_weights") == PISSA and "lora_embedding_" not in parts["A"]:
             U, s, V_t = torch.linalg.svd(before, full_matrices=False)
             before = before - (U[:, : len(A)] * s[: len(A)]) @ V_t[: len(A)]
             before = before.to(weight.dtype).double()  # as PEFT keeps it
@@ -165,10 +203,10 @@ class Adapter(Weights):
 
     def _rows(self, name: str) -> list[int]:
         """The rows of an embedding that are trained on their own (PEFT's trainable tokens)."""
-        indices, n_rows = self.settings.get("trainable_token_indices"), self.shapes[name][0]
+        indices = self.settings.get("trainable_token_indices")
         if isinstance(indices, dict):
             indices = next((rows for module, rows in indices.items() if self._modules[name].endswith(module)), None)
-        if not isinstance(indices, list) or not all(isinstance(i, int) and 0 <= i < n_rows for i in indices):
+        if not isinstance(indices, list) or not all(type(i) is int and i >= 0 for i in indices):
             raise ValueError(f"{self.path / CONFIG}: trainable_token_indices = {indices!r}: expected rows of {name}")
         return indices
 
@@ -184,22 +222,10 @@ class Adapter(Weights):
         return alpha / (rank**0.5 if self.settings["use_rslora"] else rank)
 
 
-def is_turned(weights: Weights, name: str) -> bool:
-    """Whether a weight is kept as [in, out] (GPT-2's Conv1D), not as [out, in].
-
-    A bias has as many entries as its module has outputs. Of a square matrix its neighbours tell, the nearest first.
-    """
-    place, shapes, around = place_of(name), weights.shapes, []
-    if place and place.layer is not None:
-        path = name.removesuffix(".weight")
-        layer, parent = path.removesuffix(place.path), path.rpartition(".")[0]
-        around = [n for n in shapes if n.startswith(layer) and n.endswith(".weight")]
-        around.sort(key=lambda n: (not n.startswith(parent), n))
-    for weight in (name, *around):
-        bias, shape = shapes.get(f"{weight.removesuffix('.weight')}.bias"), shapes[weight]
-        if bias and len(shape) == 2 and shape[0] != shape[1] and bias[0] in shape:
-            return bias[0] == shape[1]
-    return False
+def _is_piece(name: str, target: str) -> bool:
+    """Whether a tensor of a base stands in the place of a weight: MODULE.qweight of MODULE.weight."""
+    parent, _, last = unwrapped(name).rpartition(".")
+    return last not in ("weight", "bias") and key_of(f"{parent}.weight") == key_of(target)
 
 
 # ---- in memory -----------------------------------------------------------------------------------------

@@ -33,15 +33,24 @@ class GGUF(Weights):
         self.path, self.shapes, self.quantised, self._tensors, self._heads = file, {}, {}, {}, {}
         first = _open(file)
         count = _value(file, first, "split.count", 1)
+        named = _SPLIT.fullmatch(file.name)
+        if named and count in (0, 1) and int(named[3]) > 1:
+            raise ValueError(f"{file}: its name says that it is one of {int(named[3])} parts, and it does not say so")
         self._files = [file] if count in (0, 1) else _parts(file, count)
         readers = [first if part == file else _open(part) for part in self._files]
-        for part, reader in zip(self._files, readers, strict=True):
+        for i, (part, reader) in enumerate(zip(self._files, readers, strict=True)):
+            of = _value(part, reader, "split.no", 0), _value(part, reader, "split.count", count)
+            if len(self._files) > 1 and of != (i, count):
+                raise ValueError(f"{part} says that it is part {of[0]} of {of[1]}, not {i} of {count} (from 0)")
             for tensor in reader.tensors:
                 name = from_gguf(tensor.name)
                 if name in self._tensors:
                     raise ValueError(f"{part}: {tensor.name} stands in another part of this model too")
                 self._tensors[name] = tensor
                 self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
+        total = _value(file, first, "split.tensors.count", len(self._tensors))
+        if len(self._files) > 1 and total != len(self._tensors):
+            raise ValueError(f"{file} and its other parts hold {len(self._tensors)} tensors, not {total}")
         types = {name: t.tensor_type.name for name, t in self._tensors.items()}
         self.rounded = {name: f"numbers rounded to {dtype}" for name, dtype in types.items() if dtype not in FLOATS}
         head = readers[0]

@@ -14,14 +14,14 @@ from itertools import groupby
 
 from torch import Tensor
 
-LAYERS = r"\w*layers?|\w*blocks?|blk|h"  # a layer's number follows one of these
+LAYERS = r"\w*layers?|\w*blocks?|blk|h|attentions|ffns"  # a layer's number follows one of these
 WRITERS = (
     "o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_h_to_4h", "dense_4h_to_h", "fc2", "wo", "w2", "o",
     "fc_out",
 )  # fmt: skip
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared")  # in no layer
 HEADS = ("lm_head", "output", "embed_out")  # in no layer
-OUTER_WRAPPERS = ("module", "base_model.model")  # of distributed training and PEFT, before a name
+OUTER_WRAPPERS = ("module", "base_model.model", "_forward_module")  # of distributed training and PEFT, before a name
 WRAPPERS = (
     "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer", r"modules_to_save(?:\.default)?",
     "original_module",
@@ -31,7 +31,9 @@ TOWERS = {"visual": "vision", "vision": "vision", "image": "vision", "speech": "
 TOWERS |= {word: word for word in ("encoder", "decoder", "mtp")}
 TEXT = "language_model."  # what a model that also sees puts into the names of its language model
 VISION, CROSS_ATTENTION = "vision", ".cross_attn."  # parts of such a model that text alone does not reach
-EXPERTS = re.compile(r"expert|moe")  # in the path of weights that stacks of experts are made of, [experts, ., .]
+EXPERTS = re.compile(
+    r"expert|moe|(?:in|out)put_linear"
+)  # in the path of weights that stacks of experts are made of, [experts, ., .]
 FUSED = {"gate_up_proj": ("gate_proj", "up_proj")}  # matrices that are also kept as one, one above the other
 ALIASES = {  # paths of Mixtral and its like, by what newer ones call them
     r"^block_sparse_moe\.": "mlp.", r"(experts\.\d+)\.w1$": r"\1.gate_proj", r"(experts\.\d+)\.w3$": r"\1.up_proj",
@@ -51,7 +53,7 @@ GGUF_LAYER = {
 }  # fmt: skip
 GGUF_OUTER = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
 
-_IN_LAYER = re.compile(rf"(?:^|.*?\.)(?:{LAYERS})\.(\d+)\.(.+?)(?:\.weight)?(?:\[(\d+)\])?")
+_IN_LAYER = re.compile(rf"(?:^|.*?\.)(?:{LAYERS})\.([0-9]{{1,9}})\.(.+?)(?:\.weight)?(?:\[(\d+)\])?")
 _OUTER = re.compile(rf"(?:^|.*\.)({'|'.join((*EMBEDDINGS, *HEADS))})\.weight")
 _WRAPPED = re.compile("^(?:(?:" + "|".join(map(re.escape, OUTER_WRAPPERS)) + r")\.)+")
 _WITHIN = re.compile(r"(?<![^.])(?:" + "|".join(WRAPPERS) + r")\.")
@@ -94,8 +96,9 @@ def place_of(name: str) -> Place | None:
 def key_of(name: str) -> tuple[str, ...]:
     """What a tensor's name says however the model is wrapped: two names with one key are one tensor's.
 
-    The parts of the model that it is in (`TOWERS`), its layer's number, and its path there (in no layer: the path
-    without CONTAINERS). An expert has the same key in a stack and on its own.
+    The parts of the model that it is in (`TOWERS`), its layer's number, and its path there (in no layer: what an
+    embedding or a head is called, else the path without CONTAINERS). An expert has the same key in a stack and on its
+    own.
     """
     name = unwrapped(name)
     if match := _IN_LAYER.fullmatch(name):
@@ -106,10 +109,16 @@ def key_of(name: str) -> tuple[str, ...]:
         for pattern, new in ALIASES.items():
             path = re.sub(pattern, new, path)
     else:
-        stem, layer = name.rpartition(".")[0], ""
-        path = ".".join(w for w in name.split(".") if w not in CONTAINERS and not _TOWERS.search(w))
+        stem, layer, outer = name.rpartition(".")[0], "", _OUTER.fullmatch(name)
+        words = (word for word in name.split(".") if word not in CONTAINERS and not _TOWERS.search(word))
+        path = f"{outer[1]}.weight" if outer else ".".join(words)
     towers = (TOWERS[word] for word in _TOWERS.findall(stem))
     return (*(tower for tower, _ in groupby(towers)), layer, path)
+
+
+def bare(name: str) -> str:
+    """A name without wrappers and CONTAINERS, wherever they stand in it."""
+    return ".".join(word for word in unwrapped(name).split(".") if word not in CONTAINERS)
 
 
 def parts_of(key: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -156,6 +165,9 @@ def unwrapped(name: str) -> str:
     return _WRAPPED.sub("", _WITHIN.sub("", name))
 
 
+KEYS = (unwrapped, bare, key_of)  # by which names of one tensor are found, the closest first
+
+
 def text_names(names: Iterable[str]) -> dict[str, str]:
     """The language model's tensors under the names that it has when it stands alone -> the names here."""
     names = {unwrapped(name): name for name in names}
@@ -180,7 +192,8 @@ def adapted(name: str) -> tuple[str, str | None]:
 
     "A" and "B" of a weight, "magnitude" (DoRA), "B" of a bias, "rows" (of single tokens), or None: the whole tensor.
     """
-    name = re.sub(r"\.token_adapter\.trainable_tokens_(delta|original)(\.\w+)?$", r".rows_\1", unwrapped(name))
+    name = unwrapped(name).replace(".token_adapter.weight", ".weight")
+    name = re.sub(r"\.token_adapter\.trainable_tokens_(delta|original)(\.\w+)?$", r".rows_\1", name)
     if match := re.fullmatch(r"(.+)\.lora_magnitude_vector(?:\.\w+)*", name):
         return f"{match[1]}.weight", "magnitude"
     if match := re.fullmatch(rf"{LORA}\.bias", name):

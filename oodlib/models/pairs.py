@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from oodlib.models.names import (
     EMBEDDINGS,
     HEADS,
+    KEYS,
     Place,
     is_beside,
     is_stack,
@@ -17,7 +18,7 @@ from oodlib.models.names import (
     parts_of,
     place_of,
 )
-from oodlib.models.weights import JOIN, Weights
+from oodlib.models.weights import JOIN, Weights, is_turned, turned_by_bias
 
 
 @dataclass(frozen=True)
@@ -34,25 +35,50 @@ class Pair:
 class Partners:
     """A checkpoint's matrices, found under the names of another one.
 
-    The same name, or else the same `names.key_of`; of a fused matrix those that it is made of.
+    The same name, or else the first of `names.KEYS` under which there is one alone on either side; of a fused matrix
+    those that it is made of. others: the names of the other one.
     """
 
     def __init__(self, weights: Weights, others: Iterable[str] = ()):
-        self.weights = weights
-        same, self._by_key = set(others), defaultdict(list)
-        for name in weights.matrices:
-            if name not in same:
-                self._by_key[key_of(name)].append(name)
+        self.weights, others = weights, set(others)
+        theirs = [name for name in weights.matrices if name not in others]
+        ours = [name for name in others if name not in weights.matrices]
+        self._by_key = [_by_key(theirs, key) for key in KEYS]
+        self._rivals = [_by_key(ours, key) for key in KEYS]
 
-    def of(self, name: str) -> list[str]:
-        """The names that may be meant: one where all is well."""
+    def of(self, name: str) -> tuple[list[str], int]:
+        """The names that may be meant, and to how many names of the other they may belong: one and 1 where all is
+        well."""
         if name in self.weights.matrices:
-            return [name]
-        key = key_of(name)
-        parts = [self._by_key.get(part, []) for part in parts_of(key)]
-        if parts and key not in self._by_key and all(len(part) == 1 for part in parts):
-            return [JOIN.join(part[0] for part in parts)]
-        return self._by_key.get(key, [])
+            return [name], 1
+        for key, there, rivals in zip(KEYS, self._by_key, self._rivals, strict=True):
+            if len(alone := there.get(key(name), [])) == 1 and len(rivals.get(key(name), [name])) == 1:
+                return alone, 1
+        key, there, n_rivals = key_of(name), self._by_key[-1], len(self._rivals[-1].get(key_of(name), [name]))
+        parts = [there.get(part, []) for part in parts_of(key)]
+        if parts and key not in there and all(len(part) == 1 for part in parts):
+            return [JOIN.join(part[0] for part in parts)], n_rivals
+        return there.get(key, []), n_rivals
+
+
+def _by_key(names: Iterable[str], key: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:
+    found: dict[Hashable, list[str]] = defaultdict(list)
+    for name in names:
+        found[key(name)].append(name)
+    return dict(found)
+
+
+class Turned:
+    """Which square matrices two checkpoints keep the other way round, [in, out] or [out, in]; of others shapes tell."""
+
+    def __init__(self, base: Weights, other: Weights):
+        self.both = base, other
+        self.some = any(turned_by_bias(weights.shapes, name) for weights in self.both for name in weights.shapes)
+
+    def differ(self, name: str, partner: str, shape: tuple[int, ...]) -> bool:
+        if not self.some or shape[0] != shape[1] or JOIN in partner:
+            return False
+        return is_turned(self.both[0], item_of(name)[0]) != is_turned(self.both[1], item_of(partner)[0])
 
 
 def unfit(weights: Weights, name: str, shape: tuple[int, ...]) -> str | None:
@@ -85,23 +111,25 @@ def pair_up(
     """
     modules, layers = None if modules is None else list(modules), None if layers is None else set(layers)
     ours, theirs = _chosen(base, modules, layers), _chosen(other, modules, layers)
-    partners_of, rivals = Partners(other, base.matrices), defaultdict(list)
-    for name in ours:
-        if name not in other.matrices:
-            rivals[key_of(name)].append(name)
+    partners_of, turned = Partners(other, base.matrices), Turned(base, other)
+    headless = not any((p := place_of(name)) and p.layer is None and p.module in HEADS for name in other.shapes)
     pairs, remarks, taken = [], {}, set()
     for name, place in ours.items():
-        partners = partners_of.of(name) or [name]
+        partners, n_candidates = partners_of.of(name)
+        partners = partners or [name]
         taken.update(part for partner in partners for part in partner.split(JOIN))
         partner, shape = partners[0], base.matrices[name]
-        n_candidates = len(rivals[key_of(name)]) if partner != name else 1
         if len(partners) > 1:
             remarks[name] = f"could be any of {', '.join(partners)} in {other.path.name}"
         elif n_candidates > 1:
             remarks[name] = f"one of {n_candidates} that {partner} in {other.path.name} could belong to"
         elif reason := unfit(base, name, shape) or unfit(other, partner, shape):
-            tied = partner not in other.matrices and place.module in HEADS
+            tied = headless and place.layer is None and place.module in HEADS
             remarks[name] = f"{reason} (tied to the embedding)" if tied else reason
+        elif turned.differ(name, partner, shape):
+            remarks[name] = (
+                f"kept as [in, out] in one of {base.path.name} and {other.path.name}, as [out, in] in the other"
+            )
         else:
             pairs.append(Pair(name, partner, place.layer, place.module, shape))
             notes = [f"taken for {partner} there (renamed)"] if partner != name else []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from oodlib.io import digest, one_line, read_object
-from oodlib.models.names import adapted, is_stack, item_of
+from oodlib.models.names import adapted, is_stack, item_of, place_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
 LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
@@ -24,6 +25,7 @@ WEIGHT_FILES = {
     ".pkl", ".pickle", ".tflite", ".distcp", ".nemo", ".ot",
 }  # fmt: skip
 VOCABULARY = ("vocab", "token", "spm", "sentencepiece", "bpe", "dict", "merges")  # what is in such a file's name
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 JOIN = " + "  # between the names of matrices that are read one above the other
 
 
@@ -107,6 +109,8 @@ class Safetensors(Weights):
                             self.quantised[name] = piece.get_dtype()
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{file} is not a whole safetensors file: {one_line(error)}") from None
+        if not only:
+            self._look_beside()
         if not only and (parts := [name for name in self.shapes if adapted(name)[1] or ".modules_to_save." in name]):
             raise ValueError(
                 f"{self._files[parts[0]]} holds an adapter that is not merged into its model ({parts[0]}): merge it, "
@@ -116,6 +120,20 @@ class Safetensors(Weights):
     @property
     def files(self) -> list[Path]:
         return self.shards
+
+    def _look_beside(self) -> None:
+        """Remarks on other files of weights in the folder; ValueError for shards or tensors that are missing."""
+        read = {shard.name for shard in self.shards}
+        others = [file.name for file in sorted(self.path.glob("*.safetensors")) if file.name not in read]
+        self.remarks = dict.fromkeys(others, f"not read: the model is {', '.join(sorted(read)[:2])}")
+        if (index := self.path / INDEX).exists() and WHOLE not in read:
+            if lost := [name for name in read_object(index)["weight_map"] if name not in self.shapes]:
+                raise ValueError(f"{index} names {lost[0]}, which none of its files holds")
+        elif sets := {match.groups()[::2] for name in read if (match := _SHARD.fullmatch(name))}:
+            for stem, count in sorted(sets):
+                wanted = [f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1)]
+                if missing := [name for name in wanted if name not in read]:
+                    raise ValueError(f"{self.path} holds a part of a model: {', '.join(missing[:3])} missing")
 
     def _shards(self) -> list[Path]:
         """As transformers chooses: model.safetensors, else what its index names; else every file there is."""
@@ -142,6 +160,30 @@ class Safetensors(Weights):
             return tensors.get_slice(name)[index]
 
 
+def turned_by_bias(shapes: Mapping[str, tuple[int, ...]], name: str) -> bool | None:
+    """Whether a weight, or each of a stack of experts', is kept as [in, out]: its bias has as many entries as it has
+    outputs. None where it has no bias, or is square."""
+    *_, rows, columns = ("", "", *shapes[name])
+    bias = shapes.get(f"{name.removesuffix('.weight')}.bias") or shapes.get(f"{name}_bias")
+    if not bias or len(bias) + 1 != len(shapes[name]) or rows == columns or bias[-1] not in (rows, columns):
+        return None
+    return bias[-1] == columns
+
+
+def is_turned(weights: Weights, name: str) -> bool:
+    """Whether a weight is kept as [in, out] (GPT-2's Conv1D), not as [out, in].
+
+    Of a square one its neighbours tell, the nearest first.
+    """
+    place, shapes, around = place_of(name), weights.shapes, []
+    if place and place.layer is not None:
+        path = name.removesuffix(".weight")
+        layer, parent = path.removesuffix(place.path), path.rpartition(".")[0]
+        around = sorted((n for n in shapes if n.startswith(layer)), key=lambda n: (not n.startswith(parent), n))
+    told = (turned_by_bias(shapes, weight) for weight in (name, *around))
+    return next((turned for turned in told if turned is not None), False)
+
+
 def refuse_pointer(file: Path) -> None:
     """ValueError where a file cannot be opened, or is only Git LFS's pointer to one."""
     try:
@@ -159,7 +201,7 @@ def beside(folder: Path, shards: list[Path]) -> tuple[list[Path], list[Path]]:
     Left out are other weights, their index, and sub-folders that are models of their own. Hidden files are neither.
     """
     kept, left = [], []
-    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file not in shards):
+    for file in sorted(file for file in _files(folder) if file not in shards):
         name = file.relative_to(folder)
         models = [parent for parent in name.parents[:-1] if is_model(folder / parent)]
         if any(part.startswith(".") for part in name.parts):
@@ -171,6 +213,17 @@ def beside(folder: Path, shards: list[Path]) -> tuple[list[Path], list[Path]]:
     return kept, left
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file under a folder, also in sub-folders that are links; each folder once."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (file for name in names if (file := Path(parent, name)).is_file())
+
+
 def is_model(folder: Path) -> bool:
     return (folder / "config.json").exists() and any(_is_weights(file, []) for file in folder.iterdir())
 
@@ -179,4 +232,7 @@ def _is_weights(file: Path, shards: list[Path]) -> bool:
     """Whether a file holds weights, or is the index of weights other than those in `shards`."""
     if file.name.endswith(".index.json"):
         return file.name != INDEX or file.with_name(WHOLE) in shards
-    return file.suffix.lower() in WEIGHT_FILES and not any(word in file.stem.lower() for word in VOCABULARY)
+    suffix, stem = file.suffix.lower(), file.stem.lower()
+    if suffix in (".npy", ".npz"):  # of voices and filters too
+        return "weight" in stem or "model" in stem
+    return suffix in WEIGHT_FILES and not any(word in stem for word in VOCABULARY)

@@ -141,7 +141,7 @@ class RotationCallback(TrainerCallback):
         weights, names = open_weights(where, adapter_base=self._adapter_base), {}
         partners = Partners(weights, shapes)
         for name, shape in shapes.items():
-            candidates = partners.of(name) or [name]
+            candidates = partners.of(name)[0] or [name]
             problem = f"could be any of {', '.join(candidates)}" if len(candidates) > 1 else None
             if problem := problem or unfit(weights, candidates[0], shape):
                 raise ValueError(f"the reference {reference!r} ({where}): {name}: {problem}")

@@ -27,10 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from oodlib.io import digest, one_line, read_object, write_json, write_table, write_whole
-from oodlib.models.adapters import is_turned
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.pairs import Pair, left_out, pair_up
-from oodlib.models.weights import Weights, device
+from oodlib.models.weights import Weights, device, is_turned
 from oodlib.spectral.angles import compare
 from oodlib.spectral.logit_lens import TOKEN_COLUMNS, LogitLens
 from oodlib.spectral.metrics import measure

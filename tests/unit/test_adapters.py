@@ -216,6 +216,8 @@ def test_beside_merged_weights_the_adapter_s_own_file_is_read(tmp_path):
     ("settings", "complaint"),
     [
         ({"lora_alpha": "8"}, "lora_alpha = '8': expected a number"),
+        ({"lora_alpha": 10**400}, "lora_alpha = 1000.*: expected a number"),
+        ({"revision": 3}, "revision = 3: expected a name"),
         ({"alpha_pattern": {"q_proj(": 2}}, r"alpha_pattern 'q_proj\(': "),
         ({"alpha_pattern": [1]}, r"alpha_pattern = \[1\]: expected numbers by module"),
         ({"peft_type": None}, "is of another library"),
@@ -236,3 +238,110 @@ def test_a_model_with_its_adapter_unmerged_in_one_file_is_refused(tmp_path):
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors holds an adapter that is not merged"):
         open_weights(tmp_path)
+
+
+# ---- adapters that PEFT's classes here do not make ---------------------------------------------------------
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def low_rank(module, out=8, ins=8, name=""):
+    parts = {"A": (2, ins), "B": (out, 2)}
+    return {f"base_model.model.{module}.lora_{p}{name}.weight": torch.randn(shape) for p, shape in parts.items()}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Writes a base and an adapter on it from their tensors; the adapter's folder."""
+
+    def make(base, adapter, **settings):
+        for name, state, file in (("b", base, "model.safetensors"), ("a", adapter, "adapter_model.safetensors")):
+            (tmp_path / name).mkdir()
+            save_file(state, tmp_path / name / file)
+        about = {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 4,
+            "base_model_name_or_path": str(tmp_path / "b"),
+            **settings,
+        }
+        (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(about))
+        return tmp_path / "a"
+
+    return make
+
+
+def test_two_adapters_in_one_file_are_refused(saved):
+    both = low_rank(Q, name=".default") | low_rank(Q, name=".reference")
+    with pytest.raises(ValueError, match=r"more than one adapter .*default.*reference"):
+        open_weights(saved({f"{Q}.weight": torch.randn(8, 8)}, both))
+
+
+EMBEDDING = "base_model.model.model.embed_tokens."
+NEW_ROWS = {
+    "rows of new tokens": ({f"{EMBEDDING}token_adapter.trainable_tokens_delta": torch.randn(2, 8)}, "new rows"),
+    "a grown head": (low_rank("lm_head", 18), "more rows"),
+    "a grown embedding": (
+        {f"{EMBEDDING}lora_embedding_A": torch.randn(2, 18), f"{EMBEDDING}lora_embedding_B": torch.randn(8, 2)},
+        "more rows",
+    ),
+    "a convolution": (
+        {
+            "base_model.model.conv.lora_A.weight": torch.randn(2, 3, 4, 4),
+            "base_model.model.conv.lora_B.weight": torch.randn(8, 2, 1, 1),
+        },
+        "a convolution",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEW_ROWS)
+def test_what_the_base_has_no_room_for_is_remarked_and_the_rest_is_read(saved, what):
+    extra, remark = NEW_ROWS[what]
+    outer = {"model.embed_tokens.weight": torch.randn(16, 8), "lm_head.weight": torch.randn(16, 8)}
+    base = {f"{Q}.weight": torch.randn(8, 8), **outer, "conv.weight": torch.randn(8, 3, 4, 4)}
+    folder = saved(base, low_rank(Q) | extra, trainable_token_indices=[16, 17])
+    weights = open_weights(folder)
+    assert any(remark in text and "left out" in text for text in weights.remarks.values())
+    for name, weight in base.items():
+        assert torch.equal(weights.tensor(name).float(), weight) == (name != f"{Q}.weight")
+
+
+def test_an_embedding_that_is_saved_whole_beside_its_new_rows_is_read(saved):
+    whole, rows = torch.randn(18, 8), torch.randn(2, 8)
+    base = {f"{Q}.weight": torch.randn(8, 8), "model.embed_tokens.weight": whole[:16].clone()}
+    extra = {
+        f"{EMBEDDING}token_adapter.trainable_tokens_delta": rows,
+        f"{EMBEDDING}token_adapter.base_layer.weight": whole,
+    }
+    weights = open_weights(saved(base, low_rank(Q) | extra, trainable_token_indices=[16, 17]))
+    assert (
+        torch.equal(weights.tensor("model.embed_tokens.weight"), torch.cat([whole[:16], rows])) and not weights.remarks
+    )
+
+
+@pytest.mark.parametrize("piece", ["q_proj.qweight", "q_proj.W_q", "q_proj.weight_packed"])
+def test_a_weight_that_the_base_does_not_hold_plainly_is_named_without_a_doubt_about_the_base(saved, piece):
+    base = {f"model.layers.0.self_attn.{piece}": torch.ones(8, 8, dtype=torch.int32)}
+    with pytest.raises(ValueError, match=rf"holds as .*{piece}, quantised") as refused:
+        open_weights(saved(base, low_rank(Q)))
+    assert "is that its base" not in str(refused.value)
+
+
+def test_a_change_of_what_the_base_keeps_in_one_with_others_is_left_out_with_a_remark(saved):
+    part = "model.layers.0.mlp.gate_proj"
+    base = {f"{Q}.weight": torch.randn(8, 8), "model.layers.0.mlp.gate_up_proj.weight": torch.randn(16, 8)}
+    weights = open_weights(saved(base, low_rank(Q) | low_rank(part)))
+    assert "keeps it in one with others: left out" in weights.remarks[f"{part}.weight"]
+
+
+def test_pissa_takes_nothing_out_of_an_embedding(tmp_path):
+    settings = {"target_modules": [*QV, "embed_tokens"], "init_lora_weights": "pissa"}
+    expected = trained(tmp_path, llama(), LoraConfig(r=4, lora_alpha=8, **settings))
+    same(open_weights(tmp_path / "adapter"), expected)
+
+
+def test_a_revision_of_the_base_is_looked_for(saved, monkeypatch):
+    folder = saved({f"{Q}.weight": torch.randn(8, 8)}, low_rank(Q), base_model_name_or_path="no/model", revision="v2")
+    with pytest.raises(ValueError, match="stands on 'no/model@v2'"):
+        open_weights(folder)

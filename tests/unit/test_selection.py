@@ -166,6 +166,21 @@ def test_accuracy_of_answers_comes_before_that_of_tokens_and_other_folders_are_n
     assert list(found) == [10, 20, 30] and choices(training_path(found))["highest ID accuracy"] == 10
 
 
+def test_adapters_stand_on_the_base_that_is_given(tmp_path):
+    name = "model.layers.0.self_attn.q_proj"
+    (tmp_path / "base").mkdir()
+    save_file({f"{name}.weight": torch.randn(8, 8)}, tmp_path / "base" / "model.safetensors")
+    for step in (10, 20):
+        folder = tmp_path / f"run/checkpoint-{step}"
+        folder.mkdir(parents=True)
+        low = {f"base_model.model.{name}.lora_{p}.weight": torch.randn(s) for p, s in (("A", (2, 8)), ("B", (8, 2)))}
+        save_file(low, folder / "adapter_model.safetensors")
+        about = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "someone/else"}
+        write_json(folder / "adapter_config.json", about)
+    result = call(tmp_path / "run", "--base", tmp_path / "base")
+    assert result.exit_code == 0 and "elbow of the angle" in result.output
+
+
 def test_what_cannot_be_chosen_from_is_one_line(training, tmp_path):
     (tmp_path / "empty").mkdir()
     state = training / "checkpoint-20" / "trainer_state.json"

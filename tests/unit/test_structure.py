@@ -12,7 +12,8 @@ import oodlib
 ROOT = Path(oodlib.__file__).parent
 # Each may import those before it, and nobody imports `scale`, which is named by text where it is wanted.
 ORDER = [
-    "io", "registry", "options", "provenance", "notebook", "tasks", "settings", "config", "models", "run", "stages",
+    "io", "registry", "options", "provenance", "notebook", "tasks", "settings", "config", "models", "results", "run",
+    "merge", "stages",
     "inference", "spectral", "training", "analysis", "plots", "widgets", "lecture", "report", "scale", "cli",
 ]  # fmt: skip
 

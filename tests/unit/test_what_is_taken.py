@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from oodlib.models.checkpoints import open_weights
 from oodlib.models.names import key_of, place_of
 from oodlib.models.pairs import left_out, pair_up
+from oodlib.models.weights import beside
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 64}  # fmt: skip
@@ -109,6 +110,96 @@ def test_wrappers_and_the_family_s_prefix_change_nothing(tmp_path, wrapper, stac
     assert all(torch.equal(base.matrix(pair.name), other.matrix(pair.other)) for pair in pairs)
 
 
+SEVERAL_STACKS = {
+    "thinker and talker": ["thinker.model.layers.0.q_proj", "talker.model.layers.0.q_proj"],
+    "text and resampler": ["model.text_model.layers.0.q_proj", "model.connector.perceiver_resampler.layers.0.q_proj"],
+    "layers between layers": ["model.layers.0.q_proj", "model.gated_cross_attn_layers.0.q_proj"],
+    "stages": ["convnext.encoder.stages.0.layers.0.pwconv1", "convnext.encoder.stages.1.layers.0.pwconv1"],
+    "global and local": ["vision_model.global_transformer.layers.0.fc1", "vision_model.transformer.layers.0.fc1"],
+}
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, "_forward_module."])
+@pytest.mark.parametrize("model", SEVERAL_STACKS)
+def test_stacks_of_one_model_are_not_taken_for_each_other(tmp_path, model, wrapper):
+    state = {f"{name}.weight": torch.randn(4, 4) for name in SEVERAL_STACKS[model]}
+    base, other = kept(tmp_path / "a", state), kept(tmp_path / "b", {wrapper + name: w for name, w in state.items()})
+    pairs, _ = pair_up(base, other)
+    assert {pair.name: pair.other for pair in pairs} == {name: wrapper + name for name in state}
+
+
+def kept(folder, state, file="model.safetensors"):
+    folder.mkdir()
+    save_file({name: weight.contiguous() for name, weight in state.items()}, folder / file)
+    return open_weights(folder)
+
+
+@pytest.mark.parametrize("prefix", ["gpt_neox.", "roberta.embeddings.", "actor.model.", "_forward_module.model."])
+def test_embedding_and_head_are_found_under_any_prefix(tmp_path, prefix):
+    names = ["embed_in", "word_embeddings", "lm_head"]
+    state = {f"{name}.weight": torch.randn(4, 4) for name in names}
+    pairs, remarks = pair_up(
+        kept(tmp_path / "a", state), kept(tmp_path / "b", {prefix + n: w for n, w in state.items()}), ["*"]
+    )
+    assert len(pairs) == 3 and not any("tied" in remark for remark in remarks.values())
+    lacking = kept(tmp_path / "c", {"embed_in.weight": torch.randn(4, 4), "lm_head.bias": torch.ones(4)})
+    assert "tied" in pair_up(kept(tmp_path / "d", state), lacking, ["*"])[1]["lm_head.weight"]
+
+
+def test_other_words_for_layers_and_for_stacks_of_experts(tmp_path):
+    xlm = {f"transformer.{name}.weight": torch.randn(4, 4) for name in ("attentions.0.q_lin", "ffns.1.lin1")}
+    jet = {"model.layers.0.mlp.input_linear.weight": torch.randn(3, 4, 6)}
+    for name, state, count in (("xlm", xlm, 2), ("jet", jet, 3)):
+        weights = kept(tmp_path / name, state)
+        assert len(pair_up(weights, weights)[0]) == count
+
+
+def test_a_square_matrix_that_is_kept_the_other_way_round_is_not_compared(tmp_path):
+    """GPT-2's Conv1D against Linear, and gpt-oss's stacks against one Linear an expert: biases tell, or neighbours."""
+    wide, square, bias = torch.randn(8, 24), torch.randn(8, 8), torch.randn(24)
+    stem, place = "h.0.attn.c_", "model.layers.0.mlp.experts."
+    conv = {f"{stem}attn.weight": wide, f"{stem}attn.bias": bias, f"{stem}proj.weight": square}
+    linear = {name: w.T if w.ndim == 2 else w for name, w in conv.items()}
+    down, up = torch.randn(2, 8, 8), torch.randn(2, 8, 16)
+    stacks = {f"{place}gate_up_proj": up, f"{place}gate_up_proj_bias": torch.randn(2, 16), f"{place}down_proj": down}
+    single = {f"{place}{e}.down_proj.weight": down[e].T for e in (0, 1)}
+    for i, (one, other) in enumerate(((conv, linear), (linear, conv), (stacks, single))):
+        pairs, remarks = pair_up(kept(tmp_path / f"a{i}", one), kept(tmp_path / f"b{i}", other))
+        assert not pairs and any("[in, out]" in remark for remark in remarks.values())
+    pairs, _ = pair_up(kept(tmp_path / "a3", conv), kept(tmp_path / "b3", conv))
+    assert len(pairs) == 2
+
+
+def test_half_a_model_is_not_read_as_a_whole(tmp_path):
+    names = [f"model.layers.{i}.q_proj.weight" for i in (0, 1)]
+    state = {name: torch.randn(4, 4) for name in names}
+    with pytest.raises(ValueError, match=r"a part of a model: model-00002-of-00002\.safetensors missing"):
+        kept(tmp_path / "half", {names[0]: state[names[0]]}, "model-00001-of-00002.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({names[0]: state[names[0]]}, tmp_path / "index" / "model-00001-of-00001.safetensors")
+    with pytest.raises(ValueError, match=rf"index\.json names {names[1]}, which none of its files holds"):
+        open_weights(tmp_path / "index")
+    whole = kept(tmp_path / "whole", state)
+    save_file(state, tmp_path / "whole" / "adapter_model.safetensors")
+    whole = open_weights(tmp_path / "whole")
+    assert "not read" in whole.remarks["adapter_model.safetensors"]
+
+
+def test_what_lies_beside_the_weights_is_kept_also_behind_a_link(tmp_path):
+    kept(tmp_path / "a", {"model.layers.0.q_proj.weight": torch.ones(2, 2)})
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "tool.jinja").write_text("x")
+    (tmp_path / "a" / "templates").symlink_to(tmp_path / "shared")
+    (tmp_path / "shared" / "again").symlink_to(tmp_path / "a")  # a circle
+    for name in ("voice.npy", "weights.npz", "optimizer.pt", "vocab.bin"):
+        (tmp_path / "a" / name).write_bytes(b"x")
+    found, left = beside(tmp_path / "a", [tmp_path / "a" / "model.safetensors"])
+    assert {"templates/tool.jinja", "voice.npy", "vocab.bin"} == {name.as_posix() for name in found}
+    assert {name.as_posix() for name in left} == {"weights.npz", "optimizer.pt"}
+
+
 def test_fused_experts_belong_to_those_saved_one_by_one(tmp_path):
     one_by_one = {f"model.layers.0.mlp.experts.{e}.{m}_proj.weight": torch.randn(3, 5)
                   for e in (0, 1) for m in ("gate", "up")}  # fmt: skip
@@ -146,6 +237,8 @@ def gguf_file(path, state, architecture="llama", endian=None, split=None, **fiel
     if split:
         writer.add_uint16("split.no", split[0])
         writer.add_uint16("split.count", split[1])
+        if split[2:]:
+            writer.add_int32("split.tensors.count", split[2])
     for name, value in fields.items():
         writer.add_string(name.replace("_", "."), value)
     for name, tensor in state.items():
@@ -173,6 +266,23 @@ def test_a_split_gguf_is_read_whole_or_refused(tmp_path):
         open_weights(parts[0])
     with pytest.raises(ValueError, match=r"other\.gguf is one of 2 parts, but its name does not say which"):
         open_weights(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "complaint"),
+    [
+        ((0, 2, 3), (1, 2, 3), "hold 2 tensors, not 3"),
+        ((0, 2), (0, 2), "it is part 0 of 2, not 1 of 2"),
+        ((0, 2), (1, 3), "it is part 1 of 3, not 1 of 2"),
+        (None, None, "one of 2 parts, and it does not say so"),
+    ],
+)
+def test_parts_of_a_gguf_that_do_not_belong_together_are_refused(tmp_path, first, second, complaint):
+    for i, split in enumerate((first, second)):
+        state = {name: tensor for name, tensor in V.items() if f".{i}." in name}
+        gguf_file(tmp_path / f"m-{i + 1:05}-of-00002.gguf", state, split=split)
+    with pytest.raises(ValueError, match=complaint):
+        open_weights(tmp_path / "m-00001-of-00002.gguf")
 
 
 @pytest.mark.parametrize(

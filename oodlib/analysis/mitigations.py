@@ -172,7 +172,7 @@ def formed(table: pd.DataFrame, names: Mapping[str, str], splits: Splits) -> pd.
     rows = rows[rows["step"] == rows.groupby(["mitigation", "seed"])["step"].transform("max")]
     wide = rows.pivot_table(index=["mitigation", "split", "seed"], columns="metric", values="value")
     told = wide[["accuracy", "wrong_value", "wrong_numbers"]].sum(axis=1)
-    both = pd.DataFrame({"no formula": 1 - told, "right": wide["accuracy"] / told.where(told > 0)})
+    both = pd.DataFrame({"no formula": (1 - told).clip(lower=0), "right": wide["accuracy"] / told.where(told > 0)})
     means = 100 * both.groupby(level=["mitigation", "split"]).mean().unstack("split").swaplevel(axis=1)
     order = [(split, column) for split in splits.names for column in both]
     found = means.reindex(index=[n for n in names.values() if n in means.index], columns=order)

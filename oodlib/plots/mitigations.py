@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from oodlib.analysis.mitigations import TOO_LITTLE, ends
 from oodlib.analysis.predictors import END, KL, START, WHAT
@@ -55,7 +56,11 @@ def frontiers(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str,
         draw.percent(axis.yaxis)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    axes[0, 0].set(xlim=(last["trained"].min() / 2, None), ylim=(0, None))
+    low, high = last["trained"].min(), last["trained"].max()
+    axes[0, 0].set(
+        xlim=(max(0, 1.2 * low - 0.2 * high), min(1, 1.1 * high)), ylim=(0, min(1, 1.2 * along["headline"].max()))
+    )
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     figure.supxlabel(f"{splits.trained.label} accuracy", size=11)
     figure.supylabel(f"{splits.headline.label} accuracy", size=11)
     handles = [

@@ -50,14 +50,16 @@ def chosen(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str) ->
     `curves` of the seeds on which strengths are searched; mitigation_of: the mitigation of each name. One with a single
     strength has nothing to choose.
     """
-    found, learn, last = {}, learners(along), ends(along).groupby("mitigation")["trained"].mean()
+    learn = learners(along) if len(along) else []
+    last = ends(along).groupby("mitigation")["trained"].mean() if len(along) else {}
+    found = {}
     for mitigation in dict.fromkeys(mitigation_of.values()):
         names = [name for name, its in mitigation_of.items() if its == mitigation]
         if len(names) > 1:
             if not (measured := [name for name in names if name in last]):
                 raise ValueError(f"no strength of {mitigation} was measured in the search")
             gains = {n: at_equal_accuracy(along, n, plain)["difference"].mean() for n in measured if n in learn}
-            names = [max(gains, key=gains.__getitem__) if gains else max(measured, key=last.__getitem__)]
+            names = [max(gains, key=gains.__getitem__) if gains else max(measured, key=lambda name: last[name])]
         found[names[0]] = mitigation
     return found
 

@@ -119,8 +119,9 @@ def strength_table(found: pd.DataFrame, splits: Splits) -> pd.DataFrame:
     for split in (splits.headline, *(s for s in splits if s != splits.headline)):
         fits = ends.xs(split.name)["fit"].reindex(best)
         table[f"R², {split.label}"] = ["" if fit is None or fit != fit else fit.text(".2f") for fit in fits]
-    for title, column in ((f"R², {splits.headline.label}, left out", "held_out"), ("rank correlation", "rank")):
-        table[title] = [mine.at[measure, column].text(".2f") for measure in best]
+    unseen = mine["held_out"].reindex(best)
+    table[f"R², {splits.headline.label}, left out"] = ["below 0" if r.value < 0 else r.text(".2f") for r in unseen]
+    table["rank correlation"] = [mine.at[measure, "rank"].text(".2f") for measure in best]
     return table
 
 

@@ -200,7 +200,7 @@ class Sweep:
         again = pd.MultiIndex.from_frame(old[keys]).isin(pd.MultiIndex.from_frame(new[keys]))
         kept = pd.MultiIndex.from_frame(old[["condition", "seed"]]).isin(planned) & ~again
         table = pd.concat([frame for frame in (old[kept], new) if len(frame)])[["condition", *COLUMNS]]
-        return table.sort_values(["condition", *COLUMNS[:-2]], kind="stable")
+        return table.astype({"value": float}).sort_values(["condition", *COLUMNS[:-2]], kind="stable")
 
 
 def summary(run: Run) -> pd.DataFrame:

@@ -212,7 +212,7 @@ def hidden_states(found: pd.DataFrame) -> Figure:
         layers.fill_between(numbers, [e.low for e in bars], [e.high for e in bars], color=hue, alpha=0.12, linewidth=0)
     plane.set(xlabel="first principal component of the base", ylabel="second")
     plane.set_title("Where the mean hidden state went, last layer", fontsize=10)
-    layers.set(xlabel="layer", xticks=numbers, ylabel="linear CKA")
+    layers.set(xlabel="layer", xticks=numbers, ylabel="linear CKA", ylim=(max(0, layers.get_ylim()[0]), 1.02))
     layers.set_title("Likeness to the base's hidden states", fontsize=10)
     draw.legend_below(figure, layers, 3)
     return figure

@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from oodlib.analysis.predictors import better, forgetting, held_out_fit, quadratic_fit, rank_correlation, strengths
+from oodlib.analysis.predictors import (
+    WHAT,
+    better,
+    forgetting,
+    held_out_fit,
+    quadratic_fit,
+    rank_correlation,
+    strength_table,
+    strengths,
+)
 from oodlib.io import COLUMNS
 from oodlib.tasks import get_task
 
@@ -66,6 +75,17 @@ def test_the_measure_that_forgetting_follows_is_found():
     assert abs(found.loc[("angle", "ood", "all")]["rank"].value) < 0.6
     assert "unchanged" not in found.index.get_level_values("measure"), "the same everywhere"
     assert ("kl_from_base", "id", "ends") in found.index
+
+
+def test_the_table_of_strengths_has_the_best_first_and_what_is_no_better_than_a_mean_last():
+    table_ = strength_table(strengths(forgetting(table(recipes=12), SPLITS), SPLITS), SPLITS)
+    assert table_.index[0] == WHAT["kl_from_base"] and table_["R², OOD"].iloc[0].startswith("1.00")
+    assert table_.columns.tolist()[:1] + table_.columns.tolist()[-2:] == [
+        "R², OOD",
+        "R², OOD, left out",
+        "rank correlation",
+    ]
+    assert table_.loc[WHAT["angle"], "R², OOD, left out"] == "below 0"
 
 
 def test_one_measure_beats_another_within_a_seed():

@@ -44,8 +44,8 @@ NULL = "first checkpoint, whatever it is"  # no rule: what all of them should be
 STATE = "trainer_state.json"  # what transformers' Trainer leaves in a checkpoint
 LOGGED = {"id_loss": ("eval_loss",), "id_accuracy": ("eval_accuracy", "eval_mean_token_accuracy")}  # the first there is
 MEASURED = {  # the sweeps that tell of the rules: plan and phase
-    "the sweep of RL": ("sweep", "confirm"),
-    "the sweep of mitigations": ("mitigations", "mitigations"),
+    "sweep": ("sweep", "confirm"),
+    "mitigations": ("mitigations", "mitigations"),
 }
 LEADING = "20%"  # of a matrix's directions, whose principal angles are taken; as a run's callback does
 

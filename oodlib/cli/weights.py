@@ -59,22 +59,25 @@ def select(
             paths = selection.paths(run.table("measurements"), run.splits)
             chosen = {seed: selection.choices(path) for (_, seed), path in paths.items()}
             lost = selection.by_rule(selection.regrets(paths))
-        columns["OOD lost here"] = {rule: f"{100 * estimate.value:.1f}" for rule, estimate in lost.items()}
+        columns["here"] = {rule: f"{100 * estimate.value:.1f}" for rule, estimate in lost.items()}
     else:
         chosen = {0: selection.choices(selection.training_path(selection.checkpoints(what), base))}
     if not chosen:
         raise ValueError(f"{what[0]}: nothing of SFT is measured there")
     known = selection.measured_here()
     for name, estimates in known.items():
-        columns[f"OOD lost in {name}"] = {rule: e.text(".1f", 100) for rule, e in estimates.items()}
+        columns[name] = {rule: f"{100 * e.value:.1f} ± {50 * (e.high - e.low):.1f}" for rule, e in estimates.items()}
     order = {rule: i for i, rule in enumerate(known.get("tiny-seeds", {}))}
     rules = sorted({rule for steps in chosen.values() for rule in steps}, key=lambda rule: (order.get(rule, 99), rule))
     kept = {rule: ", ".join(str(steps.get(rule, "none")) for steps in chosen.values()) for rule in rules}
-    which = f"step (seed {', '.join(map(str, chosen))})" if "OOD lost here" in columns else "step"
+    which = f"step (seed {', '.join(map(str, chosen))})" if "here" in columns else "step"
     steps = [{"rule": rule, which: kept[rule]} for rule in rules]
-    losses = [{name: lost.get(rule, "not measured") for name, lost in columns.items()} for rule in rules]
+    losses = [{name: lost.get(rule, "–") for name, lost in columns.items()} for rule in rules]
     print_table(pd.DataFrame([a | b for a, b in zip(steps, losses, strict=True)]))
-    say("OOD lost: points of OOD accuracy at the peak, less those of the chosen checkpoint; 0 is the best possible")
+    say(
+        f"{', '.join(columns)}: points of OOD accuracy below the peak of the checkpoint that the rule chose there, "
+        "± 95 % over seeds; 0 is the best possible, – not measured"
+    )
 
 
 def compare(

@@ -372,7 +372,7 @@ def test_the_page_on_checkpoints_says_what_the_rules_of_select_lose():
 
     known = {name: {rule: round(100 * e.value) for rule, e in rules.items()} for name, rules in measured_here().items()}
     text = " ".join(text_of(CHECKOUT / "docs/checkpoints.md").split())
-    dense, sparse = known["tiny-seeds"], known["the sweep of RL"]
+    dense, sparse = known["tiny-seeds"], known["sweep"]
     assert {dense[rule] for rule in ("last", "lowest ID loss", "highest ID accuracy")} == {50}
     assert f"each lose about 50 points, and the first local minimum of the ID loss loses {dense[MINIMUM]}." in text
     early, last = sparse["10% of the steps"], sparse["last"]

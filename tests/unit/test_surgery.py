@@ -594,7 +594,7 @@ def test_the_surgery_figure_shows_every_edit_under_its_group(smallest_text, text
     headline, trained, others = figure.axes
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["OOD", "ID", "other splits"]
     texts = [text.get_text() for text in headline.get_yticklabels()]
-    groups = ["official edits", "without embeddings", "embeddings and head alone", "number rows alone"]
+    groups = ["official edits", "without embeddings", "embeddings and head alone", "rows of some words alone"]
     assert [t for t in texts if t in groups] == groups
     real = [name for name in names if "draw" not in name]
     assert len(texts) == len(real) + len(groups)

@@ -62,7 +62,7 @@ class Scores:
     def __getitem__(self, key: tuple[str, str, int, int]) -> float:
         if key not in self._columns or not len(self.rows):
             raise Missing(f"no evaluation {key}")
-        return self._columns[key][self.rows].mean()
+        return np.add.reduce(self._columns[key][self.rows]) / len(self.rows)  # as mean(), without what that looks up
 
     def resampled(self, picks: np.ndarray) -> Scores:
         return Scores(self.table, self.rows[picks], self._columns)

@@ -17,7 +17,7 @@ def paper(e: Evidence) -> Finding:
     """
 
     def contrast(groups: dict[int, np.ndarray], fall: Fall, rows: object = slice(None)) -> float:
-        skews = {t: _skewness(g[rows]) for t, g in groups.items()}
+        skews = _skewnesses({t: g[rows] for t, g in groups.items()})
         inside, outside = (
             [skews[t] for t in fall.starts(*parts) if np.isfinite(skews.get(t, np.nan))]
             for parts in (("inside",), ("early", "late"))
@@ -50,7 +50,7 @@ def baselines(e: Evidence) -> Finding:
     """
     by_seed = []
     for seed, id_, ood in zip(e.seeds, e.scores(e.splits.trained), e.scores(e.splits.headline), strict=True):
-        skews = {t: _skewness(groups) for t, groups in _advantages(e, seed).items() if t in e.starts}
+        skews = _skewnesses({t: groups for t, groups in _advantages(e, seed).items() if t in e.starts})
         rows = [(x, ood[e.arm("rl", t)] - ood[e.sft(t)], id_[e.sft(t)]) for t, x in skews.items() if np.isfinite(x)]
         by_seed.append(np.array(rows).reshape(-1, 3))
     every = np.concatenate(by_seed)
@@ -76,9 +76,14 @@ def _partial(rows: np.ndarray) -> float:
     return float(np.clip(r, -1, 1)) if np.isfinite(r) else 0.0
 
 
-def _skewness(advantages: np.ndarray) -> float:
-    """The absolute skewness; NaN where all advantages are equal."""
-    return abs(float(skew(advantages.ravel()))) if np.ptp(advantages) else np.nan
+def _skewnesses(advantages: dict[int, np.ndarray]) -> dict[int, float]:
+    """The absolute skewness of each start's; NaN where all advantages are equal."""
+    found = dict.fromkeys(advantages, np.nan)
+    spread = {t: values.ravel() for t, values in advantages.items() if np.ptp(values)}
+    for size in {len(values) for values in spread.values()}:  # at once, for scipy looks at its arguments at length
+        alike = [t for t, values in spread.items() if len(values) == size]
+        found |= dict(zip(alike, np.abs(skew([spread[t] for t in alike], axis=1)).tolist(), strict=True))
+    return found
 
 
 def _advantages(e: Evidence, seed: int) -> dict[int, np.ndarray]:

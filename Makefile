@@ -27,7 +27,7 @@ test: install lint
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-browser: install .venv/browser/installed
-	$(BIN)/pytest -m browser tests/browser
+	$(BIN)/pytest -m browser -n 2 --dist loadfile tests/browser
 
 .venv/browser/installed: .venv/installed .ci/browser
 	.ci/browser

@@ -3,17 +3,18 @@
 import pytest
 from driving import Notebook
 
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.sweep import Sweep
 from oodlib.cli.execute import NOTEBOOKS
 
 pytestmark = pytest.mark.browser
 
-PHASES = {"05": "confirm", "06": "mitigations"}  # of the sweep: these need at least one measured cell
+PHASES = {"05": ("sweep", "confirm"), "06": ("mitigations", "search")}  # these need at least one measured cell
 
 
 def measured(name):
-    phase = PHASES.get(name[:2])
-    return not phase or Sweep().begun(phase)
+    plan, phase = PHASES.get(name[:2], (None, None))
+    return not phase or Sweep(Plan(plan)).begun(phase)
 
 
 NAMES = [p.name for p in sorted(NOTEBOOKS.glob("*.ipynb")) if measured(p.name)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oodlib.io import digest, one_line, read_object, shown
-from oodlib.models.names import HEADS, KEYS, adapted, key_of, parts_of, place_of, unwrapped
+from oodlib.models.names import HEADS, KEYS, adapted, by_key, key_of, parts_of, place_of, unwrapped
 from oodlib.models.weights import Safetensors, Weights, is_turned
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -94,13 +94,10 @@ class Adapter(Weights):
             self.remarks[", ".join(beside)] = f"not read, for {FILE} lies beside it and belongs to {base.path}"
         self._parts: dict[str, dict[str | None, str]] = defaultdict(dict)
         self._modules: dict[str, str] = {}  # what the adapter itself calls the module of a tensor
-        by_key: list[dict[Any, list[str]]] = [defaultdict(list) for _ in KEYS]
-        for name in base.shapes:
-            for key, found in zip(KEYS, by_key, strict=True):
-                found[key(name)].append(name)
+        grouped = [by_key(base.shapes, key) for key in KEYS]
         for name, shape in self.low_rank.shapes.items():
             target, part = adapted(name)
-            places = [of[key(target)] for key, of in zip(KEYS, by_key, strict=True)]
+            places = [of.get(key(target), []) for key, of in zip(KEYS, grouped, strict=True)]
             here = [target] if target in base.shapes else next((place for place in places if len(place) == 1), [])
             if here:
                 if part in self._parts[here[0]]:

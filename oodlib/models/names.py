@@ -7,7 +7,7 @@ nowhere else. A family that uses other words is added here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -166,6 +166,14 @@ def unwrapped(name: str) -> str:
 
 
 KEYS = (unwrapped, bare, key_of)  # by which names of one tensor are found, the closest first
+
+
+def by_key(names: Iterable[str], key: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:
+    """Names by one of KEYS."""
+    found: dict[Hashable, list[str]] = {}
+    for name in names:
+        found.setdefault(key(name), []).append(name)
+    return found
 
 
 def text_names(names: Iterable[str]) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from oodlib.models.names import (
@@ -11,6 +10,7 @@ from oodlib.models.names import (
     HEADS,
     KEYS,
     Place,
+    by_key,
     is_beside,
     is_stack,
     item_of,
@@ -43,8 +43,8 @@ class Partners:
         self.weights, others = weights, set(others)
         theirs = [name for name in weights.matrices if name not in others]
         ours = [name for name in others if name not in weights.matrices]
-        self._by_key = [_by_key(theirs, key) for key in KEYS]
-        self._rivals = [_by_key(ours, key) for key in KEYS]
+        self._by_key = [by_key(theirs, key) for key in KEYS]
+        self._rivals = [by_key(ours, key) for key in KEYS]
 
     def of(self, name: str) -> tuple[list[str], int]:
         """The names that may be meant, and to how many names of the other they may belong: one and 1 where all is
@@ -59,13 +59,6 @@ class Partners:
         if parts and key not in there and all(len(part) == 1 for part in parts):
             return [JOIN.join(part[0] for part in parts)], n_rivals
         return there.get(key, []), n_rivals
-
-
-def _by_key(names: Iterable[str], key: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:
-    found: dict[Hashable, list[str]] = defaultdict(list)
-    for name in names:
-        found[key(name)].append(name)
-    return dict(found)
 
 
 class Turned:

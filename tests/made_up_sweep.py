@@ -9,8 +9,7 @@ from oodlib.tasks import get_task
 
 SPLITS = get_task("general_points").splits
 FALLS = {  # of each split from peak to end, by condition; a peak of .7
-    "believer": 0.5, "reader": 0.4, "cosine": 0.2, "high-rate": 0.65, "low-rate": 0.12, "averaging": 0.45, "rpsft": 0.3,
-    "rpsft-strong": 0.2,
+    "believer": 0.5, "reader": 0.4, "cosine": 0.2, "high-rate": 0.65, "averaging": 0.45, "rpsft": 0.3,
 }  # fmt: skip
 DRIFTED = ("kl_from_base", "kl_to_base", "entropy", "margin", "cka", "mmd", "frechet", "pc1", "pc2", "cka_1", "cka_2")
 SHARES = {8: 0.0, 50: 0.3, 100: 0.55, 200: 0.85, 300: 1.0}  # of the fall, by step
@@ -90,7 +89,7 @@ def made_up(seeds=range(30, 36), gains=None, phase="confirm", noise=0.008, plan=
     return table.drop_duplicates(["condition", *COLUMNS[:-2]], ignore_index=True)
 
 
-def a_sweep(folder, plan="sweep", phases=("confirm", "mitigations"), seeds=None, **options):
+def a_sweep(folder, plan="sweep", phases=("confirm",), seeds=None, **options):
     """The folder of a sweep that holds such tables for some phases, on some seeds of each, and their manifest."""
     from oodlib.analysis.sweep import Sweep
     from oodlib.io import write_json, write_table

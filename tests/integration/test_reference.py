@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from oodlib import STAGES, Run, ensure
 from oodlib.analysis import Evidence, claims
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.sweep import Sweep
 from oodlib.cli import app
 from oodlib.config import CHECKOUT, load_config
@@ -62,8 +63,9 @@ def test_another_history_an_edited_tree_and_an_older_method_are_noticed(trees):
     assert not stale({"sft": {"tree": tree, "method": STAGES["sft"].method}}, trees)
 
 
-def test_every_cell_of_the_sweep_was_measured_by_this_history_and_belongs_to_the_plan(trees):
-    sweep = Sweep()
+@pytest.mark.parametrize("plan", ["sweep", "mitigations"])
+def test_every_cell_of_a_sweep_was_measured_by_this_history_and_belongs_to_the_plan(plan, trees):
+    sweep = Sweep(Plan(plan))
     cells, table = sweep.manifest["cells"], sweep.table()
     measured = {f"{c}/{seed}" for c, seed in zip(table["condition"], table["seed"], strict=True)}
     assert measured == {name.partition("/")[2] for name in cells}

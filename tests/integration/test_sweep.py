@@ -56,7 +56,7 @@ def test_every_cell_of_the_plan_is_a_valid_configuration_and_says_why():
 
 def test_the_plan_fits_in_eight_hours_on_two_cores_and_the_report_has_the_sum():
     plan = Plan()
-    hours = plan.hours("confirm", "mitigations")
+    hours = plan.hours("confirm")
     assert hours <= 8
     assert f"{hours:.1f} hours" in (CHECKOUT / "docs" / "sweep.md").read_text(encoding="utf-8")
 
@@ -105,10 +105,10 @@ phases: {search: {seeds: [2], blocks: [all]}, report: {seeds: [3], blocks: [one]
 
 def test_the_plan_as_tables_says_what_each_condition_changes_and_what_runs_from_it():
     plan = Plan()
-    assert plan.table("confirm", "mitigations").index.is_unique
+    assert plan.table("explore", "confirm").index.is_unique
     assert "schedule cosine" in plan.table("confirm").loc["cosine", "changes"]
     assert plan.arms("confirm").loc["main", "starts"] == "50, 100, 200, 300"
-    assert plan.arms("mitigations")["arms"].tolist() == ["none"]
+    assert Plan("mitigations").arms("search")["arms"].tolist() == ["none"]
 
 
 # ---- one tiny sweep, run -----------------------------------------------------------------------------------

@@ -206,10 +206,11 @@ def advice(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, 
             name = max(of.index, key=lambda mitigation: of[mitigation].value)
             corners.append(f"{split.label} {name} ({points(of[name])})")
     return (
-        f"{start} {len(better)} of {len(gains)} mitigations are shown to keep more {splits.headline.label} accuracy. "
-        f"Most keeps **{most}**: {points(gains[most])} points, with {points(learnt[most])} points of "
-        f"{splits.trained.label} at the end and {cost}. Not shown to keep less than it: "
-        f"{listed(level) if level else 'none'}. Shown to keep less than {plain}: {listed(below) if below else 'none'}. "
-        f"Most keeps of other splits: {listed(corners) if corners else 'none is shown to keep any more'}."
+        f"{start} {len(better)} of {len(gains)} mitigations are shown to keep more {splits.headline.label} accuracy "
+        f"than {plain} does. **{most}** keeps most: {points(gains[most])} points more. At its end it has "
+        f"{points(learnt[most])} points of {splits.trained.label} accuracy more, and it takes {cost}. "
+        f"Not shown to keep less than it: {listed(level) if level else 'none'}. "
+        f"Shown to keep less than {plain}: {listed(below) if below else 'none'}. "
+        f"Of the other splits, most is kept by: {listed(corners) if corners else 'none is shown to keep any more'}."
         + (f" Not compared, for they learn too little: {listed(silent)}." if silent else "")
     )

@@ -197,7 +197,7 @@ def advice(found: pd.DataFrame, split: Split) -> str:
     free = ends[[name for name in ("steps", *WATCHED.values()) if name in ends]]
     best, watched = (max(of.index, key=lambda name: of[name].value) for of in (ends, free))
     return (
-        f"**To be warned.** Over the ends of recipes and arms, the loss of {split.label} accuracy goes best with "
-        f"**{WHAT.get(best, best)}**: R² {ends[best].text('.2f')}. Of what needs no base model, best with "
-        f"{WHAT[watched]}: {free[watched].text('.2f')}."
+        f"**To be warned.** Over the ends of recipes and arms, this measure tells best how much {split.label} accuracy "
+        f"is lost: **{WHAT.get(best, best)}**, R² {ends[best].text('.2f')}. Of the measures that need no base model, "
+        f"the best is {WHAT[watched]}, R² {free[watched].text('.2f')}."
     )

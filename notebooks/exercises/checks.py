@@ -19,9 +19,10 @@ import torch
 from scipy import stats
 
 from oodlib import Run, ensure
-from oodlib.analysis import healing
+from oodlib.analysis import healing, mitigations, selection
 from oodlib.analysis.claims import PAPER, VERDICTS
 from oodlib.analysis.evidence import NOTHING
+from oodlib.analysis.plan import Plan
 from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.analysis.sweep import Sweep
 from oodlib.registry import BASELINES
@@ -545,3 +546,65 @@ def rewards_gained(table: pd.DataFrame, condition: str, start: int) -> Estimate:
     ends = table.query("condition == @condition and from_step == @start and arm == 'rl' and stage == 'rl'")
     by_seed = ends.pivot_table("value", "seed", "metric")
     return over_seeds(by_seed["reward_last"] - by_seed["reward_first"])
+
+
+Along = np.ndarray  # [checkpoints, 2]: ID and OOD accuracy, in the order of the steps, without the base
+EQUAL = (  # one path, another, and what goes wrong where the two are not told apart so
+    ([[0.6, 0.7], [0.8, 0.3]], [[0.6, 0.7], [0.7, 0.5]], "One of the two only stops earlier on the same line"),
+    (
+        [[0.7, 0.6], [0.8, 0.2]],
+        [[0.5, 0.5], [0.7, 0.4]],
+        "A checkpoint with more ID accuracy counts too",
+    ),
+    ([[0.5, 0.2], [0.7, 0.1]], [[0.6, 0.3]], "Between checkpoints the path is a straight line"),
+    ([[0.8, 0.2], [0.6, 0.5]], [[0.9, 0.1], [0.7, 0.3]], "The level is taken at the ends, not at the best checkpoints"),
+)
+
+
+@check
+def at_equal_id(ahead: Callable[[Along, Along], float]) -> None:
+    """OOD accuracy of one path less that of another, at the highest ID accuracy that both reach at their ends."""
+
+    def score(path: Along, level: float) -> float:
+        steps = pd.DataFrame(path, columns=["trained", "headline"]).assign(step=range(1, len(path) + 1))
+        return mitigations.reached(steps, level)
+
+    rng = np.random.default_rng(18)
+    pairs = [(*map(np.array, two), f"{why}: {two}") for *two, why in EQUAL]
+    pairs += [(rng.random((5, 2)), rng.random((4, 2)), "On random paths") for _ in range(30)]
+    for one, other, why in pairs:
+        level = min(one[-1, 0], other[-1, 0])
+        right, yours = score(one, level) - score(other, level), as_number(call(ahead, one.copy(), other.copy()))
+        demand(abs(yours - right) < 1e-6, f"{why}, yours is {yours:+.3f}; it is {right:+.3f}.")
+    sweep = Sweep(Plan("mitigations"))
+    along = mitigations.at_strengths(sweep.mitigations("mitigations"), sweep.chosen())
+    gap = mitigations.difference(mitigations.ends(along), "headline", "lower rate", "plain SFT")
+    equal = over_seeds(mitigations.at_equal_accuracy(along, "lower rate", "plain SFT")["difference"])
+    approve(
+        f"over {equal.n} seeds a lower rate has {100 * gap.value:+.1f} points of OOD accuracy more than plain SFT at "
+        f"the ends, and {100 * equal.value:+.1f} at equal ID accuracy."
+    )
+
+
+@check
+def kept_without_ood(keep: Callable[[np.ndarray, np.ndarray, np.ndarray], int]) -> None:
+    """A rule that keeps a checkpoint without OOD data: it loses at most half of what the last one loses, and gives up
+    at most half of the ID accuracy that the first one gives up."""
+    sweep = Sweep(Plan("mitigations"))
+    lost, given_up = [], []  # by path: of the choice, the last and the first checkpoint
+    for path in selection.paths(sweep.rows("mitigations"), sweep.splits).values():
+        path = path[path["step"] > 0].sort_values("step")
+        columns = (path[name].to_numpy().copy() for name in ("step", "id_loss", "id_accuracy"))
+        place = as_number(call(keep, *columns))
+        demand(place in range(len(path)), f"{place:g} is no position of one of {len(path)} checkpoints.")
+        places = [int(place), -1, 0]
+        lost.append(path["ood"].max() - path["ood"].to_numpy()[places])
+        given_up.append(path["id_accuracy"].max() - path["id_accuracy"].to_numpy()[places])
+    (mine, last, _), (price, _, first) = (100 * np.mean(table, axis=0) for table in (lost, given_up))
+    demand(mine <= last / 2, f"Your choices lie {mine:.1f} points of OOD accuracy below the peak, the last {last:.1f}.")
+    about = f"Your choices give up {price:.1f} points of ID accuracy, the first checkpoint {first:.1f}: too much."
+    demand(price <= first / 2, about)
+    approve(
+        f"over {len(lost)} trainings it lies {mine:.1f} points of OOD accuracy below the peak (the last {last:.1f}), "
+        f"{price:.1f} points of ID accuracy below the best. It was found on these trainings; try it on others."
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from oodlib.analysis.claims import listed, points
-from oodlib.analysis.mitigations import BOTH, against_others
+from oodlib.analysis.mitigations import BOTH, TOO_LITTLE, against_others
 from oodlib.registry import BASELINES
 from oodlib.tasks import Splits
 
@@ -35,6 +35,18 @@ def paths(table: pd.DataFrame, start: int, splits: Splits) -> pd.DataFrame:
     wide = wide.dropna(subset=BOTH).reindex(names, level="arm").rename_axis(index={"arm": "mitigation"})
     wide.columns.name = None
     return wide.reset_index()
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """To read: headline accuracy at equal trained accuracy, in points, of each on-policy arm (columns) less that of
+    each arm (rows). found: as `paths` returns it."""
+    rows: dict[str, dict[str, str]] = {}
+    for arm in (arm for arm in ON_POLICY if arm in set(found["mitigation"])):
+        gaps = against_others(found, arm)
+        for other in found["mitigation"].unique():
+            text = points(gaps[other]) if other in gaps else "" if other == arm and gaps else TOO_LITTLE
+            rows.setdefault(called(other), {})[called(arm)] = text
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def advice(found: pd.DataFrame, splits: Splits) -> str:

@@ -94,10 +94,10 @@ class Adapter(Weights):
             self.remarks[", ".join(beside)] = f"not read, for {FILE} lies beside it and belongs to {base.path}"
         self._parts: dict[str, dict[str | None, str]] = defaultdict(dict)
         self._modules: dict[str, str] = {}  # what the adapter itself calls the module of a tensor
-        grouped = [by_key(base.shapes, key) for key in KEYS]
+        grouped = [by_key(base.shapes, key) for key in (*KEYS, lambda name: key_of(base.in_memory(name)))]
         for name, shape in self.low_rank.shapes.items():
             target, part = adapted(name)
-            places = [of.get(key(target), []) for key, of in zip(KEYS, grouped, strict=True)]
+            places = [of.get(key(target), []) for key, of in zip((*KEYS, key_of), grouped, strict=True)]
             here = [target] if target in base.shapes else next((place for place in places if len(place) == 1), [])
             if here:
                 if part in self._parts[here[0]]:
@@ -161,6 +161,9 @@ class Adapter(Weights):
             self.remarks[target] = f"changed by the adapter, but {self.base.path} keeps it in one with others: left out"
         else:
             raise ValueError(f"{self.path} changes {target}, which {self.base.path} does not hold: is that its base?")
+
+    def in_memory(self, name: str) -> str:
+        return self.base.in_memory(name)
 
     @cached_property
     def mark(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from oodlib.models.names import (
@@ -35,26 +35,29 @@ class Pair:
 class Partners:
     """A checkpoint's matrices, found under the names of another one.
 
-    The same name, or else the first of `names.KEYS` under which there is one alone on either side; of a fused matrix
-    those that it is made of. others: the names of the other one.
+    The same name, or else the first of `names.KEYS` under which there is one alone on either side, or the last of them
+    of the names that both have in memory; of a fused matrix those that it is made of. others: the names of the other
+    one; in_memory: as `Weights.in_memory`, of the other one.
     """
 
-    def __init__(self, weights: Weights, others: Iterable[str] = ()):
+    def __init__(self, weights: Weights, others: Iterable[str], in_memory: Callable[[str], str] = str):
         self.weights, others = weights, set(others)
         theirs = [name for name in weights.matrices if name not in others]
         ours = [name for name in others if name not in weights.matrices]
-        self._by_key = [by_key(theirs, key) for key in KEYS]
-        self._rivals = [by_key(ours, key) for key in KEYS]
+        self._keys = [*KEYS, lambda name: key_of(in_memory(name))]
+        self._by_key = [by_key(theirs, key) for key in (*KEYS, lambda name: key_of(weights.in_memory(name)))]
+        self._rivals = [by_key(ours, key) for key in self._keys]
 
     def of(self, name: str) -> tuple[list[str], int]:
         """The names that may be meant, and to how many names of the other they may belong: one and 1 where all is
         well."""
         if name in self.weights.matrices:
             return [name], 1
-        for key, there, rivals in zip(KEYS, self._by_key, self._rivals, strict=True):
+        for key, there, rivals in zip(self._keys, self._by_key, self._rivals, strict=True):
             if len(alone := there.get(key(name), [])) == 1 and len(rivals.get(key(name), [name])) == 1:
                 return alone, 1
-        key, there, n_rivals = key_of(name), self._by_key[-1], len(self._rivals[-1].get(key_of(name), [name]))
+        key, there = self._keys[-1](name), self._by_key[-1]
+        n_rivals = len(self._rivals[-1].get(key, [name]))
         parts = [there.get(part, []) for part in parts_of(key)]
         if parts and key not in there and all(len(part) == 1 for part in parts):
             return [JOIN.join(part[0] for part in parts)], n_rivals
@@ -104,7 +107,7 @@ def pair_up(
     """
     modules, layers = None if modules is None else list(modules), None if layers is None else set(layers)
     ours, theirs = _chosen(base, modules, layers), _chosen(other, modules, layers)
-    partners_of, turned = Partners(other, base.matrices), Turned(base, other)
+    partners_of, turned = Partners(other, base.matrices, base.in_memory), Turned(base, other)
     headless = not any((p := place_of(name)) and p.layer is None and p.module in HEADS for name in other.shapes)
     pairs, remarks, taken = [], {}, set()
     for name, place in ours.items():

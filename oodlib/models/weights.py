@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from oodlib.io import digest, one_line, read_object
 from oodlib.models.names import adapted, is_stack, item_of, place_of
+
+if TYPE_CHECKING:
+    from transformers.core_model_loading import WeightRenaming
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # what safetensors and GGUF call numbers that are not quantised
 LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
@@ -63,6 +67,10 @@ class Weights(ABC):
             elif len(shape) > 1:
                 shapes[name] = shape
         return shapes
+
+    def in_memory(self, name: str) -> str:
+        """What transformers calls a tensor, or a matrix of a stack, once it is loaded."""
+        return name
 
     def matrix(self, name: str) -> Tensor:
         """A tensor, one matrix of a stack ("stack[3]"), or several matrices one above the other ("a + b")."""
@@ -120,6 +128,29 @@ class Safetensors(Weights):
     @property
     def files(self) -> list[Path]:
         return self.shards
+
+    def in_memory(self, name: str) -> str:
+        stack, index = item_of(name)
+        for renaming in self._renamings:
+            stack, _ = renaming.rename_source_key(stack)
+        return stack if index is None else f"{stack}[{index}]"
+
+    @cached_property
+    def _renamings(self) -> list[WeightRenaming]:
+        """How transformers renames the tensors of this family's files, by the types that the configuration names."""
+        try:
+            config = read_object(self.path / "config.json")
+        except (OSError, ValueError):
+            return []
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # late: seconds
+        from transformers.core_model_loading import WeightRenaming
+        from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+        parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+        types = [kind for part in parts if isinstance(kind := part.get("model_type"), str)]
+        classes = [name for kind in types if isinstance(name := MODEL_MAPPING_NAMES.get(kind), str)]
+        tables = (get_checkpoint_conversion_mapping(name) or [] for name in dict.fromkeys((*classes, *types)))
+        return [each for table in tables for each in table if isinstance(each, WeightRenaming)]
 
     def _look_beside(self) -> None:
         """Remarks on other files of weights in the folder; ValueError for shards or tensors that are missing."""

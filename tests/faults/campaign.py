@@ -20,6 +20,7 @@ ROWS = {  # row: the module whose `ROW` makes and judges a case, and how many ca
     "settings": ("parameters", 1),
     "commands": ("parameters", 1),
     "checkpoints": ("checkpoints", 1),
+    "families": ("families", 1),
     "surroundings": ("surroundings", 1),
     "ray": ("cluster", 1),
 }

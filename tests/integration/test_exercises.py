@@ -3,6 +3,7 @@
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "notebooks" / "exercises"))
@@ -435,3 +436,45 @@ def test_baseline_against_c4(sweep):
         (design(refutes=lambda low, high: high < -0.2), "wholly below 0"),
     ]
     judged(checks.baseline_against_c4, right, wrong)
+
+
+def ahead(one, other):
+    level = min(one[-1][0], other[-1][0])
+    return score(one, level) - score(other, level)
+
+
+def score(path, level, lines=True):
+    found = [y for x, y in path if x >= level]
+    for (x0, y0), (x1, y1) in pairwise(path):
+        if lines and (x0 - level) * (x1 - level) < 0:
+            found.append(np.interp(level, *zip(*sorted([(x0, y0), (x1, y1)]), strict=True)))
+    return max(found)
+
+
+def test_at_equal_id():
+    def at(level):
+        return lambda one, other: score(one, level(one, other)) - score(other, level(one, other))
+
+    wrong = [
+        (lambda one, other: one[-1, 1] - other[-1, 1], "stops earlier"),
+        (at(lambda one, other: min(one[:, 0].max(), other[:, 0].max())), "at the ends"),
+        (
+            lambda one, other: (lambda t: score(one, t, False) - score(other, t, False))(min(one[-1, 0], other[-1, 0])),
+            "straight line",
+        ),
+    ]
+    judged(checks.at_equal_id, [ahead], wrong)
+
+
+def test_kept_without_ood():
+    def first_minimum(steps, loss, accuracy):
+        return next((i for i in range(len(loss) - 1) if loss[i + 1] > loss[i]), len(loss) - 1)
+
+    wrong = [
+        (lambda steps, loss, accuracy: len(steps) - 1, "below the peak"),
+        (lambda steps, loss, accuracy: 0, "below the peak|too much"),
+        (lambda steps, loss, accuracy: np.argmax(accuracy), "below the peak"),
+        (lambda steps, loss, accuracy: len(steps), "no position"),
+        (lambda steps, loss, accuracy: steps[0], "no position"),
+    ]
+    judged(checks.kept_without_ood, [first_minimum], wrong)

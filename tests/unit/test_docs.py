@@ -240,9 +240,10 @@ def test_the_example_s_configuration_names_all_three(examples):
 
 def test_the_readme_shows_the_scorecard_of_the_reference_run():
     from oodlib.analysis import Evidence, claims
+    from oodlib.analysis.plan import Plan
     from oodlib.analysis.sweep import Sweep
 
-    sweep = Sweep(folder=CHECKOUT / "outputs/sweep")
+    sweep = Sweep(Plan("mitigations"), CHECKOUT / "outputs/mitigations")
     evidence = Evidence.of(Results(CHECKOUT / "outputs/tiny-seeds"), **sweep.evidence())
     shown = re.search(r"<!-- scorecard[^>]*-->\n(.*?)<!-- end of scorecard -->", text_of(PAGES[0]), re.S)[1]
     names = ("navigation-seeds", "smollm2-cpu")
@@ -337,19 +338,25 @@ def rows_of(page: str, heading: str) -> dict[str, str]:
 MINIMUM = "first minimum of the ID loss"
 
 
-def test_the_sweep_s_report_has_the_numbers_of_the_mitigations():
-    from oodlib.analysis import mitigations
+def test_the_report_on_mitigations_has_the_tables_of_the_sweep():
+    """Those of notebook 06: each line with its first cells stands in the page."""
+    from oodlib.analysis import mitigations, predictors, same_start, selection
+    from oodlib.analysis.plan import Plan
     from oodlib.analysis.sweep import Sweep
 
-    rows, along = rows_of("docs/sweep.md", "## Found"), Sweep.open().mitigations("mitigations")
-    ends = mitigations.ends(along)
-    for name, seeds in ends.groupby("mitigation"):
-        for split in ("trained", "headline"):
-            assert f"{seeds[split].mean():.1%}".replace("%", " %") in rows[name], name
-        if name != "plain SFT":
-            assert points(mitigations.difference(ends, "headline", name, "plain SFT")) in rows[name], name
-    for name, difference in mitigations.against_others(along, "RPSFT").items():
-        assert points(difference) in rows[name], name
+    page, sweep = text_of(CHECKOUT / "docs/mitigations.md"), Sweep(Plan("mitigations"))
+    splits, evidence, rows = sweep.splits, sweep.evidence(), sweep.rows("mitigations")
+    kept = mitigations.by_corner(evidence["mitigations"], "plain SFT", splits)
+    for table in (
+        mitigations.corner_table(kept, splits, sweep.step_times()),
+        predictors.strength_table(predictors.strengths(evidence["drift"], splits), splits),
+        same_start.table(evidence["same_start"]),
+        selection.rule_table(selection.regrets(selection.paths(rows, splits))),
+    ):
+        for first, *others in table.itertuples():
+            assert f"| {' | '.join((first, *others))} |" in page, first
+    strengths = {m: name.removeprefix(f"{m}, ") for name, m in sweep.chosen().items() if m != name}
+    assert f"Chosen: {'; '.join(f'{m} {value}' for m, value in strengths.items())}." in " ".join(page.split())
 
 
 def test_the_sweep_s_report_has_the_numbers_of_what_heals():

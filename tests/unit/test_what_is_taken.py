@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -88,6 +89,36 @@ def test_a_seeing_model_s_old_and_new_names_are_one(tmp_path, family):
     assert not [why for why in remarks.values() if "renamed" not in why and "dimensions" not in why]
     keys = {key_of(name) for name in saved.shapes}
     assert {key_of(name) for name in state} - keys <= {key_of("lm_head.weight")}  # tied
+
+
+RENAMED = {  # families whose files transformers keeps under other names than its models have
+    "granitemoe": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "phimoe": {**SIZES, "num_local_experts": 4},
+    "laguna": {**SIZES, "num_hidden_layers": 2, **EXPERTS, "shared_expert_intermediate_size": 16},
+    "vit": VISION,
+    "dinov2": VISION,
+}
+
+
+@pytest.mark.parametrize("family", RENAMED)
+def test_what_transformers_renames_as_it_loads_is_found(tmp_path, family):
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(family, **RENAMED[family]))
+    model.save_pretrained(tmp_path / "saved")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept(tmp_path / "memory", state)
+    saved, memory = open_weights(tmp_path / "saved"), open_weights(tmp_path / "memory")
+    assert set(saved.shapes) != set(state)
+    pairs, remarks = pair_up(memory, saved)
+    assert len(pairs) >= 6 and all(torch.equal(memory.matrix(p.name), saved.matrix(p.other)) for p in pairs)
+    assert not [why for why in remarks.values() if "renamed" not in why and "dimensions" not in why]
+    if family == "vit":  # an adapter has the names in memory
+        adapter = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        adapter.save_pretrained(tmp_path / "adapter")
+        merged = adapter.merge_and_unload().state_dict()
+        added = open_weights(tmp_path / "adapter", adapter_base=str(tmp_path / "saved"))
+        for pair in pair_up(memory, added)[0]:
+            assert torch.allclose(added.matrix(pair.other).float(), merged[pair.name], atol=1e-6), pair
 
 
 WRAPPERS = ("", "_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "_fsdp_wrapped_module.")

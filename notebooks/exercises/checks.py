@@ -550,7 +550,7 @@ def rewards_gained(table: pd.DataFrame, condition: str, start: int) -> Estimate:
 
 Along = np.ndarray  # [checkpoints, 2]: ID and OOD accuracy, in the order of the steps, without the base
 EQUAL = (  # one path, another, and what goes wrong where the two are not told apart so
-    ([[0.6, 0.7], [0.8, 0.3]], [[0.6, 0.7], [0.7, 0.5]], "One of the two only stops earlier on the same line"),
+    ([[0.6, 0.7], [0.7, 0.5], [0.8, 0.3]], [[0.6, 0.7], [0.7, 0.5]], "One of the two only stops earlier"),
     (
         [[0.7, 0.6], [0.8, 0.2]],
         [[0.5, 0.5], [0.7, 0.4]],

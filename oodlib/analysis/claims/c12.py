@@ -25,7 +25,8 @@ def paper(e: Evidence) -> Finding:
         raise Missing("no seed has four recipes whose drift was measured")
     found, besides = over_seeds(fits), []
     if unseen := _fits(ends, split, KL, held_out_fit):
-        besides.append(f"of ends that the fit has not seen {np.mean(unseen):.0%}")
+        share = np.mean(unseen)
+        besides.append(f"of ends that the fit has not seen {f'{share:.0%}' if share > 0 else 'nothing'}")
     if FORMED in ends and (aside := _fits(ends, split, FORMED, quadratic_fit)):
         besides.append(f"and KL without the format {np.mean(aside):.0%}")
     told = ", ".join([f"KL explains {found.value:.0%} of the OOD accuracy lost", *besides])

@@ -549,14 +549,14 @@ def rewards_gained(table: pd.DataFrame, condition: str, start: int) -> Estimate:
 
 
 Along = np.ndarray  # [checkpoints, 2]: ID and OOD accuracy, in the order of the steps, without the base
-EQUAL = (  # one path, another, and what goes wrong where the two are not told apart so
-    ([[0.6, 0.7], [0.7, 0.5], [0.8, 0.3]], [[0.6, 0.7], [0.7, 0.5]], "One of the two only stops earlier"),
+EQUAL = (  # one path, another path, and what a wrong answer overlooks
+    ([[0.6, 0.7], [0.7, 0.5], [0.8, 0.3]], [[0.6, 0.7], [0.7, 0.5]], "The paths are the same, but one stops earlier"),
     (
         [[0.7, 0.6], [0.8, 0.2]],
         [[0.5, 0.5], [0.7, 0.4]],
-        "A checkpoint with more ID accuracy counts too",
+        "A checkpoint with more ID accuracy than the level also counts",
     ),
-    ([[0.5, 0.2], [0.7, 0.1]], [[0.6, 0.3]], "Between checkpoints the path is a straight line"),
+    ([[0.5, 0.2], [0.7, 0.1]], [[0.6, 0.3]], "Between checkpoints, the path is a straight line"),
     ([[0.8, 0.2], [0.6, 0.5]], [[0.9, 0.1], [0.7, 0.3]], "The level is taken at the ends, not at the best checkpoints"),
 )
 
@@ -571,18 +571,18 @@ def at_equal_id(ahead: Callable[[Along, Along], float]) -> None:
 
     rng = np.random.default_rng(18)
     pairs = [(*map(np.array, two), f"{why}: {two}") for *two, why in EQUAL]
-    pairs += [(rng.random((5, 2)), rng.random((4, 2)), "On random paths") for _ in range(30)]
+    pairs += [(rng.random((5, 2)), rng.random((4, 2)), "The paths are random") for _ in range(30)]
     for one, other, why in pairs:
         level = min(one[-1, 0], other[-1, 0])
         right, yours = score(one, level) - score(other, level), as_number(call(ahead, one.copy(), other.copy()))
-        demand(abs(yours - right) < 1e-6, f"{why}, yours is {yours:+.3f}; it is {right:+.3f}.")
+        demand(abs(yours - right) < 1e-6, f"{why}. Your answer is {yours:+.3f}; the right one is {right:+.3f}.")
     sweep = Sweep(Plan("mitigations"))
     along = mitigations.at_strengths(sweep.mitigations("mitigations"), sweep.chosen())
     gap = mitigations.difference(mitigations.ends(along), "headline", "lower rate", "plain SFT")
     equal = over_seeds(mitigations.at_equal_accuracy(along, "lower rate", "plain SFT")["difference"])
     approve(
-        f"over {equal.n} seeds a lower rate has {100 * gap.value:+.1f} points of OOD accuracy more than plain SFT at "
-        f"the ends, and {100 * equal.value:+.1f} at equal ID accuracy."
+        f"over {equal.n} seeds, the OOD accuracy of a lower rate minus that of plain SFT is {100 * gap.value:+.1f} "
+        f"points at the ends and {100 * equal.value:+.1f} points at equal ID accuracy."
     )
 
 
@@ -596,15 +596,19 @@ def kept_without_ood(keep: Callable[[np.ndarray, np.ndarray, np.ndarray], int]) 
         path = path[path["step"] > 0].sort_values("step")
         columns = (path[name].to_numpy().copy() for name in ("step", "id_loss", "id_accuracy"))
         place = as_number(call(keep, *columns))
-        demand(place in range(len(path)), f"{place:g} is no position of one of {len(path)} checkpoints.")
+        demand(place in range(len(path)), f"{place:g} is no position in a list of {len(path)} checkpoints.")
         places = [int(place), -1, 0]
         lost.append(path["ood"].max() - path["ood"].to_numpy()[places])
         given_up.append(path["id_accuracy"].max() - path["id_accuracy"].to_numpy()[places])
     (mine, last, _), (price, _, first) = (100 * np.mean(table, axis=0) for table in (lost, given_up))
-    demand(mine <= last / 2, f"Your choices lie {mine:.1f} points of OOD accuracy below the peak, the last {last:.1f}.")
-    about = f"Your choices give up {price:.1f} points of ID accuracy, the first checkpoint {first:.1f}: too much."
+    demand(
+        mine <= last / 2,
+        f"The OOD accuracy of your choices is {mine:.1f} points below the peak; the last checkpoints lose {last:.1f}.",
+    )
+    about = f"Your choices give up too much ID accuracy: {price:.1f} points. The first checkpoints give up {first:.1f}."
     demand(price <= first / 2, about)
     approve(
-        f"over {len(lost)} trainings it lies {mine:.1f} points of OOD accuracy below the peak (the last {last:.1f}), "
-        f"{price:.1f} points of ID accuracy below the best. It was found on these trainings; try it on others."
+        f"over {len(lost)} trainings, your choices lie {mine:.1f} points of OOD accuracy below the peak (the last "
+        f"checkpoints {last:.1f}) and {price:.1f} points of ID accuracy below the best. This rule was found on these "
+        "trainings; try it on others."
     )

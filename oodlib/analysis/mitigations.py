@@ -207,7 +207,7 @@ def advice(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, 
             corners.append(f"{split.label} {name} ({points(of[name])})")
     return (
         f"{start} {len(better)} of {len(gains)} mitigations are shown to keep more {splits.headline.label} accuracy "
-        f"than {plain} does. **{most}** keeps most: {points(gains[most])} points more. At its end it has "
+        f"than {plain} does. The most is kept by **{most}**: {points(gains[most])} points more. At its end it has "
         f"{points(learnt[most])} points of {splits.trained.label} accuracy more, and it takes {cost}. "
         f"Not shown to keep less than it: {listed(level) if level else 'none'}. "
         f"Shown to keep less than {plain}: {listed(below) if below else 'none'}. "

@@ -128,7 +128,7 @@ def test_corners_are_compared_at_equal_accuracy_too():
     assert table.loc["held", "new rule, equal ID"].startswith("+10.0")
     assert table.loc["kept", "ID, at the end"].startswith("-10.0")
     text = m.advice(along, "plain SFT", SPLITS, {})
-    assert "1 of 2 mitigations are shown to keep more" in text and "**kept** keeps most: +10.0" in text
+    assert "1 of 2 mitigations are shown to keep more" in text and "by **kept**: +10.0" in text
 
 
 def test_a_condition_with_strengths_stands_for_one_a_value(tmp_path):

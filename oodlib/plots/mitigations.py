@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from oodlib.analysis.mitigations import TOO_LITTLE, ends
-from oodlib.analysis.predictors import END, KL, START, WHAT
-from oodlib.analysis.same_start import SFT, called
+from oodlib.analysis.predictors import END, KL, KLS, START, WHAT
+from oodlib.analysis.same_start import ON_POLICY, SFT, called
 from oodlib.analysis.stats import Estimate, over_seeds
 from oodlib.plots import draw
 from oodlib.plots.style import COLOURS, GREY, WIDTH, colour
@@ -22,6 +22,7 @@ from oodlib.plots.sweep import down, points
 from oodlib.tasks import Split, Splits
 
 COLUMNS = 4  # of small panels
+UNITS = {**dict.fromkeys(KLS, " (nats an answer)"), "angle": " (radians)"}  # of measures that are no shares
 HUE = "#882255"  # of a mitigation, beside plain SFT in grey
 OVER = {  # the points over which a measure's strength is taken, and how they look
     "ends": {"label": "over the ends of recipes and arms", "colour": "#332288", "mark": "o", "shift": -0.15},
@@ -30,7 +31,7 @@ OVER = {  # the points over which a measure's strength is taken, and how they lo
 
 
 def frontiers(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str, splits: Splits) -> Figure:
-    """Each mitigation over its strengths, a panel each: headline over trained accuracy at the end, means over seeds.
+    """Each mitigation over its strengths, a panel each: headline over trained accuracy at the end, means and seeds.
 
     along: as `curves` returns it, called by mitigation and strength; mitigation_of: the mitigation of each name. Marks
     grow with the place of a strength in the plan. Grey is the path of plain SFT, from its first checkpoint on.
@@ -47,9 +48,9 @@ def frontiers(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str,
         places = []
         for i, name in enumerate(n for n, its in mitigation_of.items() if its == mitigation):
             if len(mine := last[last["mitigation"] == name]):
-                x, y = (over_seeds(mine[column]) for column in ("trained", "headline"))
-                draw.point(axis, x, y, HUE, size=4 + 2 * i)
-                places.append((x.value, y.value))
+                axis.plot(mine["trained"], mine["headline"], ".", color=HUE, markersize=3 + i, alpha=0.5)
+                places.append(mine[["trained", "headline"]].mean())
+                axis.plot(*places[-1], "o", color=HUE, markersize=4 + 2 * i)
         axis.plot(*np.transpose(places), color=HUE, linewidth=1.2)
         axis.set_title(mitigation, fontsize=10, weight="normal", loc="left")
         draw.percent(axis.xaxis)
@@ -66,7 +67,7 @@ def frontiers(along: pd.DataFrame, mitigation_of: Mapping[str, str], plain: str,
     handles = [
         Line2D([], [], color=GREY, marker="o", markersize=3, label=f"{plain}, along its steps"),
         Line2D(
-            [], [], color=HUE, marker="o", label="each strength at its end (95 % over seeds); larger: later in the list"
+            [], [], color=HUE, marker="o", label="each strength at its end, and its seeds; larger: later in the list"
         ),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -119,7 +120,7 @@ def lost_over(points_: pd.DataFrame, found: pd.DataFrame, splits: Splits) -> Fig
             axis.plot(x, y, "o", color=colour(corner), markersize=5, alpha=0.8, label=corner.label)
             along = np.linspace(x.min(), x.max(), 50)
             axis.plot(along, np.polynomial.Polynomial.fit(x, y, 2)(along), color=colour(corner), linewidth=1.2)
-        axis.set_xlabel(fill(WHAT.get(measure, measure), 26))
+        axis.set_xlabel(fill(f"{WHAT.get(measure, measure)}{UNITS.get(measure, '')}", 26))
         axis.set_title(f"R² {fits[measure].text('.2f')}", fontsize=10)
         points(axis.yaxis)
     axes[0].set_ylabel("points lost since the best")
@@ -129,7 +130,8 @@ def lost_over(points_: pd.DataFrame, found: pd.DataFrame, splits: Splits) -> Fig
 
 
 def same_start(found: pd.DataFrame, splits: Splits) -> Figure:
-    """Each arm's path from the common start, a panel a split: accuracy there over trained accuracy, means over seeds.
+    """Each arm's path from the common start, a panel a split: accuracy there over trained accuracy, means over seeds
+    with intervals at the end. On-policy arms have solid lines.
 
     found: as `analysis.same_start.paths` returns it.
     """
@@ -140,7 +142,10 @@ def same_start(found: pd.DataFrame, splits: Splits) -> Figure:
         for arm in arms:
             path = found[found["mitigation"] == arm].groupby("step")[["trained", column]].mean().to_numpy().T
             hue = COLOURS["sft"] if arm == SFT else colour(arm)
-            axis.plot(*path, "o-", color=hue, markersize=4, label=called(arm))
+            style = "o-" if arm in ON_POLICY else "o--"
+            axis.plot(*path, style, color=hue, markersize=4, label=called(arm))
+            last = ends(found[found["mitigation"] == arm])
+            draw.point(axis, over_seeds(last["trained"]), over_seeds(last[column]), hue, size=4)
         start = found[found["step"] == found["step"].min()][["trained", column]].mean()
         axis.plot(*start, "k*", markersize=12)
         axis.set_title(split.label, color=colour(split))
@@ -149,6 +154,7 @@ def same_start(found: pd.DataFrame, splits: Splits) -> Figure:
         axis.set_xlabel(f"{splits.trained.label} accuracy")
     axes[0, 0].set_ylabel("accuracy on the split")
     draw.legend_below(figure, axes[0, 0], 3)
+    figure.suptitle("From the star: on-policy arms solid, others dashed (95 % over seeds at the ends)", size=11)
     return figure
 
 
@@ -179,7 +185,8 @@ def kept(found: pd.DataFrame, splits: Splits, plain: str) -> Figure:
             draw.point(axis, row.gain, names.index(row.mitigation), colour(split), size=6)
         if split == splits.headline:
             for name in set(names) - set(found.loc[found["split"] == split.name, "mitigation"]):
-                axis.text(0, names.index(name), TOO_LITTLE, size=8, color=GREY, va="center", ha="center")
+                where = {"transform": axis.get_yaxis_transform(), "va": "center"}
+                axis.text(0.03, names.index(name), TOO_LITTLE, size=8, color=GREY, **where)
         axis.set_title(f"{split.label}\n{'at the end' if split == splits.trained else 'at equal ID'}", fontsize=10)
         axis.set_xlabel("points")
         points(axis.xaxis)

@@ -1,7 +1,8 @@
 """Seconds a training step of SFT with each mitigation, in one process: python tests/benchmarks/mitigations.py.
 
 Rounds of a few steps each alternate between the mitigations, so that other load on the machine falls on all; those
-that edit finished checkpoints train as plain SFT does. Writes outputs/mitigations/step_times.csv.
+that change the rate or edit finished checkpoints train as plain SFT does, and get its time. Writes
+outputs/mitigations/step_times.csv.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main(steps: int = 12, rounds: int = 4) -> None:
         config = sweep.plan.config(condition, 0)
         name = config.sft.mitigation
         if (name != "none" and not MITIGATIONS.get(name).edit) or condition == about.index[0]:
-            configs[mitigation] = config.changed({"sft.steps": steps, "sft.checkpoints": [0, steps]})
+            configs[mitigation] = config.changed(
+                {"sft.steps": steps, "sft.checkpoints": [0, steps], "rl.starts": [steps]}
+            )
     seconds: dict[str, list[float]] = {mitigation: [] for mitigation in configs}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
@@ -41,9 +44,10 @@ def main(steps: int = 12, rounds: int = 4) -> None:
                 trainer.train()
                 if turn:  # the first round warms up
                     seconds[mitigation].append((time.perf_counter() - start) / steps)
-    plain = median(seconds[about["mitigation"].iloc[0]])
-    rows = []
-    for mitigation, times in seconds.items():
+    own = seconds[about["mitigation"].iloc[0]]
+    plain, rows = median(own), []
+    for mitigation in about["mitigation"].unique():
+        times = seconds.get(mitigation, own)
         numbers = (median(times), min(times), max(times))
         rows.append((mitigation, *(round(x, 4) for x in numbers), round(numbers[0] / plain, 2)))
     table = pd.DataFrame(rows, columns=["mitigation", "seconds a step", "lowest", "highest", "times plain SFT"])

@@ -386,6 +386,8 @@ def test_the_page_on_checkpoints_says_what_the_rules_of_select_lose():
     early, last = sparse["10% of the steps"], sparse["last"]
     assert f"that rule loses {sparse[MINIMUM]}, the checkpoint at 10 % of the steps {early}" in text
     assert f"and the last checkpoint {last}." in text
+    fewer = known["mitigations"]
+    assert f"the last checkpoint loses {fewer['last']}, and the first minimum {fewer[MINIMUM]}." in text
 
 
 # ---- files about the software ------------------------------------------------------------------------

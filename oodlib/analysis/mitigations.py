@@ -151,14 +151,18 @@ def by_corner(along: pd.DataFrame, plain: str, splits: Splits) -> pd.DataFrame:
     return found.sort_values("mitigation", key=lambda names: names.map(kept), kind="stable", ignore_index=True)
 
 
-def corner_table(found: pd.DataFrame, splits: Splits, times: Mapping[str, float]) -> pd.DataFrame:
-    """`by_corner` to read, in points; `times`: what a step takes, in steps of plain SFT."""
+def corner_table(along: pd.DataFrame, plain: str, splits: Splits, times: Mapping[str, float]) -> pd.DataFrame:
+    """`by_corner` to read, in points, with the headline at the end too, where nothing is chosen by it; `times`: what a
+    step takes, in steps of plain SFT."""
+    found, last = by_corner(along, plain, splits), ends(along)
     text = found.assign(gain=[points(gain) for gain in found["gain"]])
     table = text.pivot(index="mitigation", columns="split", values="gain")
     table = table.loc[found["mitigation"].unique(), found["split"].unique()].rename_axis(index=None, columns=None)
     table = table.fillna(TOO_LITTLE)
     at = {splits.trained.name: "at the end"}
     table.columns = [f"{splits[name].label}, {at.get(name, 'equal ID')}" for name in table]
+    late = [difference(last, "headline", name, plain) for name in table.index]
+    table.insert(1, f"{splits.headline.label}, at the end", [points(gap) if gap else "" for gap in late])
     known = [f"{times[name]:.1f}" if name in times else "not measured" for name in table.index]
     return table.assign(**{"time of a step": known})
 

@@ -346,10 +346,9 @@ def test_the_report_on_mitigations_has_the_tables_of_the_sweep():
 
     page, sweep = text_of(CHECKOUT / "docs/mitigations.md"), Sweep(Plan("mitigations"))
     splits, evidence, rows = sweep.splits, sweep.evidence(), sweep.rows("mitigations")
-    kept = mitigations.by_corner(evidence["mitigations"], "plain SFT", splits)
     escaped = "\\|"  # as in a table
     for table in (
-        mitigations.corner_table(kept, splits, sweep.step_times()),
+        mitigations.corner_table(evidence["mitigations"], "plain SFT", splits, sweep.step_times()),
         predictors.strength_table(predictors.strengths(evidence["drift"], splits), splits),
         same_start.table(evidence["same_start"]),
         selection.rule_table(selection.regrets(selection.paths(rows, splits))),

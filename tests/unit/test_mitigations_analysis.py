@@ -97,7 +97,7 @@ def test_what_learns_no_more_than_plain_sft_had_at_its_peak_is_not_compared():
     assert m.learners(once) == ["plain SFT"]
     found = m.by_corner(along, "plain SFT", SPLITS)
     assert set(found.loc[found["split"] == "ood", "mitigation"]) == {"kept"} and len(found) == 4
-    assert m.corner_table(found, SPLITS, {}).loc["held, 1", "OOD, equal ID"] == m.TOO_LITTLE
+    assert m.corner_table(along, "plain SFT", SPLITS, {}).loc["held, 1", "OOD, equal ID"] == m.TOO_LITTLE
     assert m.against_others(along, "held, 1") == {} and set(m.against_others(along, "kept")) == {"plain SFT"}
     assert "learn too little: held, 1 and held, 2." in m.advice(along, "plain SFT", SPLITS, {})
 
@@ -123,7 +123,8 @@ def test_corners_are_compared_at_equal_accuracy_too():
     gains = {(r.mitigation, r.split): r.gain.value for r in found.itertuples()}
     assert gains["held", "id"] == 0 and gains["held", "new_rule"] == pytest.approx(0.1)
     assert gains["kept", "id"] == pytest.approx(-0.1) and gains["kept", "ood"] == pytest.approx(0.6 - 0.5)
-    table = m.corner_table(found, SPLITS, {"held": 1.25})
+    table = m.corner_table(along.assign(new_rule=rule), "plain SFT", SPLITS, {"held": 1.25})
+    assert table.loc["kept", "OOD, at the end"].startswith("+30.0")
     assert table.index.tolist() == ["kept", "held"] and table["time of a step"].tolist() == ["not measured", "1.2"]
     assert table.loc["held", "new rule, equal ID"].startswith("+10.0")
     assert table.loc["kept", "ID, at the end"].startswith("-10.0")

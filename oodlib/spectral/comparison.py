@@ -17,6 +17,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
@@ -54,14 +55,14 @@ class Target:
     about: dict[str, str | int | list[str] | None]
     mark: str
 
-    def results(self, matrix: str) -> dict[str, str]:
-        """The rows and tokens of a matrix, as JSON; nothing where it is not analysed yet."""
+    def results(self, matrix: str) -> dict[str, Any]:
+        """The rows and tokens of a matrix; nothing where it is not analysed yet."""
         if not (file := array_file(self.folder, matrix)).exists():
             return {}
         try:
             with safe_open(file, framework="np") as arrays:
-                results = arrays.metadata() or {}
-        except SafetensorError:  # damaged: analysed again
+                results = json.loads((arrays.metadata() or {}).get("results", "{}"))
+        except (SafetensorError, ValueError):  # damaged: analysed again
             return {}
         return results if results.get("mark") == self.mark else {}
 
@@ -71,7 +72,7 @@ class Target:
         rows = []
         for pair in self.pairs.values():
             place = (pair.name, pair.layer, pair.module, *(pair.shape if content == "rows" else ()))
-            rows += [(*place, *row) for row in json.loads(self.results(pair.name).get(content, "[]"))]
+            rows += [(*place, *row) for row in self.results(pair.name).get(content, [])]
         table = pd.DataFrame(rows, columns=["matrix", "layer", "module", *columns])
         return table.astype({name: "Int64" for name in ("layer", "rows", "cols", "k") if name in table})
 
@@ -182,7 +183,8 @@ class Comparing:
                 target.remarks[name] = one_line(error)
                 continue
             arrays = {key: np.ascontiguousarray(values) for key, values in arrays.items()}
-            about = {"mark": target.mark, "rows": json.dumps(rows), "tokens": json.dumps(tokens)}
+            # in one piece, for safetensors writes several in any order
+            about = {"results": json.dumps({"mark": target.mark, "rows": rows, "tokens": tokens})}
             write_whole(array_file(target.folder, name), lambda p, a=arrays, m=about: save_file(a, p, metadata=m))
 
 

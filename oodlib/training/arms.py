@@ -20,7 +20,7 @@ from oodlib.training.record import ROLLOUTS
 from oodlib.training.setup import NoData, Setup
 from oodlib.training.trainer import adapted, fit, history, in_processes, watch, watched
 
-LOOKS = tuple(range(10, 10_000, 10))  # the updates at which rotation is measured
+LOOKS = tuple(range(10, 10_000, 10))  # the updates at which rotation is measured, beside the last
 
 
 def run_arm(run: Run, seed: int, arm: str, from_step: int) -> dict[str, pd.DataFrame]:
@@ -74,7 +74,7 @@ def learn(run: Run, seed: int, arm: str, from_step: int) -> None:
     setup, steps = make_setup(run, seed, arm, from_step), run.config.rl.steps
     half_way = steps // 2 // run.config.rl.cycle * run.config.rl.cycle
     make_trainer = rl.make_trainer if arm == "rl" else BASELINES.get(arm).make_trainer
-    trainer = watch(make_trainer(setup), setup.folder, run.sft_weights(seed, from_step), LOOKS)
+    trainer = watch(make_trainer(setup), setup.folder, run.sft_weights(seed, from_step), (*LOOKS, steps))
     fit(trainer, setup.folder, sorted({half_way or steps, *run.config.rl.checkpoints, steps}))
 
 

@@ -14,6 +14,7 @@ from oodlib.models.loading import MARK, load_model, load_weights
 from oodlib.models.sources import model_folder
 from oodlib.registry import BASELINES
 from oodlib.tasks import get_task
+from oodlib.training import trainer as trainer_module
 from oodlib.training.arms import run_arm
 from oodlib.training.baselines.rejection_sampling import correct_answers
 from oodlib.training.record import ROLLOUTS
@@ -85,6 +86,24 @@ def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
         train(run, seed)
     assert same_weights(a.sft_weights(10, 4), b.sft_weights(10, 4))
     assert not same_weights(a.sft_weights(10, 4), c.sft_weights(11, 4))
+
+
+def test_a_run_cut_off_after_its_last_checkpoint_still_has_the_last_rotation(tiny_run, monkeypatch):
+    run = tiny_run()
+    train(run, 10)
+    save = trainer_module._Keeper.on_save
+
+    def cut_off(self, args, state, *rest, **kwargs):
+        save(self, args, state, *rest, **kwargs)
+        if state.global_step == run.config.rl.steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module._Keeper, "on_save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run_arm(run, 10, "rl", 4)
+    rows = run_arm(run, 10, "rl", 4)["measurements"]
+    assert rows.loc[rows["metric"] == "rotation", "step"].max() == run.config.rl.steps
 
 
 @pytest.mark.parametrize("arm", ["rl", "rl with ppo", "rejection_sampling", "rejection_sampling_fresh"])

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections import defaultdict
+from collections.abc import Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,13 @@ class Adapter(Weights):
             self.remarks[", ".join(beside)] = f"not read, for {FILE} lies beside it and belongs to {base.path}"
         self._parts: dict[str, dict[str | None, str]] = defaultdict(dict)
         self._modules: dict[str, str] = {}  # what the adapter itself calls the module of a tensor
-        grouped = [by_key(base.shapes, key) for key in (*KEYS, lambda name: key_of(base.in_memory(name)))]
+        grouped = [by_key(base.shapes, key) for key in KEYS]
         for name, shape in self.low_rank.shapes.items():
             target, part = adapted(name)
-            places = [of.get(key(target), []) for key, of in zip((*KEYS, key_of), grouped, strict=True)]
+            places = [of.get(key(target), []) for key, of in zip(KEYS, grouped, strict=True)]
             here = [target] if target in base.shapes else next((place for place in places if len(place) == 1), [])
+            if not here and len(renamed := self._renamed.get(key_of(target), [])) == 1:
+                here = renamed
             if here:
                 if part in self._parts[here[0]]:
                     both = f"{self._parts[here[0]][part]} and {name}"
@@ -112,6 +115,11 @@ class Adapter(Weights):
                 self._without_place(target, part, name, shape)
         for name in list(self._parts):
             self._check(name, self._parts[name])
+
+    @cached_property
+    def _renamed(self) -> dict[Hashable, list[str]]:
+        """The base's names by what they are called in memory; only where they are needed, for it takes seconds."""
+        return by_key(self.base.shapes, lambda name: key_of(self.base.in_memory(name)))
 
     def _check(self, name: str, parts: dict[str | None, str]) -> None:
         """ValueError unless the parts of a tensor's change are whole and fit together."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from oodlib.results import TABLES, Results
 from oodlib.run import STAGES
 
 
-def merge(folders: list[Path], out: Path) -> Results:
+def merge(folders: list[Path], out: Path, finish: Callable[[Path], None] | None = None) -> Results:
     """Put the tables of runs that differ in their seeds alone into a new folder, as one run of all these seeds.
 
     For seeds that were measured apart, on machines without a common disk. The manifest says of each run which
     seeds it had and what measured it; a stage's times add up. Of a stage that not all of them have the rows are kept;
-    it says whose, and does not count as done. ValueError, one line, for what is no finished run, for runs that differ
-    in more than their seeds, and for seeds that occur twice.
+    it says whose, and does not count as done. `finish(folder)` may add files before the folder appears. ValueError,
+    one line, for what is no finished run, for runs that differ in more than their seeds, and for seeds that occur
+    twice.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already: choose another folder")
@@ -75,6 +76,8 @@ def merge(folders: list[Path], out: Path) -> Results:
             folder / "manifest.json",
             {**model, "seeds": sorted(seeds), "settings": settings, "stages": stages, "runs": heads},
         )
+        if finish:
+            finish(folder)
 
     write_whole(out, write)
     return Results(out)

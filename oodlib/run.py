@@ -115,8 +115,14 @@ class Run:
         return self.task.splits
 
     def peak_step(self, seed: int) -> int:
-        """The SFT step of a seed's headline (OOD) peak: see `results.peak_steps`."""
-        return int(peak_steps(self.table("measurements"), self.splits)[seed])
+        """The SFT step of a seed's headline (OOD) peak: see `results.peak_steps`. RuntimeError if it is gone."""
+        peaks = peak_steps(self.table("measurements"), self.splits)
+        if seed not in peaks:
+            raise RuntimeError(
+                f"{self.folder} holds no SFT measurements of seed {seed}. If it was removed or changed while this ran, "
+                "give the same command again"
+            )
+        return int(peaks[seed])
 
     # ---- tables ------------------------------------------------------------------------------------
 

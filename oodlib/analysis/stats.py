@@ -86,11 +86,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def bootstrap(n: int | Sequence[int], statistic: Callable[..., float], unit: str) -> Estimate:
     """The percentile bootstrap interval of `statistic(indices)`, indices drawn from range(n).
 
-    Several n: as many sets of indices, drawn apart.
+    Several n: as many sets of indices, drawn apart. NaN bounds where a set holds a single index.
     """
     sets, rng = [np.arange(size) for size in np.atleast_1d(n)], np.random.default_rng(0)
     value, total = float(statistic(*sets)), int(np.sum(n))
-    if not np.isfinite(value):
+    if not np.isfinite(value) or min(map(len, sets)) < 2:
         return Estimate(value, np.nan, np.nan, total, unit)
     options = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "vectorized": False}
     interval = stats.bootstrap(sets, statistic, rng=rng, **options).confidence_interval

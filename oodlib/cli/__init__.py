@@ -162,9 +162,12 @@ def merge(
     from oodlib.analysis.evidence import Evidence
     from oodlib.io import write_text
     from oodlib.merge import merge as merged
+    from oodlib.results import Results
 
-    results = merged(runs, out)
-    write_text(out / "scorecard.json", as_json(judge(Evidence.of(results))))
+    def write_scorecard(folder: Path) -> None:
+        write_text(folder / "scorecard.json", as_json(judge(Evidence.of(Results(folder)))))
+
+    merged(runs, out, write_scorecard)
     _print_scorecard(out)
 
 

@@ -114,6 +114,11 @@ def _check(address: str) -> None:
         result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=ANSWER_S)
         if result.returncode == 0:
             return
+        if "AuthenticationError" in result.stderr:
+            raise RuntimeError(
+                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token here and on every node, and "
+                "give every node the same file ~/.ray/auth_token"
+            )
         reason = result.stderr.strip().splitlines()[-1]
     except subprocess.TimeoutExpired:
         reason = f"no answer within {ANSWER_S} s"

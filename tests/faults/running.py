@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import small
 
+from oodlib.config import CHECKOUT
+
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -46,10 +48,27 @@ def targets() -> dict[str, Callable[[Path], Callable[[], object]]]:
         "restore": lambda out: small.command("restore", end, "tiny", "--out", out, "--layers", "0"),
         "notebooks": lambda out: small.command("notebooks", out),
         "base": lambda out: small.command("base", out, "--steps", "1"),
+        "merge": lambda out: small.command("merge", given / "run", other_seed(), "--out", out),
+        "report": lambda out: small.command("report", CHECKOUT / "outputs/tiny", "--out", out / "report.html"),
+        "reproduce": lambda out: small.command("reproduce", "--preset", given / "small.yaml", "--out", out),
     }  # fmt: skip
 
 
-WEIGHTS = {"stages": 6, "sweep": 2, "compare": 2, "restore": 1, "notebooks": 1, "base": 1}  # how often each is taken
+WEIGHTS = {  # how often each is taken
+    **{"stages": 12, "sweep": 4, "compare": 4},
+    **dict.fromkeys(("restore", "notebooks", "base", "merge", "report"), 2),
+    "reproduce": 1,  # takes a minute or two
+}
+TIMED = {"reproduce": (".ipynb", ".html")}  # files of a target that say how long it took
+
+
+@cache
+def other_seed() -> Path:
+    """A finished run as the prepared one, of another seed."""
+    folder = prepared() / "other"
+    ended = small.Forked(small.stages(prepared() / "small.yaml", folder, seed=11)).end()
+    assert ended.status == 0, ended.said
+    return folder
 
 
 @cache
@@ -57,10 +76,11 @@ def undisturbed(target: str) -> tuple[float, dict[str, bytes | None]]:
     """How long a target takes (s), and the files that it leaves."""
     if target == "stages":
         return prepared_in()[1], small.files(prepared() / "run")
-    out, start = Path(tempfile.mkdtemp(prefix="faults-")) / "out", time.monotonic()
-    ended = small.Forked(targets()[target](out)).end()
+    out = Path(tempfile.mkdtemp(prefix="faults-")) / "out"
+    function, start = targets()[target](out), time.monotonic()
+    ended = small.Forked(function).end()
     assert ended.status == 0, f"{target}: {ended.said}"
-    took, left = time.monotonic() - start, small.files(out)
+    took, left = time.monotonic() - start, small.files(out, TIMED.get(target, ()))
     shutil.rmtree(out.parent)
     return took, left
 
@@ -82,7 +102,7 @@ def kill(seed: int, number: int, size: int) -> tuple[str, str | None]:
         os.kill(process.process, signal.SIGKILL)
         process.end()
         again = small.Forked(targets()[target](out)).end()
-        fault = again.fault() or small.difference(whole, small.files(out))
+        fault = again.fault() or small.difference(whole, small.files(out, TIMED.get(target, ())))
     return f"{target} after {moment:.2f} of {took:.2f} s", fault
 
 
@@ -114,7 +134,7 @@ def disk(seed: int, number: int, size: int) -> tuple[str, str | None]:
                 mount("-o", "remount,rw,size=1g", out.parent)
             if not fault:
                 again = small.Forked(targets()[target](out)).end()
-                fault = again.fault() or small.difference(whole, small.files(out))
+                fault = again.fault() or small.difference(whole, small.files(out, TIMED.get(target, ())))
                 fault = fault and f"after {ended.said[-300:]!r}: {fault}"
         finally:
             if way in ("full", "read-only"):
@@ -163,5 +183,5 @@ def crowd(seed: int, number: int, size: int) -> tuple[str, str | None]:
         silent = [e.said[-300:] for e in ends if e.status == 2 and "another" not in e.said]
         fault = next((fault for e in ends if (fault := e.fault())), None)
         fault = fault or (f"they say something else: {silent}" if silent else None if worked else "none worked")
-        fault = fault or small.difference(whole, small.files(out))
+        fault = fault or small.difference(whole, small.files(out, TIMED.get(target, ())))
     return f"{n} of {target}, {worked} ended well", fault

@@ -104,8 +104,8 @@ def command(*words: object) -> Callable[[], object]:
     return call
 
 
-def stages(file: Path, folder: Path) -> Callable[[], object]:
-    """All stages of a preset into a folder; an error is told as the command tells it."""
+def stages(file: Path, folder: Path, **changes: object) -> Callable[[], object]:
+    """All stages of a preset, changed, into a folder; an error is told as the command tells it."""
 
     def call() -> None:
         from oodlib.config import load_config
@@ -113,7 +113,7 @@ def stages(file: Path, folder: Path) -> Callable[[], object]:
         from oodlib.stages import ensure
 
         try:
-            ensure(Run(load_config(file, {"out": str(folder)})), *STAGES)
+            ensure(Run(load_config(file, {"out": str(folder), **changes})), *STAGES)
         except (ValueError, RuntimeError, OSError) as error:
             print(f"error: {error}")
             sys.exit(2)
@@ -133,10 +133,11 @@ def load() -> None:
     import oodlib.training.sft  # noqa: F401
 
 
-def files(folder: Path) -> dict[str, bytes | None]:
-    """Every file under a folder; of tables and weights the content."""
+def files(folder: Path, but: tuple[str, ...] = ()) -> dict[str, bytes | None]:
+    """Every file under a folder; of tables and weights the content, if they have none of the endings `but`."""
     found = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() if p.suffix in TABLES else None for p in found}
+    endings = {*TABLES} - {*but}
+    return {str(p.relative_to(folder)): p.read_bytes() if p.suffix in endings else None for p in found}
 
 
 def difference(one: dict[str, bytes | None], other: dict[str, bytes | None]) -> str | None:

@@ -18,7 +18,7 @@ from oodlib.scale.ray import run_jobs
 from oodlib.stages import ensure, work
 
 BASELINES = ["sft_continued", "rejection_sampling", "averaging"]
-FAIL = "tests.test_ray:fail"
+FAIL = f"{__name__}:fail"
 
 
 def fail(run, seed):
@@ -90,7 +90,7 @@ def test_a_cluster_started_here_shows_a_jobs_own_error_and_repeats_only_a_lost_j
     assert not ray.is_initialized()
 
     (run.folder / "attempts").unlink()
-    job = Job("sft/y", "sft", "tests.test_ray:die", 10)
+    job = Job("sft/y", "sft", f"{__name__}:die", 10)
     assert list(run_jobs(run, [job], 1, work)) == [job]
     assert read_attempts(run) == ["attempt", "attempt"]
     assert run.done(job)

@@ -356,6 +356,19 @@ def test_what_is_not_in_the_tables_is_missing_too():
     no_loss = Evidence(whole.hands, whole.rollouts, whole.rotation, whole.training.iloc[:0], SPLITS)
     assert "no training loss" in judge("C2", no_loss).sentence
     assert len(json.loads(as_json(scorecard(no_measure)))) == 24
+    of_rl = whole.rotation["arm"] == "rl"
+    unmoved = whole.rotation.assign(value=whole.rotation["value"].where(~of_rl, 1e-16))
+    assert "changed no weight" in judge("C9", Evidence(whole.hands, whole.rollouts, unmoved, *rest[2:])).sentence
+    late = whole.training[whole.training["step"] > 100]
+    assert "around the OOD peak (step 20)" in judge("C2", Evidence(whole.hands, *rest[:2], late, SPLITS)).sentence
+
+
+def test_a_run_of_a_single_problem_has_values_without_intervals():
+    whole = made_up()
+    one = whole.hands[whole.hands["problem"] == whole.hands["problem"].iloc[0]]
+    card = scorecard(Evidence(one, whole.rollouts, whole.rotation, whole.training, SPLITS))
+    assert any(c.n == 1 and np.isfinite(c.estimate) and np.isnan(c.ci_low) for c in card)
+    assert not any("nan" in c.sentence for c in card)
 
 
 def test_two_seeds_have_intervals_over_problems_and_one_may_lack_a_stage():

@@ -33,6 +33,15 @@ def test_a_job_is_done_only_with_its_own_parameters(tiny_run):
     assert tiny_run({"machine.jobs": 2, "machine.eval_batch_size": 3}).done(JOB)
 
 
+def test_where_the_measurements_were_removed_the_error_says_so(tiny_run):
+    run = tiny_run()
+    with pytest.raises(RuntimeError, match=r"no SFT measurements of seed 10.*same command again"):
+        run.peak_step(10)
+    run.finish(JOB, {"measurements": rows().assign(split="ood")})
+    run.collect([JOB])
+    assert run.peak_step(10) == 0
+
+
 def test_a_raised_method_makes_a_stage_and_those_after_it_stale_and_nothing_else(tiny_run, monkeypatch):
     run, rl = tiny_run(), Job("rl/seed-10/x", "rl", "x:y", 10)
     for job in (JOB, rl):
@@ -309,6 +318,19 @@ def test_runs_of_other_seeds_become_one_that_says_where_each_seed_was_measured(t
         assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="holds something already"):
         merge(folders[:2], both.folder)
+
+
+def test_a_merged_run_appears_with_what_is_added_to_it_or_not_at_all(tmp_path):
+    def cut_off(folder):
+        raise KeyboardInterrupt
+
+    runs = [Run(load_config("smoke", {"seed": seed}), tmp_path / f"run-{seed}") for seed in (10, 11)]
+    folders = [measured(run, seed, 0.5) for run, seed in zip(runs, (10, 11), strict=True)]
+    with pytest.raises(KeyboardInterrupt):
+        merge(folders, tmp_path / "both", cut_off)
+    assert not (tmp_path / "both").exists()
+    merge(folders, tmp_path / "both", lambda folder: (folder / "card").touch())
+    assert (tmp_path / "both" / "card").exists() and (tmp_path / "both" / "manifest.json").exists()
 
 
 def test_a_stage_that_only_one_run_has_keeps_its_rows_and_is_not_done(tmp_path):

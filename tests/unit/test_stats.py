@@ -52,6 +52,11 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
     assert 50 <= hits <= 60
 
 
+def test_a_set_of_one_has_no_interval():
+    estimate = bootstrap([1, 50], lambda one, many: float(many.mean()), "problems")
+    assert (estimate.value, estimate.n) == (24.5, 51) and np.isnan([estimate.low, estimate.high]).all()
+
+
 def test_halves_never_share_a_problem_even_when_resampled():
     table = scores(np.arange(20).reshape(10, 2))
     picks = np.array([0, 0, 1, 5, 5, 8])

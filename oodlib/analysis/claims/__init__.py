@@ -238,7 +238,8 @@ def points(x: Estimate) -> str:
 
 
 def percent(x: Estimate) -> str:
-    return f"{100 * x.value:+.0f} % [{100 * x.low:+.0f}, {100 * x.high:+.0f}]"
+    value, *interval = x.text("+.0f", 100).split(" ", 1)
+    return " ".join([value, "%", *interval])
 
 
 def listed(parts: Iterable[str]) -> str:

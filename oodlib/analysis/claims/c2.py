@@ -51,6 +51,8 @@ def _training_rise(e: Evidence) -> float:
     for seed, peak in zip(e.seeds, e.peaks, strict=True):
         loss = e.training[e.training["seed"] == seed].set_index("step")["value"]
         around = loss[(loss.index >= peak * 2 / 3) & (loss.index <= peak * 4 / 3)]
+        if around.empty:
+            raise Missing(f"no training loss is logged around the OOD peak (step {peak})")
         changes.append(loss[loss.index > e.end - width].mean() / around.mean() - 1)
     return float(np.mean(changes))
 

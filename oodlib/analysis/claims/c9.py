@@ -11,6 +11,7 @@ from oodlib.analysis.evidence import Evidence, Missing
 from oodlib.analysis.stats import SEVERAL, Estimate, Scores, bootstrap, over_seeds
 
 CONTINUED = "arm == 'sft_continued'"
+ROUNDING = 1e-9  # radians; below it an angle is one of float64 alone
 
 
 def paper(e: Evidence) -> Finding:
@@ -64,6 +65,8 @@ def _times(e: Evidence, sft: str, factor: Mapping[int, float] | None = None) -> 
     having = sorted(set(both.index.get_level_values("seed")))
     if not having or (set(having) != set(e.seeds) and len(e.seeds) >= SEVERAL):
         raise Missing("no angles of RL and of SFT")
+    if not (both.groupby("seed").max() > ROUNDING).all(axis=None):
+        raise Missing("SFT or RL changed no weight")
     by_seed = [both.loc[seed].to_numpy() * [factor[seed] if factor else 1, 1] for seed in having]
 
     def log_ratio(table: np.ndarray) -> float:

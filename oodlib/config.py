@@ -173,7 +173,9 @@ def load_config(name: str | os.PathLike = "tiny", changes: Mapping[str, Any] | N
         for file, own in files.items():  # the first that has this fault is to be mended
             values = _merged(values, own)
             if _fault(values) == str(error):
-                raise ValueError(f"{file}: {error}") from None
+                root = next(iter(files))
+                ends = f", and {root} has no `like`" if str(error).endswith("is missing") and root != file else ""
+                raise ValueError(f"{file}: {error}{ends}") from None
         raise
 
 
@@ -230,13 +232,16 @@ def _files(path: Path) -> dict[Path, dict[str, Any]]:
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds no parameters: expected sections with their settings")
         like = values.pop("like", None)
-        files[path] = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
-        if like is None:
-            return dict(reversed(files.items()))
-        if not isinstance(like, str):
-            raise ValueError(f"{path}: like = {shown(like)}: expected the name of a preset, or a file's path")
-        beside = _resolved(like, path.parent)
-        path = beside if like.endswith((".yaml", ".yml")) and beside.exists() else _path(like)
+        try:
+            files[path] = {"preset": path.stem, **_absolute(values, path.parent, Path.cwd())}
+            if like is None:
+                return dict(reversed(files.items()))
+            if not isinstance(like, str):
+                raise ValueError(f"like = {shown(like)}: expected the name of a preset, or a file's path")
+            beside = _resolved(like, path.parent)
+            path = beside if like.endswith((".yaml", ".yml")) and beside.exists() else _path(like)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -188,5 +188,5 @@ def _get_task(name: str, options: tuple[tuple[str, str], ...]) -> Task:
 def check_choice(kind: str, value: str, allowed: tuple[str, ...]) -> str:
     """`value`, or a ValueError that names it and what is allowed."""
     if value not in allowed:
-        raise ValueError(f"unknown {kind} {value!r}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"unknown {kind} {value!r}; allowed: {', '.join(allowed) or 'none'}")
     return value

@@ -68,7 +68,7 @@ def kill(process: int, folder: Path, way: str, done: int, wait: float, killed: l
             for node in NODES:
                 for one, name in children(node):
                     if name.startswith("ray::") and "/" in name:  # a job's name; those of Ray itself have no slash
-                        killed.append(name)
+                        killed.append(name.strip())
                         one.kill() if way == "worker" else end(node)
                         return
         time.sleep(0.02)

@@ -177,7 +177,16 @@ def test_bytes_that_are_no_configuration_are_one_line_that_names_the_file(tmp_pa
     with pytest.raises(ValueError) as caught:
         load_config(path)
     message = str(caught.value)
-    assert all(word in message for word in words) and "\n" not in message and len(message) < 1000, message
+    assert all(word in message for word in ["mine.yaml", *words]) and "\n" not in message and len(message) < 1000, (
+        message
+    )
+
+
+def test_a_setting_that_a_chain_of_files_lacks_is_told_with_where_the_chain_ends(tmp_path):
+    (tmp_path / "other.yaml").write_text("n_seeds: 2\n")
+    (tmp_path / "mine.yaml").write_text("like: other.yaml\nseed: 1\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: the setting \w+ is missing, and \S+other\.yaml has no `like`"):
+        load_config(tmp_path / "mine.yaml")
 
 
 def test_the_file_of_a_chain_that_is_wrong_is_the_one_that_is_named(tmp_path):

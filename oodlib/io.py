@@ -49,8 +49,15 @@ def first_fault(error: Any) -> str:
     return one_line(f"{place and place + ': '}{first['msg'][0].lower()}{first['msg'][1:]}{got}")
 
 
+def refuse_pipe(path: Path) -> None:
+    """ValueError for what would be waited for without end: a pipe, a socket, a device."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} cannot be read: it is no file, but a pipe or a device")
+
+
 def read_bytes(path: Path) -> bytes:
     """What a file holds. ValueError, one line with the file's name, where it cannot be read."""
+    refuse_pipe(Path(path))
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -7,7 +7,6 @@ regret is the OOD accuracy at the peak less that of its choice: 0 is perfect, an
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -219,20 +218,36 @@ def checkpoints(folders: list[Path]) -> dict[int, Path]:
     return dict(sorted(steps.items()))
 
 
-def training_path(found: Mapping[int, Path], base: str | None = None) -> pd.DataFrame:
+def training_path(
+    found: Mapping[int, Path], base: str | None = None, remarks: dict[str, dict[str, str]] | None = None
+) -> pd.DataFrame:
     """A path of anybody's checkpoints: of `trainer_state.json` the loss and accuracy of its evaluations, if there are
     any; with the base also angle and effective_rank.
 
     angle: radians, mean principal angle of the leading fifth of directions; effective_rank: of the change; both are
-    means over the matrices. ValueError, one line, for what cannot be read or compared.
+    means over the matrices. remarks: gets, by checkpoint, what is not used, by name, and why. ValueError, one line, for
+    what cannot be read or compared.
+
+    What an evaluation gave is taken from the first checkpoint, of its step or a later one, whose log has it.
     """
-    path = pd.DataFrame({"step": list(found)})
-    for folder in found.values():
-        if (folder / STATE).exists():
-            for at, column, value in _evaluations(folder / STATE):
-                path.loc[path["step"] == at, column] = value
+    path, remarks = pd.DataFrame({"step": list(found)}), {} if remarks is None else remarks
+    for step, folder in sorted(found.items()):
+        if not (folder / STATE).exists():
+            continue
+        for at, column, value in _evaluations(folder / STATE):
+            here = path["step"] == at
+            known = path.loc[here, column].dropna().tolist() if column in path else []
+            if at > step or not here.any() or known == [value]:
+                continue
+            if not np.isfinite(value):
+                remarks.setdefault(str(found[at]), {})[column] = f"{value}: not used"
+            elif known:
+                said = f"{value:g} in its log, {known[0]:g} in that of an earlier checkpoint: not used"
+                remarks.setdefault(str(folder), {})[f"{column} of step {at}"] = said
+            else:
+                path.loc[here, column] = value
     if base is not None:
-        path[["angle", "effective_rank"]] = _turned(base, found.values())
+        path[["angle", "effective_rank"]] = _turned(base, found.values(), remarks)
     return path
 
 
@@ -244,12 +259,13 @@ def _evaluations(file: Path) -> Iterator[tuple[int, str, float]]:
     for row in log:
         for column, names in LOGGED.items():
             if name := next((name for name in names if name in row), None):
-                if type(row.get("step")) is not int or not isinstance(row[name], int | float) or abs(row[name]) > 1e300:
+                strange = type(row[name]) not in (int, float) or abs(row[name]) > 1e300
+                if type(row.get("step")) is not int or strange:
                     raise ValueError(f"{file}: {name} {shown(row[name])} at step {shown(row.get('step'))} is no number")
                 yield row["step"], column, float(row[name])
 
 
-def _turned(base: str, folders: Iterable[Path]) -> list[tuple[float, float]]:
+def _turned(base: str, folders: Iterable[Path], said: dict[str, dict[str, str]]) -> list[tuple[float, float]]:
     """The angle and the effective rank of each checkpoint, as in `training_path`; the base is decomposed once."""
     first, opened = open_weights(base), {}
     for folder in folders:
@@ -257,9 +273,8 @@ def _turned(base: str, folders: Iterable[Path]) -> list[tuple[float, float]]:
         pairs, remarks = pair_up(first, second)
         if not pairs:
             raise ValueError(f"nothing of {folder} can be compared with {base}")
-        if remarks:
-            left = "; ".join(f"{name}: {reason}" for name, reason in remarks.items())
-            warnings.warn(f"{folder}: not compared: {left}", stacklevel=3)
+        if remarks := {**first.remarks, **second.remarks, **remarks}:
+            said.setdefault(str(folder), {}).update(remarks)
         opened[folder] = second, {pair.name: pair.other for pair in pairs}
     measured: dict[Path, list[tuple[float, float]]] = {folder: [] for folder in opened}
     for name in dict.fromkeys(name for _, others in opened.values() for name in others):

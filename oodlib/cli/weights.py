@@ -61,7 +61,10 @@ def select(
             lost = selection.by_rule(selection.regrets(paths))
         columns["here"] = {rule: f"{100 * estimate.value:.1f}" for rule, estimate in lost.items()}
     else:
-        chosen = {0: selection.choices(selection.training_path(selection.checkpoints(what), base))}
+        remarks: dict[str, dict[str, str]] = {}
+        chosen = {0: selection.choices(selection.training_path(selection.checkpoints(what), base, remarks))}
+        for checkpoint, said in remarks.items():
+            _remark(checkpoint, said)
     if not chosen:
         raise ValueError(f"{what[0]}: nothing of SFT is measured there")
     known = selection.measured_here()
@@ -196,7 +199,8 @@ def _summarise(name: str, table: pd.DataFrame) -> dict[str, str] | None:
 def _layers(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
-    ranges = [re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part) for part in text.split(",")]
+    ranges = [re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part) for part in text.split(",")]
     if not all(ranges):
-        raise ValueError(f"layers {text!r}: write numbers and ranges, such as 0-11,20")
-    return tuple(n for ends in ranges for n in range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+        raise ValueError(f"layers {text!r}: write numbers up to 9999 and ranges, such as 0-11,20")
+    ends = [(int(one[1]), int(one[2] or one[1])) for one in ranges]
+    return tuple(n for first, last in ends for n in range(first, last + 1))

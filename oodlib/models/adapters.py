@@ -192,8 +192,9 @@ class Adapter(Weights):
             rank = self.low_rank.shapes[self._parts[f"{name.removesuffix('.bias')}.weight"]["A"]][0]
             return weight.double() + self._scale(name, rank) * B
         A = self.low_rank.tensor(parts["A"]).double()
-        square = len(B) == A.shape[1]
-        turned = is_turned(self.base, name) if square else (len(B), A.shape[1]) != tuple(weight.shape)
+        turned = (len(B), A.shape[1]) != tuple(weight.shape)
+        if len(B) == A.shape[1]:  # square: of an embedding PEFT's change is always turned
+            turned = "lora_embedding_" in parts["A"] or is_turned(self.base.shapes, name)
         scale = self._scale(name, len(A))
         before = weight.double().T if turned else weight.double()
         if self.settings.get("init_lora_weights") == PISSA and "lora_embedding_" not in parts["A"]:

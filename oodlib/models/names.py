@@ -40,7 +40,7 @@ ALIASES = {  # paths of Mixtral and its like, by what newer ones call them
     r"(experts\.\d+)\.w2$": r"\1.down_proj",
 }  # fmt: skip
 CONTAINERS = ("model", "transformer", "language_model", "text_model", "bert")  # around a whole model or its text part
-NORMS = re.compile(r"\w*norm\w*|ln_?\w*")  # modules with gains, which may be [heads, dimensions]
+NORMS = re.compile(r"\w*norm(?:_?\d+|_[a-z])?|(?:\w+_)?ln(?:_?\w)?")  # modules with gains, some [heads, dimensions]
 BESIDE = re.compile(  # a module's last words for what stands beside a weight: biases, and what quantising left
     r"(?:.*[._])?(?:bias|scales?|scale_inv|zeros?|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB|packed)"
 )
@@ -193,6 +193,11 @@ def from_gguf(name: str) -> str:
     if parts[0] == "blk" and len(parts) == 4 and parts[2] in GGUF_LAYER:
         return f"model.layers.{parts[1]}.{GGUF_LAYER[parts[2]]}.{parts[3]}"
     return GGUF_OUTER.get(name, name)
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a tensor in a model's file belongs to an adapter of PEFT's that is not merged, or lies under one."""
+    return adapted(name)[1] is not None or ".modules_to_save." in name or ".base_layer." in name
 
 
 def adapted(name: str) -> tuple[str, str | None]:

@@ -65,11 +65,14 @@ class Partners:
 
 
 class Turned:
-    """Which square matrices two checkpoints keep the other way round, [in, out] or [out, in]; of others shapes tell."""
+    """Which square matrices two checkpoints keep the other way round, [in, out] or [out, in]; of others shapes tell.
 
-    def __init__(self, base: Weights, other: Weights):
+    base, other: the shapes of all their tensors, by name.
+    """
+
+    def __init__(self, base: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]]):
         self.both = base, other
-        self.some = any(turned_by_bias(weights.shapes, name) for weights in self.both for name in weights.shapes)
+        self.some = any(turned_by_bias(shapes, name) for shapes in self.both for name in shapes)
 
     def differ(self, name: str, partner: str, shape: tuple[int, ...]) -> bool:
         if not self.some or shape[0] != shape[1] or JOIN in partner:
@@ -107,7 +110,7 @@ def pair_up(
     """
     modules, layers = None if modules is None else list(modules), None if layers is None else set(layers)
     ours, theirs = _chosen(base, modules, layers), _chosen(other, modules, layers)
-    partners_of, turned = Partners(other, base.matrices, base.in_memory), Turned(base, other)
+    partners_of, turned = Partners(other, base.matrices, base.in_memory), Turned(base.shapes, other.shapes)
     headless = not any((p := place_of(name)) and p.layer is None and p.module in HEADS for name in other.shapes)
     pairs, remarks, taken = [], {}, set()
     for name, place in ours.items():

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from oodlib.io import digest, one_line, read_object
-from oodlib.models.names import adapted, is_stack, item_of, place_of
+from oodlib.io import digest, one_line, read_object, refuse_pipe
+from oodlib.models.names import is_of_adapter, is_stack, item_of, place_of
 
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightRenaming
@@ -26,9 +26,12 @@ LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetch
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_FILES = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".npz", ".npy",
-    ".pkl", ".pickle", ".tflite", ".distcp", ".nemo", ".ot",
+    ".pkl", ".pickle", ".tflite", ".distcp", ".nemo", ".ot", ".onnx_data", ".llamafile", ".pdparams", ".mlmodel",
+    ".keras", ".pb",
 }  # fmt: skip
-VOCABULARY = ("vocab", "token", "spm", "sentencepiece", "bpe", "dict", "merges")  # what is in such a file's name
+VOCABULARY = re.compile(  # what such a file is called, if it ends as weights may
+    r"(?!.*(?:embed|state_dict|model)).*(?:vocab|token|spm|sentencepiece|bpe|dict|merges).*\.(?:bin|pkl|pickle|msgpack)"
+)
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 JOIN = " + "  # between the names of matrices that are read one above the other
 
@@ -119,7 +122,7 @@ class Safetensors(Weights):
                 raise ValueError(f"{file} is not a whole safetensors file: {one_line(error)}") from None
         if not only:
             self._look_beside()
-        if not only and (parts := [name for name in self.shapes if adapted(name)[1] or ".modules_to_save." in name]):
+        if not only and (parts := [name for name in self.shapes if is_of_adapter(name)]):
             raise ValueError(
                 f"{self._files[parts[0]]} holds an adapter that is not merged into its model ({parts[0]}): merge it, "
                 "or give the folder of the adapter alone"
@@ -201,12 +204,12 @@ def turned_by_bias(shapes: Mapping[str, tuple[int, ...]], name: str) -> bool | N
     return bias[-1] == columns
 
 
-def is_turned(weights: Weights, name: str) -> bool:
-    """Whether a weight is kept as [in, out] (GPT-2's Conv1D), not as [out, in].
+def is_turned(shapes: Mapping[str, tuple[int, ...]], name: str) -> bool:
+    """Whether a weight is kept as [in, out] (GPT-2's Conv1D), not as [out, in]; shapes: of all tensors, by name.
 
     Of a square one its neighbours tell, the nearest first.
     """
-    place, shapes, around = place_of(name), weights.shapes, []
+    place, around = place_of(name), []
     if place and place.layer is not None:
         path = name.removesuffix(".weight")
         layer, parent = path.removesuffix(place.path), path.rpartition(".")[0]
@@ -217,6 +220,7 @@ def is_turned(weights: Weights, name: str) -> bool:
 
 def refuse_pointer(file: Path) -> None:
     """ValueError where a file cannot be opened, or is only Git LFS's pointer to one."""
+    refuse_pipe(file)
     try:
         with file.open("rb") as opened:
             begins = opened.read(len(LFS))
@@ -230,6 +234,7 @@ def beside(folder: Path, shards: list[Path]) -> tuple[list[Path], list[Path]]:
     """What lies in a model's folder beside its shards: the files to keep, relative to it, and what is left out.
 
     Left out are other weights, their index, and sub-folders that are models of their own. Hidden files are neither.
+    ValueError for a file to keep that cannot be copied, such as a link to nothing.
     """
     kept, left = [], []
     for file in sorted(file for file in _files(folder) if file not in shards):
@@ -241,6 +246,8 @@ def beside(folder: Path, shards: list[Path]) -> tuple[list[Path], list[Path]]:
             left += [models[-1]] * (models[-1] not in left)
         else:
             (left if _is_weights(file, shards) else kept).append(name)
+    if broken := [name for name in kept if not (folder / name).is_file()]:
+        raise ValueError(f"{folder / broken[0]} cannot be copied: it is a link to nothing, or no file")
     return kept, left
 
 
@@ -252,7 +259,7 @@ def _files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        yield from (file for name in names if (file := Path(parent, name)).is_file())
+        yield from (Path(parent, name) for name in names)
 
 
 def is_model(folder: Path) -> bool:
@@ -263,7 +270,8 @@ def _is_weights(file: Path, shards: list[Path]) -> bool:
     """Whether a file holds weights, or is the index of weights other than those in `shards`."""
     if file.name.endswith(".index.json"):
         return file.name != INDEX or file.with_name(WHOLE) in shards
-    suffix, stem = file.suffix.lower(), file.stem.lower()
-    if suffix in (".npy", ".npz"):  # of voices and filters too
+    name, stem = file.name.lower(), file.stem.lower()
+    if file.suffix.lower() in (".npy", ".npz"):  # of voices and filters too
         return "weight" in stem or "model" in stem
-    return suffix in WEIGHT_FILES and not any(word in stem for word in VOCABULARY)
+    weights = file.suffix.lower() in WEIGHT_FILES or ".safetensors" in name
+    return weights and not VOCABULARY.fullmatch(name)

@@ -23,8 +23,9 @@ from transformers.pytorch_utils import Conv1D
 from oodlib.io import read_table, write_whole
 from oodlib.models.adapters import is_wrapped, merged
 from oodlib.models.checkpoints import open_weights
-from oodlib.models.names import Place, is_beside, is_stack, place_of, unwrapped
-from oodlib.models.pairs import Partners, unfit
+from oodlib.models.names import Place, is_beside, is_stack, item_of, place_of, unwrapped
+from oodlib.models.pairs import Partners, Turned, unfit
+from oodlib.models.weights import JOIN
 from oodlib.spectral.angles import compare
 from oodlib.spectral.metrics import INTRUDER, TOLERANCE
 from oodlib.spectral.svd import Spectrum, as_matrix, count_of, spectrum
@@ -59,12 +60,12 @@ class RotationCallback(TrainerCallback):
     adapter_base: where the base of an adapter among these lies, if not where it says. measures: names of `MEASURES`.
     prompts: texts, for the measure kl alone; as training begins the model answers each once, sampled at temperature 1,
     with ANSWER tokens at most. PEFT's adapters are counted into the weights, in float64. Above HELD matrix entries the
-    references are decomposed anew each time, so that memory stays small. What is not measured is in `remarks`, by name,
-    and is warned about once.
+    references are decomposed anew each time, so that memory stays small. What is not measured, and what is to be
+    said of a reference (rounded numbers, changes left out), is in `remarks`, by name, and is warned about once.
     ValueError, at once: a k, an `every` or a measure that is none; kl without prompts, or prompts without it. When
-    training begins: a checkpoint that cannot be opened, or a matrix of it that is missing, of another shape, quantised
-    or not finite; no matrix that matches; weights that are sharded, quantised, or adapted in a way that PEFT cannot
-    merge; kl in a training that is resumed, or that has no tokenizer.
+    training begins: a checkpoint that cannot be opened, or a matrix of it that is missing, of another shape, turned,
+    quantised or not finite; no matrix that matches; weights that are sharded, quantised, or adapted in a way that PEFT
+    cannot merge; kl in a training that is resumed, or that has no tokenizer.
     """
 
     def __init__(
@@ -130,23 +131,39 @@ class RotationCallback(TrainerCallback):
             warnings.warn(f"RotationCallback does not measure {left}", stacklevel=2)
         if kept:
             self._references["start"] = kept.__getitem__
+        every = {unwrapped(name): tuple(weight.shape) for name, weight in model.named_parameters()}
         for reference, where in self._given.items():
-            self._references[reference] = self._opened(reference, where, shapes)
+            self._references[reference] = self._opened(reference, where, shapes, every)
         if state.global_step and self.file.exists():
             old = read_table(self.file, ["step"])
             self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
 
-    def _opened(self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]]) -> Callable[[str], Tensor]:
-        """What reads the matrices of a checkpoint under the model's names; it has all of them."""
+    def _opened(
+        self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]], every: dict[str, tuple[int, ...]]
+    ) -> Callable[[str], Tensor]:
+        """What reads the matrices of a checkpoint under the model's names; it has all of them.
+
+        shapes: those of the matrices to measure; every: those of all the model's parameters. What the checkpoint's
+        reader has to say goes into `remarks`, and is warned about.
+        """
         weights, names = open_weights(where, adapter_base=self._adapter_base), {}
-        partners = Partners(weights, shapes)
+        partners, turned = Partners(weights, shapes), Turned(every, weights.shapes)
         for name, shape in shapes.items():
             candidates = partners.of(name)[0] or [name]
             problem = f"could be any of {', '.join(candidates)}" if len(candidates) > 1 else None
-            if problem := problem or unfit(weights, candidates[0], shape):
+            problem = problem or unfit(weights, candidates[0], shape)
+            if not problem and turned.differ(name, candidates[0], shape):
+                problem = "kept as [in, out] in one of the model and this checkpoint, as [out, in] in the other"
+            if problem:
                 raise ValueError(f"the reference {reference!r} ({where}): {name}: {problem}")
             names[name] = candidates[0]
             as_matrix(weights.matrix(names[name]), f"the reference {reference!r} ({where}): {name}")
+        parts = {item_of(part)[0] for name in names.values() for part in name.split(JOIN)}
+        said = {**weights.remarks, **{name: weights.rounded[name] for name in parts if name in weights.rounded}}
+        if said:
+            self.remarks |= {f"{reference}: {name}": reason for name, reason in said.items()}
+            told = "; ".join(f"{name}: {reason}" for name, reason in said.items())
+            warnings.warn(f"RotationCallback's reference {reference!r} ({where}): {told}", stacklevel=3)
         return lambda name: weights.matrix(names[name])
 
     def on_step_end(self, args, state, control, model=None, **kwargs):

@@ -177,7 +177,7 @@ class Comparing:
                 weight = as_matrix(target.weights.matrix(other).to(device()), f"{other} of {target.weights.path}")
                 both = compare(first, weight, name=name)
                 rows, arrays = measure(both, self.counts(len(first.values)), seed)
-                turned = name in self.base.shapes and is_turned(self.base, name)
+                turned = name in self.base.shapes and is_turned(self.base.shapes, name)
                 tokens = lens.look(both, pair.module, turned) if lens else []
             except (ValueError, torch.linalg.LinAlgError) as error:
                 target.remarks[name] = one_line(error)

@@ -33,20 +33,22 @@ COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#B8A800")  # of further 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 Check = Callable[[Any, str], bool | float | Verdict]  # (the line's `answer`, the model's text) -> how right it is
 _ALIKE = {  # characters that are read as an ASCII one: other minus signs and slashes, full-width and Arabic marks
-    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"),
+    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d\u02d7\u207b\u208b\u2796", "-"),
     **dict.fromkeys("\uff0c\u066c", ","),
     **dict.fromkeys("\uff0e\u066b", "."),
     **dict.fromkeys("\uff0f\u2044\u2215", "/"),
     **dict.fromkeys("\uff45\uff25", "e"),
     "\uff0b": "+",
 }
-_TO_ASCII = str.maketrans(_ALIKE)
+_UNSEEN = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"  # joiners, directions, variants
+_TO_ASCII, _INVISIBLE = str.maketrans(_ALIKE), re.compile(f"[{_UNSEEN}]")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _GROUPS = r"[0-9]{1,3}(?:(?P<NAME>[,'\u2019_\u00a0\u2007\u2009\u202f])[0-9]{3}(?:(?P=NAME)[0-9]{3})*)(?![0-9])"
 _PLAIN = r"(?:(?:GROUPS|[0-9]+)(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)(?:[eE][+-]?[0-9]+)?".replace("GROUPS", _GROUPS)
 _FIRST, _NEXT = (_PLAIN.replace("NAME", name) for name in ("a", "b"))
-_ENDED = r"\w.)\]}\uff09\uff3d\uff5d\u3009\u300b\u3011"  # after these a minus sign is a dash
-_NUMBER = re.compile(rf"(?P<first>(?:(?<![{_ENDED}])-)?{_FIRST})(?P<next>(?:/{_NEXT})*)")
+_CLOSING = re.escape("".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c) == "Pe"))
+_MINUS = rf"(?<![^\W_])(?<![.{_CLOSING}])-"  # after a letter, a digit, a point or a closing bracket it is a dash
+_NUMBER = re.compile(rf"(?P<first>(?:{_MINUS})?{_FIRST})(?P<next>(?:/[+-]?{_NEXT})*)")
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 
@@ -173,9 +175,10 @@ def number(answer: Any, text: str) -> bool:
     minus sign stands right before it; a hyphen, a figure or en dash and Unicode's minus signs are the same, and after a
     letter, a digit, a point or a closing bracket they are a dash (10-24 ends in 24). Groups of three digits may be set
     off by one sign throughout: comma, apostrophe, underscore, or a no-break, figure or thin space. Two numbers with a
-    slash, any of Unicode's, are a fraction (-3/4). Nothing else is read: a plain space or another comma parts two
-    numbers (3,14 ends in 14), 50% is 50, and superscripts, ½, roots and words are none. ValueError if there is no
-    number, or its exponent is beyond 9999.
+    slash, any of Unicode's, are a fraction (-3/4, 3/-4). Characters that are not seen count for nothing. Nothing else
+    is read: a plain space or another comma parts two numbers (3,14 ends in 14), 50% is 50, an em dash is no minus sign,
+    and superscripts, ½, roots and words are no numbers. ValueError if there is no number, or its exponent is beyond
+    9999.
     """
     (p, q), (r, s) = _last_number(str(answer)), _last_number(text)
     return _EXACT.multiply(p, s) == _EXACT.multiply(r, q)
@@ -184,7 +187,8 @@ def number(answer: Any, text: str) -> bool:
 def _last_number(text: str) -> tuple[Decimal, Decimal]:
     """The last number in a text as a ratio."""
     if not text.isascii():
-        text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text.translate(_TO_ASCII))
+        text = _INVISIBLE.sub("", text).translate(_TO_ASCII)
+        text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
     last = deque(_NUMBER.finditer(text), maxlen=1)
     if not last:
         raise ValueError("No number was found.")
@@ -206,7 +210,7 @@ def _decimal(text: str) -> Decimal:
 
 
 CHECKERS: dict[str, Check] = {"exact": exact, "number": number}
-METHODS = {"number": {"checker_method": "3"}}  # raised by hand where it judges otherwise than before
+METHODS = {"number": {"checker_method": "4"}}  # raised by hand where it judges otherwise than before
 
 
 def _checker(name: str) -> tuple[Check, dict[str, str]]:
@@ -235,7 +239,9 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
         try:
             problem = _problem(line, n)
             if numbers:
-                _last_number(str(_gold(problem, numbers)))
+                if isinstance(gold := _gold(problem, numbers), list | dict):
+                    raise ValueError(f"answer: a number, or text that ends in one, not {shown(gold)}")
+                _last_number(str(gold))
             if problem.label in problems:
                 raise ValueError(f"the label {problem.label!r} is that of line {problems[problem.label][0]} too")
         except ValueError as error:

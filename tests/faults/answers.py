@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from fractions import Fraction
-from unicodedata import decimal
+from unicodedata import category, decimal
 
 from oodlib.tasks import OUTCOMES, get_task
 from oodlib.tasks.jsonl import number
@@ -20,9 +20,9 @@ MARKS = [
     "٣", "８", "１", "，", "．", "／", "๔", "𝟗", "\ud800", "\U0010ffff", "0", "1", "8", "24", "000", "1,234", "9" * 50,
     "inf", "nan", "__import__('os')", "lambda:8", "8 if 1 else 3", '"formula":"', '"formula": "8/(3-8/3)"', "'}",
     "{", "[" * 30, "(" * 40, "e99", "e-999", "0x8", "8_0", "1e309", "True", "8j", "#", "`", "<|end|>", "= 24", "=24",
-    "e1000", "e12345", "⁄", "∕", "ｅ", "＋", "]", "}", "）",
+    "e1000", "e12345", "⁄", "∕", "ｅ", "＋", "]", "}", "）", "」", "⟩", "➖", "⁻", "\ufe0e", "\u2060", "/-", "/+",
 ]  # fmt: skip
-SIGNS, GROUPS = "-−‐‑‒–﹣－", ",'’_\u00a0\u2007\u2009\u202f"
+SIGNS, GROUPS = "-−‐‑‒–﹣－˗⁻₋➖", ",'’_\u00a0\u2007\u2009\u202f"
 
 
 def answers(seed: int, number: int, size: int) -> tuple[str, str | None]:
@@ -157,18 +157,22 @@ def written(rng, text):
 
 def valued(text):
     """The last number of a text as a Fraction, scanned character by character; None where there is none."""
-    text, at, last = "".join(plain(c) for c in text), 0, None
+    text, at, last = "".join(plain(c) for c in text if not unseen(c)), 0, None
     while at < len(text):
         before = text[at - 1] if at else " "
-        minus = text[at] == "-" and not (before.isalnum() or before in "_.)]}）］｝〉》】")
+        minus = text[at] == "-" and not (before.isalnum() or before == "." or category(before) == "Pe")
         value, end = unsigned(text, at + minus)
         if value is None:
             at += 1
             continue
         parts = [-value if minus else value]
-        while text[end : end + 1] == "/" and (further := unsigned(text, end + 1))[0] is not None:
-            parts.append(further[0])
-            end = further[1]
+        while text[end : end + 1] == "/":
+            sign = text[end + 1 : end + 2]
+            value, to = unsigned(text, end + 1 + (sign in ("+", "-")))
+            if value is None:
+                break
+            parts.append(-value if sign == "-" else value)
+            end = to
         zero = len(parts) == 2 and not parts[1]
         last, at = None if zero else parts[0] / parts[1] if len(parts) == 2 else parts[-1], end
     return last
@@ -205,6 +209,10 @@ def digits(text, at):
     while end < len(text) and text[end] in "0123456789":
         end += 1
     return text[at:end], end
+
+
+def unseen(c):
+    return (category(c) == "Cf" and "\u200b" <= c <= "\u206f") or c in "\u00ad\ufeff" or "\ufe00" <= c <= "\ufe0f"
 
 
 def plain(c):

@@ -374,6 +374,26 @@ def test_each_expert_of_a_stack_is_measured_and_found_in_a_folder(tmp_path):
     assert values[f"{name}[2]"] == pytest.approx(float(0.1 * 256**0.5 / state[name][2].norm()), rel=1e-4)
 
 
+def test_a_square_matrix_of_a_reference_that_is_kept_the_other_way_round_is_refused(tmp_path):
+    model = causal("gpt2", n_embd=16, n_layer=1, n_head=2)
+    turned = {name: w.T.contiguous() if "c_" in name and w.ndim == 2 else w.clone()
+              for name, w in model.state_dict().items() if name != "lm_head.weight"}  # fmt: skip
+    (tmp_path / "start").mkdir()
+    save_file(turned, tmp_path / "start" / "model.safetensors")
+    callback = RotationCallback(tmp_path / "a.parquet", start=tmp_path / "start", modules=["attn.c_proj"])
+    with pytest.raises(ValueError, match=r"c_proj\.weight: kept as \[in, out\] in one"):
+        begun(callback, model)
+
+
+def test_what_the_reader_of_a_reference_has_to_say_is_said(tmp_path):
+    model = causal()
+    model.save_pretrained(tmp_path / "start")
+    save_file({"x": torch.ones(1)}, tmp_path / "start" / "other.safetensors")
+    with pytest.warns(UserWarning, match=r"reference 'start' .*other\.safetensors: not read"):
+        callback = begun(RotationCallback(tmp_path / "a.parquet", start=tmp_path / "start"), model)
+    assert "not read" in callback.remarks["start: other.safetensors"]
+
+
 def test_what_is_not_measured_is_named(tmp_path):
     model = causal()
     with pytest.warns(

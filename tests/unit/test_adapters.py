@@ -7,7 +7,15 @@ import shutil
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoraConfig, TrainableTokensConfig, get_peft_model
+from peft import (
+    FourierFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    ShiraConfig,
+    TrainableTokensConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -20,8 +28,8 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "nu
 QV = ["q_proj", "v_proj"]
 
 
-def llama(tied=False):
-    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
+def llama(tied=False, **sizes):
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, tie_word_embeddings=tied))
 
 
 def gpt2(square=False):
@@ -75,6 +83,8 @@ def same(weights, expected, but=()):
         (gpt2, {"target_modules": ["c_attn", "c_proj", "lm_head"]}),  # the flag that is saved is the last module's
         (gpt2, {"target_modules": ["lm_head", "c_proj"], "use_dora": True}),
         (lambda: gpt2(square=True), {"target_modules": ["c_fc", "c_proj"]}),
+        (lambda: llama(vocab_size=32), {"target_modules": [*QV, "embed_tokens"]}),  # as many tokens as dimensions
+        (lambda: llama(vocab_size=32), {"target_modules": [*QV, "embed_tokens"], "use_dora": True}),
         (lambda: torch.compile(llama(), backend="eager"), {"target_modules": QV}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else getattr(value, "__name__", ""),
@@ -180,6 +190,24 @@ def test_a_kind_that_cannot_be_added_is_refused_by_its_name(tmp_path, config, ki
     shutil.rmtree(tmp_path / "base")  # which is not even looked for
     with pytest.raises(ValueError, match=f"{kind}; only plain LoRA can be added"):
         open_weights(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["q_proj"]),
+        IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
+        LoHaConfig(r=2, target_modules=["q_proj"]),
+        FourierFTConfig(n_frequency=8, target_modules=["q_proj"]),
+        ShiraConfig(r=2, target_modules=["q_proj"]),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_a_whole_model_with_an_adapter_of_any_kind_that_is_not_merged_is_refused(tmp_path, config):
+    state = {name: tensor.clone() for name, tensor in get_peft_model(llama(), config).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="holds an adapter that is not merged into its model"):
+        open_weights(tmp_path)
 
 
 def change(folder, **settings):

@@ -196,13 +196,24 @@ def test_the_card_game_takes_no_options(data):
         (3, "（2）-3", True),
         (2000, "２ｅ３", True),
         (0.002, "２ｅ-３", True),
+        ("-1/2", "1/-2", True),
+        (-2, "1/-2", False),
+        ("1/3", "-1/-3", True),
+        (-3, "_-3_", True),
+        (-3, "**-3**", True),
+        (3, "「2」-3", True),
+        (3, "⟨2⟩-3", True),
+        (-3, "−\ufe0e3", True),
+        (-3, "-\u20603", True),
+        (12, "1\u200b2", True),
+        (3, "—3", True),
     ],
 )
 def test_number_takes_the_last_number(answer, text, right):
     assert number(answer, text) is right
 
 
-@pytest.mark.parametrize("minus", "-−‐‑‒–﹣－")
+@pytest.mark.parametrize("minus", "-−‐‑‒–﹣－˗⁻₋➖")
 def test_every_minus_sign_is_one_right_before_a_number_and_a_dash_elsewhere(minus):
     assert number(-3, f"x = {minus}3") and number(-3, f"{minus}3") and number(f"{minus}3", "-3")
     assert (
@@ -251,6 +262,12 @@ def test_an_answer_is_the_number_that_the_file_has(data, answer, text, right):
     assert (task.verify(task.split("id")[0], text).outcome == "correct") is right
 
 
+def test_number_takes_no_list_as_an_answer(data):
+    options = {**data(id=[line(answer=[12345678901234567890.5])]), "checker": "number"}
+    with pytest.raises(ValueError, match=r"id\.jsonl, line 1: answer: a number"):
+        get_task("jsonl", options)
+
+
 @pytest.mark.parametrize("text", ["", "five", "²", "½", "Ⅷ", "①", "五", "−", "1/0", "\ud800", "."])
 def test_what_holds_no_number_cannot_be_read(text):
     with pytest.raises(ValueError, match=r"[Nn]umber"):
@@ -259,7 +276,9 @@ def test_what_holds_no_number_cannot_be_read(text):
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "text", ["1", "1,", "1,234,", "/1", "1/", "-", "−", ".", "1.", "٣", "1e", "e9", "\u2009123", "1'234/"], ids=ascii
+    "text",
+    ["1", "1,", "1,234,", "/1", "1/", "-", "−", ".", "1.", "٣", "1e", "e9", "\u2009123", "1'234/", "1/-", "\u200b"],
+    ids=ascii,
 )
 def test_number_takes_at_most_a_millisecond_a_kilobyte(text):
     text *= 300_000 // len(text)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from oodlib.analysis.selection import (
@@ -181,6 +181,31 @@ def test_adapters_stand_on_the_base_that_is_given(tmp_path):
     assert result.exit_code == 0 and "elbow of the angle" in result.output
 
 
+def test_an_old_log_in_a_later_checkpoint_counts_for_nothing_and_is_named(training):
+    first = {"log_history": [{"step": 10, "eval_loss": 1.0}]}
+    write_json(training / "checkpoint-10" / "trainer_state.json", first)
+    (training / "checkpoint-20" / "trainer_state.json").unlink()
+    log = [{"step": 10, "eval_loss": 5.0}, {"step": 20, "eval_loss": 2.0}, {"step": 30, "eval_loss": float("nan")},
+           {"step": 40, "eval_loss": 0.1}]  # fmt: skip
+    write_json(training / "checkpoint-30" / "trainer_state.json", {"log_history": log})
+    remarks = {}
+    path = training_path(checkpoints([training]), remarks=remarks)
+    assert path["id_loss"].tolist()[:2] == [1, 2] and np.isnan(path["id_loss"][2])
+    assert choices(path)["lowest ID loss"] == 10
+    said = remarks[str(training / "checkpoint-30")]
+    assert "5 in its log, 1 in that of an earlier" in said["id_loss of step 10"] and said["id_loss"] == "nan: not used"
+    assert "id_loss of step 10: 5 in its log" in " ".join(call(training).output.split())
+
+
+def test_what_the_reader_of_a_checkpoint_leaves_out_is_said_and_escapes_are_shown_as_such(training):
+    file = training / "checkpoint-20" / "model.safetensors"
+    save_file({**load_file(file), "model.layers.0.\x1b[31mx.weight": torch.ones(2, 3, 4)}, file)
+    save_file({"x": torch.ones(1)}, training / "checkpoint-30" / "other.safetensors")
+    result = call(training, "--base", "tiny")
+    assert result.exit_code == 0 and "other.safetensors: not read" in result.output
+    assert "\x1b" not in result.output and "31mx" in result.output
+
+
 def test_what_cannot_be_chosen_from_is_one_line(training, tmp_path):
     (tmp_path / "empty").mkdir()
     state = training / "checkpoint-20" / "trainer_state.json"
@@ -188,6 +213,7 @@ def test_what_cannot_be_chosen_from_is_one_line(training, tmp_path):
         [1],
         {"log_history": [1]},
         {"log_history": [{"step": 10, "eval_loss": "x"}]},
+        {"log_history": [{"step": 10, "eval_accuracy": True}]},
         {"log_history": None},
     ):
         write_json(state, content)

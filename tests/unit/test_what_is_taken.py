@@ -1,6 +1,8 @@
 """oodlib.models: every matrix of a layer is taken, whatever it is called and under any wrapper; the rest is named."""
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -201,6 +203,17 @@ def test_a_square_matrix_that_is_kept_the_other_way_round_is_not_compared(tmp_pa
     assert len(pairs) == 2
 
 
+def test_a_norm_s_gains_are_left_out_and_what_only_has_norm_in_its_name_is_not(tmp_path):
+    names = {f"model.layers.0.{module}.weight": taken for module, taken in {
+        "self_attn.q_norm": False, "norm1": False, "ln_1": False, "post_ln": False, "input_layernorm": False,
+        "self_attention.layernorm_qkv": True, "norm_proj": True, "ada_norm_linear": True,  # of Transformer Engine, …
+    }.items()}  # fmt: skip
+    weights = kept(tmp_path / "a", {name: torch.randn(6, 4) for name in names})
+    pairs, _ = pair_up(weights, weights)
+    assert {pair.name for pair in pairs} == {name for name, taken in names.items() if taken}
+    assert {name for name, taken in names.items() if not taken} <= set(left_out(weights))
+
+
 def test_half_a_model_is_not_read_as_a_whole(tmp_path):
     names = [f"model.layers.{i}.q_proj.weight" for i in (0, 1)]
     state = {name: torch.randn(4, 4) for name in names}
@@ -229,6 +242,28 @@ def test_what_lies_beside_the_weights_is_kept_also_behind_a_link(tmp_path):
     found, left = beside(tmp_path / "a", [tmp_path / "a" / "model.safetensors"])
     assert {"templates/tool.jinja", "voice.npy", "vocab.bin"} == {name.as_posix() for name in found}
     assert {name.as_posix() for name in left} == {"weights.npz", "optimizer.pt"}
+
+
+def test_other_weights_are_not_kept_whatever_they_are_called_and_a_link_to_nothing_is_named(tmp_path):
+    kept(tmp_path / "a", {"model.layers.0.q_proj.weight": torch.ones(2, 2)})
+    words = ("tokenizer.pkl", "merges.bin", "tokenizer.model", "sentencepiece.bpe.model")
+    weights = ("state_dict.pt", "model_state_dict.bin", "dictionary.pt", "token_embeddings.safetensors", "bpe_ema.ckpt",
+               "token_embeddings.bin", "model.onnx_data", "x.llamafile", "model.safetensors.bak")  # fmt: skip
+    for name in (*words, *weights):
+        (tmp_path / "a" / name).write_bytes(b"x")
+    found, left = beside(tmp_path / "a", [tmp_path / "a" / "model.safetensors"])
+    assert {name.name for name in found} == {*words} and {name.name for name in left} == {*weights}
+    (tmp_path / "a" / "tokenizer.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be copied: it is a link to nothing"):
+        beside(tmp_path / "a", [])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json", "adapter_config.json"])
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path, file):
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} cannot be read: it is no file, but a pipe"):
+        open_weights(tmp_path)
 
 
 def test_fused_experts_belong_to_those_saved_one_by_one(tmp_path):

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from oodlib.io import digest, one_line, read_text, shown
+from oodlib.io import as_name, digest, one_line, read_text, shown
 from oodlib.options import check_options
 from oodlib.settings import (
     EvalSettings,
@@ -46,7 +46,7 @@ _SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 2e-4, which Y
 class Config(Section):
     """All settings of a run."""
 
-    preset: str = setting("its name")
+    preset: Annotated[str, AfterValidator(as_name)] = setting("its name")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = setting("the first seed; every random draw comes from it")
     n_seeds: Annotated[int, Field(ge=1, le=100)] = setting("runs with seeds seed, seed + 1, …")
     out: str | None = setting("folder for the results; not given: outputs/PRESET", None)
@@ -384,7 +384,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the setting {name} is missing"
     if first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
+        return (f"{name} = " if name == "preset" else "") + first["msg"].removeprefix("Value error, ")
     return f"{name} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -33,12 +33,22 @@ def digest(value: Any) -> str:
 
 def one_line(text: object) -> str:
     """Text, or what an error says, as one line for a message; its kind where it says nothing."""
-    return " ".join(str(text).split()) or type(text).__name__
+    try:
+        return " ".join(str(text).split()) or type(text).__name__
+    except Exception:  # an error of anybody's, which cannot say what it is
+        return type(text).__name__
 
 
 def shown(value: object) -> str:
     """A value for a message: in one line, and short however large it is."""
     return one_line(_REPR.repr(value))
+
+
+def as_name(text: str) -> str:
+    """The same text, if a file or folder may be called so; else a ValueError."""
+    if not text.strip(" .") or len(text) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", text):
+        raise ValueError(f"{shown(text)} cannot be a name: 1 to 200 characters, no slash, no control character")
+    return text
 
 
 def first_fault(error: Any) -> str:
@@ -176,13 +186,18 @@ def clear_error(error: OSError, folder: Path) -> OSError:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have `write` make a file or a folder under another name, then put it in place of `path` in one step."""
+    """Have `write` make a file or a folder under another name, then put it in place of `path` in one step.
+
+    ValueError, and nothing is changed, where a file would take the place of a folder.
+    """
     path = Path(path)
     temporary, old = (path.parent / f".{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}" for _ in range(2))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         write(temporary)
+        if path.is_dir() and not temporary.is_dir():
+            raise ValueError(f"{path} is a folder, and a file cannot take its place")
         if path.is_dir():  # a folder cannot be replaced in one step, but it is never there in part
             os.replace(path, old)
         os.replace(temporary, path)

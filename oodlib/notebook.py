@@ -13,12 +13,15 @@ from IPython.display import Code
 INJECTED = "# Parameters"  # the first line of the cell that papermill puts behind the parameters cell
 
 
-def parameters(cells: list[str] | None = None, namespace: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def parameters(
+    cells: list[str] | None = None, namespace: Mapping[str, Any] | None = None, first: str = "preset"
+) -> dict[str, Any]:
     """The values that a notebook's `parameters` cell, and papermill's cell behind it, give to names.
 
     They are read from what was run last (`cells`: the kernel's history), not from the notebook's variables: whatever
     other cells call their variables, and how often they are run, these values stay, and a misspelt name is seen every
-    time. `namespace` is only asked for a value that is no literal. RuntimeError where no such cell was run.
+    time. `namespace` is only asked for a value that is no literal. `first`: a name that this cell gives a value, and no
+    other cell. RuntimeError where no such cell was run.
     """
     shell = get_ipython()
     cells = cells if cells is not None else shell.user_ns.get("In", []) if shell else []
@@ -26,12 +29,12 @@ def parameters(cells: list[str] | None = None, namespace: Mapping[str, Any] | No
     found: dict[str, Any] | None = None
     for cell in cells:
         assigned = _assignments(cell)
-        if "preset" in assigned and not cell.startswith(INJECTED):
+        if first in assigned and not cell.startswith(INJECTED):
             found = {}
-        if found is not None and ("preset" in assigned or cell.startswith(INJECTED)):
+        if found is not None and (first in assigned or cell.startswith(INJECTED)):
             found |= {name: _value(name, node, namespace) for name, node in assigned.items()}
     if found is None:
-        raise RuntimeError("no parameters cell was run: run the cell that begins with `preset = …` first")
+        raise RuntimeError(f"no parameters cell was run: run the cell that begins with `{first} = …` first")
     return found
 
 

@@ -54,7 +54,7 @@ def import_object(path: str, sort: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # whatever a module raises
+    except (Exception, SystemExit) as error:  # whatever a module raises
         raise ValueError(
             f"the {sort} {path!r} cannot be imported ({type(error).__name__}: {error}): install its package, or "
             "name its folder in PYTHONPATH"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from oodlib.io import COLUMNS, first_fault, read_json, read_table
 from oodlib.tasks import Splits
@@ -52,11 +52,14 @@ def peak_steps(measurements: pd.DataFrame, splits: Splits) -> pd.Series:
     return curve.set_index("step").groupby("seed")["value"].idxmax()
 
 
-class StageNote(BaseModel, extra="allow"):
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class StageNote(BaseModel, extra="allow", strict=True):
     """What a manifest says of a stage."""
 
-    wall_s: float = 0.0
-    peak_mib: float = 0.0
+    wall_s: Amount = 0.0
+    peak_mib: Amount = 0.0
     seeds: list[int] | None = None  # of a merged run, where not all of its seeds have the stage
 
 

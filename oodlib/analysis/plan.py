@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from oodlib.config import PARAMS, Config, load_config, read_yaml
-from oodlib.io import digest, first_fault
+from oodlib.io import as_name, digest, first_fault
 from oodlib.registry import BASELINES
 from oodlib.run import STAGES, Run
 from oodlib.tasks import check_choice
@@ -47,6 +47,15 @@ def cell_name(block: str, condition: str, seed: int) -> str:
     return f"{block}/{condition}/{seed}"
 
 
+def _once(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("a value is listed twice")
+    return values
+
+
+_Name = Annotated[str, AfterValidator(as_name)]
+
+
 class _Part(BaseModel, extra="forbid", strict=True):
     pass
 
@@ -66,7 +75,7 @@ class _Block(_Part):
 
 
 class _Phase(_Part):
-    seeds: list[int]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_once)]
     blocks: list[str]
 
 
@@ -74,8 +83,8 @@ class _PlanFile(_Part):
     like: str
     common: dict[str, Any] = {}
     costs: dict[str, float] = {}
-    conditions: dict[str, _Condition]
-    blocks: dict[str, _Block]
+    conditions: dict[_Name, _Condition]
+    blocks: dict[_Name, _Block]
     phases: dict[str, _Phase]
 
 

@@ -12,6 +12,7 @@ on whatever machine it was measured. One that was cut off goes on from its finis
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from oodlib.io import (
     write_json,
     write_table,
 )
+from oodlib.notebook import parameters
 from oodlib.provenance import Meter, describe_machine
 from oodlib.registry import MITIGATIONS
 from oodlib.results import NUMBERS, TEXTS
@@ -42,6 +44,7 @@ from oodlib.run import Run
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, get_task
 
+PARAMETERS = ("plan", "folder", "search", "phase", "save")  # of notebooks 05 and 06
 EACH = ["arm", "from_step", "seed"]
 LEFT_OUT = ("illegal", "malformed", "reward")  # metrics of an evaluation that the analysis does not need
 
@@ -55,7 +58,20 @@ class Sweep:
 
     @classmethod
     def open(cls, plan: str | Path = "sweep", folder: str | None = None) -> Sweep:
-        """A sweep by its plan, a name in params/sweeps or a file, and its folder. Says what is there."""
+        """A sweep by its plan, a name in params/sweeps or a file, and its folder. Says what is there.
+
+        ValueError, in a notebook too, for a parameter that there is none of, or that is no text.
+        """
+        given = {"plan": plan, "folder": folder}
+        with suppress(RuntimeError):  # no notebook
+            given = parameters(first="plan")
+        for name, value in given.items():
+            if name not in PARAMETERS:
+                raise ValueError(f"unknown parameter {name} = {shown(value)}: allowed are {', '.join(PARAMETERS)}")
+            kinds = {"save": bool, "folder": str | Path | None}.get(name, str | Path)
+            if not isinstance(value, kinds):
+                expected = "True or False" if name == "save" else "a name or a path, as text"
+                raise ValueError(f"{name} = {shown(value)}: expected {expected}")
         sweep = cls(Plan(plan), Path(folder) if folder else None)
         cells = sweep.manifest["cells"]
         if not cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -79,11 +80,11 @@ def plan(
     """
     from oodlib.scale.plan import describe, machine_memory
 
-    if rate is not None and rate <= 0:
-        raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s")
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"--rate {rate}: must be more than 0 TFLOP/s, and finite")
     config = load_config(preset, _assignments(set_))
     text, fits = describe(config, *machine_memory(gpus, gpu_memory), rate and rate * 1e12)
-    print(text)
+    print(plain(text, "\n"))
     if not fits:
         raise typer.Exit(1)
 
@@ -93,7 +94,7 @@ def sweep(
     phase: Annotated[str, typer.Argument(help="A phase of the plan, such as explore or confirm.")],
     plan: Annotated[str, typer.Option(help="A name in params/sweeps, or a plan's file.")] = "sweep",
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: outputs/NAME of the plan.")] = None,
-    at_once: Annotated[int, typer.Option(help="Seeds of a condition that run together.")] = 2,
+    at_once: Annotated[int, typer.Option(min=1, help="Seeds of a condition that run together.")] = 2,
 ) -> None:
     """Run what is left of a phase of a sweep, such as those that notebooks 05 and 06 read.
 
@@ -196,7 +197,7 @@ def notebooks(folder: Annotated[Path, typer.Argument(help="Where to copy them; m
 def base(
     folder: Annotated[Path, typer.Argument(help="Where to save it; use it as --set model.source=FOLDER.")],
     task: Annotated[str, typer.Option(help="The task that it learns to read.")] = "general_points",
-    seed: Annotated[int, typer.Option(help="Of the weights and the problems.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the problems.")] = 0,
     steps: Annotated[int, typer.Option(help="Of training; 1300 take some twenty minutes of a core.")] = 1300,
     belief: Annotated[
         float, typer.Option(help="Share of problems with the paper's OOD rule. 0.9: tiny; 0: reader.")
@@ -250,7 +251,7 @@ def _print_scorecard(
         for run in beside:
             with naming(run):
                 others[run.name] = judge(Evidence.of(Results(run)))
-        print(as_markdown(claims, others), end="")
+        print(plain(as_markdown(claims, others), "\n"), end="")
         return
 
     def cell(c: Claim) -> Text:

@@ -45,6 +45,11 @@ BESIDE = re.compile(  # a module's last words for what stands beside a weight: b
     r"(?:.*[._])?(?:bias|scales?|scale_inv|zeros?|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB|packed)"
 )
 LORA = r"(.+?)\.lora_(?:embedding_)?([AB])(?:\.\w+)?"
+UNMERGED = re.compile(  # in a name of a whole model's tensor: an adapter of PEFT's, or of another library's
+    r"\.(?:modules_to_save|base_layer)\.|lora_[abe](?:[._]|$)|lora\.(?:up|down)\.|\.(?:hada_w\d|lokr_w\d|vera_lambda|"
+    r"oft_r|boft_|ia3_l|fourierft_|shira_|hra_u|c3a_kernel)",
+    re.IGNORECASE,
+)
 GGUF_LAYER = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -197,7 +202,7 @@ def from_gguf(name: str) -> str:
 
 def is_of_adapter(name: str) -> bool:
     """Whether a tensor in a model's file belongs to an adapter of PEFT's that is not merged, or lies under one."""
-    return adapted(name)[1] is not None or ".modules_to_save." in name or ".base_layer." in name
+    return adapted(name)[1] is not None or bool(UNMERGED.search(name))
 
 
 def adapted(name: str) -> tuple[str, str | None]:

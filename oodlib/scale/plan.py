@@ -5,6 +5,7 @@ Nothing is downloaded but a config.json: the model is built without weights, on 
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def machine_memory(gpus: int | None = None, memory: float | None = None) -> tupl
     """The GPUs to plan for (0: the CPU) and bytes of memory each: as given (GB), else those of this machine."""
     here = torch.cuda.device_count()
     gpus = here if gpus is None else gpus
-    if gpus < 0 or (memory is not None and memory <= 0):
-        raise ValueError(f"--gpus {gpus}, --gpu-memory {memory}: GPUs must be 0 or more, GB more than 0")
+    if gpus < 0 or (memory is not None and not 0 < memory < math.inf):
+        raise ValueError(f"--gpus {gpus}, --gpu-memory {memory}: GPUs must be 0 or more, GB more than 0 and finite")
     if memory:
         return gpus, memory * 1e9
     if gpus and not here:

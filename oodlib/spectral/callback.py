@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 
 import pandas as pd
@@ -65,7 +66,8 @@ class RotationCallback(TrainerCallback):
     ValueError, at once: a k, an `every` or a measure that is none; kl without prompts, or prompts without it. When
     training begins: a checkpoint that cannot be opened, or a matrix of it that is missing, of another shape, turned,
     quantised or not finite; no matrix that matches; weights that are sharded, quantised, or adapted in a way that PEFT
-    cannot merge; kl in a training that is resumed, or that has no tokenizer.
+    cannot merge; kl in a training that is resumed, or that has no tokenizer; a file
+    that cannot be written, or that is another table.
     """
 
     def __init__(
@@ -89,9 +91,8 @@ class RotationCallback(TrainerCallback):
         self.measures, self.prompts = tuple(measures), list(prompts)
         self._asked: list[tuple[list[int], list[int]]] = []  # the prompts and the start's answers, in tokens
         self._likely: Tensor | None = None  # the start's log-probability of each answer
-        if not (isinstance(every, Collection) and every and not isinstance(every, str)) and (
-            type(every) is not int or every < 1
-        ):
+        least, updates = (0, list(every)) if isinstance(every, Collection) else (1, [every])  # 0: where it starts
+        if not updates or not all(isinstance(n, Integral) and type(n) is not bool and n >= least for n in updates):
             raise ValueError(f"every must be a whole number from 1, or several updates, got {every!r}")
         self.file, self.every, self.modules, self.k = Path(file), every, None if modules is None else tuple(modules), k
         self.remarks: dict[str, str] = {}
@@ -135,8 +136,12 @@ class RotationCallback(TrainerCallback):
         for reference, where in self._given.items():
             self._references[reference] = self._opened(reference, where, shapes, every)
         if state.global_step and self.file.exists():
-            old = read_table(self.file, ["step"])
-            self._rows = list(old[old["step"] <= state.global_step].itertuples(index=False, name=None))
+            old = read_table(self.file, ["step", "k", "value"], ["reference", "matrix", "module", "metric"])
+            if set(old.columns) != {*COLUMNS}:
+                raise ValueError(f"{self.file} is no table of rotation: its columns are {', '.join(old.columns)}")
+            old = old.loc[old["step"] <= state.global_step, COLUMNS]
+            self._rows = list(old.itertuples(index=False, name=None))
+        self._write()  # now, so that what cannot be written to is known before the first update
 
     def _opened(
         self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]], every: dict[str, tuple[int, ...]]
@@ -189,7 +194,7 @@ class RotationCallback(TrainerCallback):
             self.measure(model, step)
 
     def _due(self, step: int) -> bool:
-        return step % self.every == 0 if isinstance(self.every, int) else step in self.every
+        return step in self.every if isinstance(self.every, Collection) else step % self.every == 0
 
     @torch.no_grad()
     def measure(self, model: nn.Module, step: int) -> None:
@@ -205,12 +210,15 @@ class RotationCallback(TrainerCallback):
         if self.prompts:
             rows.append((step, "start", "", None, "", 0, "kl", float((self._likely - self._likelihood(model)).mean())))
         self._rows, self._last = self._rows + rows, step
-        table = pd.DataFrame(self._rows, columns=COLUMNS)
-        write_whole(self.file, lambda path: table.to_parquet(path, index=False))
+        self._write()
         if self._trainer:
             means = pd.DataFrame(rows, columns=COLUMNS).groupby(["reference", "metric"])["value"].mean()
             # Not the trainer's own log: TRL's would spend the metrics that it has gathered for its next row.
             Trainer.log(self._trainer, {f"rotation/{name}/{metric}": v for (name, metric), v in means.items()})
+
+    def _write(self) -> None:
+        table = pd.DataFrame(self._rows, columns=COLUMNS)
+        write_whole(self.file, lambda path: table.to_parquet(path, index=False))
 
     def _of_matrix(self, before: Spectrum | Tensor, weight: Tensor, k: int, name: str) -> dict[str, float]:
         """The chosen measures of a matrix; NaN where training has gone wrong, which its own log shows."""

@@ -141,13 +141,16 @@ class JsonLines:
             found = self.check(_gold(problem, self.check is number), text)
         except ValueError as error:
             return Verdict("malformed", -3.0, str(error) or "The answer cannot be read.")
-        except Exception as error:  # whatever a checker of one's own raises
+        except (Exception, SystemExit) as error:  # whatever a checker of one's own raises
             where = f"the checker {self._parameters['checker']!r} fails on {shown(problem.label)}"
             raise RuntimeError(f"{where}: {type(error).__name__}: {one_line(error)}") from error
-        if isinstance(found, Verdict) and found.outcome in OUTCOMES:
+        if isinstance(found, Verdict) and _is_sound(found):
             return found
-        if not isinstance(found, (bool, int, float, np.bool_, np.number)) or not 0 <= found <= 1:
-            kinds = "a bool, a number from 0 to 1, or a Verdict with one of the outcomes " + ", ".join(OUTCOMES)
+        if not _is_number(found) or not 0 <= found <= 1:
+            kinds = (
+                "a bool, a number from 0 to 1, or a Verdict with a finite reward, a text as message, and one of the "
+                f"outcomes {', '.join(OUTCOMES)}"
+            )
             raise ValueError(f"the checker gave {shown(found)} for {shown(problem.label)}, which is not {kinds}")
         right = found == 1
         message = "This is right." if right else "This is not the right answer."
@@ -161,6 +164,16 @@ class JsonLines:
 
     def label(self, problem: Problem) -> str:
         return problem.label
+
+
+def _is_sound(verdict: Verdict) -> bool:
+    said = verdict.outcome in OUTCOMES and isinstance(verdict.message, str)
+    return said and _is_number(verdict.reward) and bool(np.isfinite(verdict.reward))
+
+
+def _is_number(value: Any) -> bool:
+    numbers = (bool, int, float, np.bool_, np.integer, np.floating)
+    return isinstance(value, numbers) and not isinstance(value, np.timedelta64)  # which numpy calls an integer
 
 
 def exact(answer: Any, text: str) -> bool:
@@ -238,7 +251,9 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
             continue
         try:
             problem = _problem(line, n)
-            if numbers:
+            if not numbers:
+                _json(_gold(problem, numbers))
+            else:
                 if isinstance(gold := _gold(problem, numbers), list | dict):
                     raise ValueError(f"answer: a number, or text that ends in one, not {shown(gold)}")
                 _last_number(str(gold))
@@ -272,6 +287,14 @@ def _problem(line: str, n: int) -> Problem:
 def _gold(problem: Problem, exactly: bool) -> Any:
     """A problem's answer; a number with a point `exactly` as it was written, or as the nearest float."""
     return json.loads(problem.gold, parse_float=Decimal if exactly else float)
+
+
+def _json(answer: Any) -> str:
+    """An answer as JSON text. ValueError for a number that JSON cannot have."""
+    try:
+        return json.dumps(answer, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"answer: {shown(answer)} holds no number, or one that is too large") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

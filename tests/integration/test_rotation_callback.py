@@ -230,9 +230,38 @@ def test_what_it_cannot_measure_is_refused(tmp_path):
         mine.train()
 
 
+@pytest.mark.parametrize("every", [0, -1, True, 1.5, "ab", [], [1, -1], ["x"]])
+def test_updates_that_are_none_are_refused_at_once(every):
+    with pytest.raises(ValueError, match="every must be a whole number from 1, or several updates, got "):
+        RotationCallback("a.parquet", every=every)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_first_update(tmp_path):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "folder.parquet" / "precious").touch()
+    (tmp_path / "file").touch()
+    for file, said in (("folder.parquet", "is a folder"), ("file/a.parquet", "file")):
+        with pytest.raises((ValueError, OSError), match=said):
+            begun(RotationCallback(tmp_path / file, every=np.int64(2)), causal())
+    assert (tmp_path / "folder.parquet" / "precious").exists()
+
+
+@pytest.mark.parametrize("change", [lambda t: t.assign(more=1), lambda t: t[["step"]], lambda t: t.astype(str)])
+def test_a_table_that_is_another_one_is_not_gone_on_with(tmp_path, change):
+    file, model = tmp_path / "a.parquet", causal()
+    model.save_pretrained(tmp_path / "start")
+    callback = RotationCallback(file, start=tmp_path / "start")
+    begun(callback, model).measure(model, 1)
+    whole = pd.read_parquet(file)
+    state = TrainerState(is_world_process_zero=True, global_step=1)
+    callback.on_train_begin(None, state, TrainerControl(), model=model)
+    pd.testing.assert_frame_equal(pd.read_parquet(file), whole)
+    change(whole).to_parquet(file)
+    with pytest.raises(ValueError, match=r"a\.parquet"):
+        callback.on_train_begin(None, state, TrainerControl(), model=model)
+
+
 def test_says_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="every must be a whole number from 1, or several updates, got 0"):
-        RotationCallback(tmp_path / "a.parquet", every=0)
     with pytest.raises(ValueError, match="k 'all': allowed are"):
         RotationCallback(tmp_path / "a.parquet", k="all")
     mine = trainer(tmp_path / "run")

@@ -206,6 +206,13 @@ def test_a_changed_plan_makes_its_cells_new_and_drops_what_it_no_longer_has(smal
     assert set(Sweep(Plan(tmp_path / "plan.yaml"), sweep.folder)._merged(new)["seed"]) == {1}
 
 
+def test_a_notebook_s_parameter_that_there_is_none_of_is_named(monkeypatch):
+    for values, said in (({"plan": "sweep", "phse": "x"}, "phse = 'x'.*phase"), ({"plan": 5}, "plan = 5: expected")):
+        monkeypatch.setattr("oodlib.analysis.sweep.parameters", lambda first, values=values: values)
+        with pytest.raises(ValueError, match=said):
+            Sweep.open("sweep")
+
+
 def test_a_method_that_measures_otherwise_makes_cells_new(small, monkeypatch):
     sweep, _ = small
     monkeypatch.setitem(STAGES, "rl", STAGES["rl"].__class__(("sft",), 99))

@@ -210,6 +210,16 @@ def test_a_whole_model_with_an_adapter_of_any_kind_that_is_not_merged_is_refused
         open_weights(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["lora_a.weight", "lora_A.my-name.weight", "lora.up.weight", "lora_B_weight"])
+def test_adapters_of_other_libraries_in_a_whole_model_are_refused_too(tmp_path, part):
+    module = "model.layers.0.self_attn.q_proj"
+    save_file(
+        {f"{module}.weight": torch.ones(4, 4), f"{module}.{part}": torch.ones(2, 4)}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(ValueError, match="holds an adapter that is not merged into its model"):
+        open_weights(tmp_path)
+
+
 def change(folder, **settings):
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))

@@ -36,6 +36,9 @@ def test_presets_are_listed():
         (("reproduce", "--preset", "smoke", "--set", "sft.steps=no"), "sft.steps"),
         (("reproduce", "--preset", "smoke", "--seed", "-4"), "seed = -4"),
         (("scorecard", "nowhere"), "nowhere holds no finished run"),
+        (("plan", "--preset", "smoke", "--rate", "nan"), "--rate nan"),
+        (("plan", "--preset", "smoke", "--gpu-memory", "inf"), "--gpu-memory inf"),
+        (("compare", "tiny", "tiny", "--out", "x", "--layers", "0-999999999"), "layers '0-999999999'"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(words, said):
@@ -75,7 +78,12 @@ def test_a_run_s_tables_that_do_not_fit_together_are_named(tmp_path):
     assert len(result.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [("--steps", "0"), ("--belief", "2")])
+def test_a_plan_shows_escapes_in_a_preset_s_name_as_such(tmp_path):
+    (tmp_path / "mine.yaml").write_text('like: smoke\nmodel: {source: "hub:a\\u009bb/c"}\n')
+    assert "\x9b" not in call("plan", "--preset", str(tmp_path / "mine.yaml"), "--rate", "1", "--gpus", "0").output
+
+
+@pytest.mark.parametrize("words", [("--steps", "0"), ("--belief", "2"), ("--seed", "-1")])
 def test_a_base_of_impossible_numbers_is_refused_before_work(tmp_path, words):
     assert call("base", str(tmp_path / "x"), *words).exit_code == 2 and not (tmp_path / "x").exists()
 
@@ -88,3 +96,5 @@ def test_a_base_does_not_write_over_what_is_there(tmp_path):
 def test_a_sweep_s_unknown_phase_is_one_line(tmp_path):
     done = CliRunner().invoke(app, ["sweep", "later", "--out", str(tmp_path)])
     assert done.exit_code == 2 and "explore" in done.output and "later" in done.output
+    none = CliRunner().invoke(app, ["sweep", "explore", "--at-once", "0", "--out", str(tmp_path)])
+    assert none.exit_code == 2 and "at-once" in none.output

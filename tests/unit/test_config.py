@@ -182,6 +182,12 @@ def test_bytes_that_are_no_configuration_are_one_line_that_names_the_file(tmp_pa
     )
 
 
+@pytest.mark.parametrize("name", ["", "..", "../../evil", "a\0b", "a/b", "x" * 400])
+def test_a_preset_s_name_can_be_a_folder_s(name):
+    with pytest.raises(ValueError, match=r"preset = .*cannot be a name"):
+        load_config("smoke", {"preset": name})
+
+
 def test_a_setting_that_a_chain_of_files_lacks_is_told_with_where_the_chain_ends(tmp_path):
     (tmp_path / "other.yaml").write_text("n_seeds: 2\n")
     (tmp_path / "mine.yaml").write_text("like: other.yaml\nseed: 1\n")

@@ -288,6 +288,13 @@ def test_number_takes_at_most_a_millisecond_a_kilobyte(text):
     assert time.process_time() - start < len(text.encode()) / 1e6
 
 
+@pytest.mark.parametrize("answer", ["NaN", "-Infinity", "[1e999]"])
+def test_an_answer_is_a_number_that_there_is(data, answer):
+    options = {**data(id=[f'{{"prompt": "a", "completion": "5", "answer": {answer}}}']), "checker": "exact"}
+    with pytest.raises(ValueError, match=r"line 1: answer: .* holds no number"):
+        get_task("jsonl", options)
+
+
 def test_exact_is_equality_of_text_without_white_space_around():
     assert exact("K A", " K A\n") and not exact("K A", "K  A") and exact(5, "5") and exact([1, "é"], '[1, "é"]')
 
@@ -317,7 +324,25 @@ def test_whatever_a_checker_raises_is_told_with_its_name_and_the_line(judge):
         judge("return {}['x']")("5")
 
 
-@pytest.mark.parametrize("body", ["return 7", "return None", "return float('nan')", "return Verdict('good', 5.0, '')"])
+def test_a_checker_that_would_end_the_program_is_told_too(judge):
+    with pytest.raises(RuntimeError, match=r"my_checker_.*'line 1': SystemExit"):
+        judge("raise SystemExit(0)")("5")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return 7",
+        "return None",
+        "return float('nan')",
+        "return 1j",
+        "return __import__('numpy').timedelta64(1, 's')",
+        "return Verdict('good', 5.0, '')",
+        "return Verdict('correct', float('nan'), 'x')",
+        "return Verdict('correct', '5', 'x')",
+        "return Verdict('correct', 5.0, None)",
+    ],
+)
 def test_a_checker_that_says_something_else_is_an_error(judge, body):
     with pytest.raises(ValueError, match="the checker gave"):
         judge(body)("5")

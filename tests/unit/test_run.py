@@ -42,6 +42,25 @@ def test_where_the_measurements_were_removed_the_error_says_so(tiny_run):
     assert run.peak_step(10) == 0
 
 
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").touch()
+    with pytest.raises(ValueError, match="mine is a folder"):
+        write_whole(tmp_path / "mine", lambda path: path.write_text("x"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "precious"]
+
+
+def test_amounts_of_a_manifest_are_numbers(tiny_run):
+    run = tiny_run()
+    run.note("sft", 1.0, 1.0)
+    file = run.folder / "manifest.json"
+    for wrong in ('"5"', "NaN", "-1"):
+        file.write_text(file.read_text().replace('"wall_s": 1.0', f'"wall_s": {wrong}'))
+        with pytest.raises(ValueError, match=r"manifest\.json: stages\.sft\.wall_s"):
+            Results(run.folder).manifest  # noqa: B018
+        file.write_text(file.read_text().replace(f'"wall_s": {wrong}', '"wall_s": 1.0'))
+
+
 def test_a_raised_method_makes_a_stage_and_those_after_it_stale_and_nothing_else(tiny_run, monkeypatch):
     run, rl = tiny_run(), Job("rl/seed-10/x", "rl", "x:y", 10)
     for job in (JOB, rl):

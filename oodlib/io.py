@@ -123,6 +123,11 @@ def read_json(path: Path, default: Any = None) -> Any:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
+    if "\\ud" in text.lower():  # an escape that may be half of a character, which can be written nowhere
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{path} cannot be read: it holds half of a character") from None
     if default is not None and type(value) is not type(default):
         raise ValueError(f"{path}: expected a {type(default).__name__}, not {shown(value)}")
     return value

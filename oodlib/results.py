@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from oodlib.io import COLUMNS, first_fault, read_json, read_table
+from oodlib.io import COLUMNS, KEYS, first_fault, read_json, read_table
 from oodlib.tasks import Splits
 
 TABLES = {
@@ -85,6 +85,8 @@ class Results:
         if not path.exists():
             return pd.DataFrame(columns=COLUMNS)
         frame = read_table(path, NUMBERS[name], TEXTS[name])
+        if name == "hands" and frame.duplicated([*KEYS, "problem"]).any():
+            raise ValueError(f"{path}: a problem stands in it twice for one evaluation")
         return frame[frame["stage"] == stage].reset_index(drop=True) if stage else frame
 
     @property

@@ -19,6 +19,10 @@ from oodlib.stages import ensure, waves
 JOB = Job("sft/seed-10/step-0", "sft", "oodlib.training.sft:measure", 10, {"step": 0})
 
 
+HAND = pd.DataFrame([("sft", "sft", 0, 0, 10, "id", "p", "correct")],
+                    columns=["stage", "arm", "from_step", "step", "seed", "split", "problem", "outcome"])  # fmt: skip
+
+
 def rows(stage="sft", value=1.0):
     return pd.DataFrame([(stage, "sft", 0, 0, 10, "id", "accuracy", value, 3)], columns=COLUMNS)
 
@@ -48,6 +52,20 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
     with pytest.raises(ValueError, match="mine is a folder"):
         write_whole(tmp_path / "mine", lambda path: path.write_text("x"))
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "precious"]
+
+
+def test_hands_that_stand_twice_and_half_characters_are_told_with_the_file(tiny_run):
+    run = tiny_run()
+    run.finish(JOB, {"measurements": rows(), "hands": HAND})
+    run.collect([JOB])
+    pd.concat([HAND, HAND]).to_parquet(run.folder / "hands.parquet")
+    with pytest.raises(ValueError, match=r"hands\.parquet: a problem stands in it twice"):
+        Results(run.folder).table("hands")
+    (run.folder / "manifest.json").write_text('{"git": "\\ud800"}')
+    with pytest.raises(ValueError, match=r"manifest\.json cannot be read: it holds half of a character"):
+        Results(run.folder).manifest  # noqa: B018
+    (run.folder / "manifest.json").write_text('{"git": "\\ud83d\\ude00"}')
+    assert Results(run.folder).manifest["git"] == "\U0001f600"
 
 
 def test_amounts_of_a_manifest_are_numbers(tiny_run):

@@ -201,6 +201,6 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
         return None
     ranges = [re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part) for part in text.split(",")]
     if not all(ranges):
-        raise ValueError(f"layers {text!r}: write numbers up to 9999 and ranges, such as 0-11,20")
+        raise ValueError(f"layers {text!r}: write numbers and ranges up to 9999, such as 0-11,20")
     ends = [(int(one[1]), int(one[2] or one[1])) for one in ranges]
     return tuple(n for first, last in ends for n in range(first, last + 1))

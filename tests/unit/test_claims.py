@@ -486,6 +486,7 @@ def test_the_table_and_the_figure_have_a_column_a_test():
     assert beside_it[0].endswith("| another, as the paper tests it |") and all(
         a.startswith(b[:-1]) for a, b in zip(beside_it, lines, strict=True)
     )
+    assert "| a\\|b, as" in as_markdown(card, {"a|b": other}).splitlines()[0]
     assert "| not supported: " in beside_it[2] and beside_it[11].endswith("| not measured |")
     figure = plots.scorecard(card)
     texts = [t.get_text() for t in figure.axes[0].texts]

@@ -190,7 +190,7 @@ def _agreement(verdicts: list[str]) -> str:
 def as_markdown(claims: list[Claim], others: Mapping[str, list[Claim]] | None = None) -> str:
     """The scorecard as a Markdown table, a line a claim, a column a test, a column another run (the paper's test)."""
     others = {name: {c.claim: c for c in card if c.test == "paper"} for name, card in (others or {}).items()}
-    heads = [*TESTS.values(), *(f"{name}, {TESTS['paper']}" for name in others)]
+    heads = [*TESTS.values(), *(f"{name}, {TESTS['paper']}".replace("|", "\\|") for name in others)]
     lines = [f"| | claim | {' | '.join(heads)} |", "| --- " * (4 + len(others)) + "|"]
     for tests in by_claim(claims):
         first = next(iter(tests.values()))

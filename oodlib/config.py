@@ -43,10 +43,17 @@ MOST = 10_000  # values in a YAML file
 _SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 2e-4, which YAML 1.1 takes for text
 
 
+def _as_preset(name: str) -> str:
+    try:
+        return as_name(name)
+    except ValueError as error:
+        raise ValueError(f"preset = {error}") from None
+
+
 class Config(Section):
     """All settings of a run."""
 
-    preset: Annotated[str, AfterValidator(as_name)] = setting("its name")
+    preset: Annotated[str, AfterValidator(_as_preset)] = setting("its name")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = setting("the first seed; every random draw comes from it")
     n_seeds: Annotated[int, Field(ge=1, le=100)] = setting("runs with seeds seed, seed + 1, …")
     out: str | None = setting("folder for the results; not given: outputs/PRESET", None)
@@ -384,7 +391,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the setting {name} is missing"
     if first["type"] == "value_error":
-        return (f"{name} = " if name == "preset" else "") + first["msg"].removeprefix("Value error, ")
+        return first["msg"].removeprefix("Value error, ")
     return f"{name} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

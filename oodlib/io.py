@@ -67,8 +67,8 @@ def refuse_pipe(path: Path) -> None:
 
 def read_bytes(path: Path) -> bytes:
     """What a file holds. ValueError, one line with the file's name, where it cannot be read."""
-    refuse_pipe(Path(path))
     try:
+        refuse_pipe(Path(path))
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None

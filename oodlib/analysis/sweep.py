@@ -12,7 +12,6 @@ on whatever machine it was measured. One that was cut off goes on from its finis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,14 @@ from oodlib.run import Run
 from oodlib.stages import ensure
 from oodlib.tasks import Splits, get_task
 
-PARAMETERS = ("plan", "folder", "search", "phase", "save")  # of notebooks 05 and 06
+_TEXT = str | Path
+PARAMETERS = {
+    "plan": _TEXT,
+    "folder": _TEXT | None,
+    "search": _TEXT,
+    "phase": _TEXT,
+    "save": bool,
+}  # of notebooks 05, 06
 EACH = ["arm", "from_step", "seed"]
 LEFT_OUT = ("illegal", "malformed", "reward")  # metrics of an evaluation that the analysis does not need
 
@@ -57,21 +63,23 @@ class Sweep:
         self.folder = Path(folder) if folder else outputs_folder() / self.plan.path.stem
 
     @classmethod
-    def open(cls, plan: str | Path = "sweep", folder: str | None = None) -> Sweep:
-        """A sweep by its plan, a name in params/sweeps or a file, and its folder. Says what is there.
+    def from_notebook(cls) -> Sweep:
+        """The sweep that a notebook's parameters cell names. Says what is there.
 
-        ValueError, in a notebook too, for a parameter that there is none of, or that is no text.
+        ValueError for a parameter that there is none of, or whose value is of another type.
         """
-        given = {"plan": plan, "folder": folder}
-        with suppress(RuntimeError):  # no notebook
-            given = parameters(first="plan")
+        given = parameters(first="plan")
         for name, value in given.items():
             if name not in PARAMETERS:
                 raise ValueError(f"unknown parameter {name} = {shown(value)}: allowed are {', '.join(PARAMETERS)}")
-            kinds = {"save": bool, "folder": str | Path | None}.get(name, str | Path)
-            if not isinstance(value, kinds):
+            if not isinstance(value, PARAMETERS[name]):
                 expected = "True or False" if name == "save" else "a name or a path, as text"
                 raise ValueError(f"{name} = {shown(value)}: expected {expected}")
+        return cls.open(given["plan"], given["folder"])
+
+    @classmethod
+    def open(cls, plan: str | Path = "sweep", folder: str | None = None) -> Sweep:
+        """A sweep by its plan, a name in params/sweeps or a file, and its folder. Says what is there."""
         sweep = cls(Plan(plan), Path(folder) if folder else None)
         cells = sweep.manifest["cells"]
         if not cells:

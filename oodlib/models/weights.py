@@ -220,8 +220,8 @@ def is_turned(shapes: Mapping[str, tuple[int, ...]], name: str) -> bool:
 
 def refuse_pointer(file: Path) -> None:
     """ValueError where a file cannot be opened, or is only Git LFS's pointer to one."""
-    refuse_pipe(file)
     try:
+        refuse_pipe(file)
         with file.open("rb") as opened:
             begins = opened.read(len(LFS))
     except OSError as error:

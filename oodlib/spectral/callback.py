@@ -66,8 +66,8 @@ class RotationCallback(TrainerCallback):
     ValueError, at once: a k, an `every` or a measure that is none; kl without prompts, or prompts without it. When
     training begins: a checkpoint that cannot be opened, or a matrix of it that is missing, of another shape, turned,
     quantised or not finite; no matrix that matches; weights that are sharded, quantised, or adapted in a way that PEFT
-    cannot merge; kl in a training that is resumed, or that has no tokenizer; a file
-    that cannot be written, or that is another table.
+    cannot merge; kl in a training that is resumed, or that has no tokenizer; a file that cannot be written, or that is
+    another table.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class RotationCallback(TrainerCallback):
             warnings.warn(f"RotationCallback does not measure {left}", stacklevel=2)
         if kept:
             self._references["start"] = kept.__getitem__
-        every = {unwrapped(name): tuple(weight.shape) for name, weight in model.named_parameters()}
+        model_shapes = {unwrapped(name): tuple(weight.shape) for name, weight in model.named_parameters()}
         for reference, where in self._given.items():
-            self._references[reference] = self._opened(reference, where, shapes, every)
+            self._references[reference] = self._opened(reference, where, shapes, model_shapes)
         if state.global_step and self.file.exists():
             old = read_table(self.file, ["step", "k", "value"], ["reference", "matrix", "module", "metric"])
             if set(old.columns) != {*COLUMNS}:
@@ -144,15 +144,19 @@ class RotationCallback(TrainerCallback):
         self._write()  # now, so that what cannot be written to is known before the first update
 
     def _opened(
-        self, reference: str, where: str | Path, shapes: dict[str, tuple[int, ...]], every: dict[str, tuple[int, ...]]
+        self,
+        reference: str,
+        where: str | Path,
+        shapes: dict[str, tuple[int, ...]],
+        model_shapes: dict[str, tuple[int, ...]],
     ) -> Callable[[str], Tensor]:
         """What reads the matrices of a checkpoint under the model's names; it has all of them.
 
-        shapes: those of the matrices to measure; every: those of all the model's parameters. What the checkpoint's
-        reader has to say goes into `remarks`, and is warned about.
+        shapes: those of the matrices to measure; model_shapes: those of all the model's parameters. What the reader of
+        the checkpoint has to say goes into `remarks`, and is warned about.
         """
         weights, names = open_weights(where, adapter_base=self._adapter_base), {}
-        partners, turned = Partners(weights, shapes), Turned(every, weights.shapes)
+        partners, turned = Partners(weights, shapes), Turned(model_shapes, weights.shapes)
         for name, shape in shapes.items():
             candidates = partners.of(name)[0] or [name]
             problem = f"could be any of {', '.join(candidates)}" if len(candidates) > 1 else None

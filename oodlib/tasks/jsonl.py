@@ -251,12 +251,7 @@ def _read(path: Path, numbers: bool) -> tuple[tuple[Problem, ...], str]:
             continue
         try:
             problem = _problem(line, n)
-            if not numbers:
-                _json(_gold(problem, numbers))
-            else:
-                if isinstance(gold := _gold(problem, numbers), list | dict):
-                    raise ValueError(f"answer: a number, or text that ends in one, not {shown(gold)}")
-                _last_number(str(gold))
+            (_refuse_no_number if numbers else _refuse_no_json)(_gold(problem, numbers))
             if problem.label in problems:
                 raise ValueError(f"the label {problem.label!r} is that of line {problems[problem.label][0]} too")
         except ValueError as error:
@@ -289,10 +284,17 @@ def _gold(problem: Problem, exactly: bool) -> Any:
     return json.loads(problem.gold, parse_float=Decimal if exactly else float)
 
 
-def _json(answer: Any) -> str:
-    """An answer as JSON text. ValueError for a number that JSON cannot have."""
+def _refuse_no_number(answer: Any) -> None:
+    """ValueError for an answer that `number` cannot compare with."""
+    if isinstance(answer, list | dict):
+        raise ValueError(f"answer: a number, or text that ends in one, not {shown(answer)}")
+    _last_number(str(answer))
+
+
+def _refuse_no_json(answer: Any) -> None:
+    """ValueError for an answer with a number that JSON cannot have."""
     try:
-        return json.dumps(answer, allow_nan=False)
+        json.dumps(answer, allow_nan=False)
     except ValueError:
         raise ValueError(f"answer: {shown(answer)} holds no number, or one that is too large") from None
 

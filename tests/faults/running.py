@@ -71,6 +71,11 @@ def other_seed() -> Path:
     return folder
 
 
+def left_in(out: Path, target: str) -> dict[str, bytes | None]:
+    """The files that a target left, without the content of those that say how long it took."""
+    return small.files(out, TIMED.get(target, ()))
+
+
 @cache
 def undisturbed(target: str) -> tuple[float, dict[str, bytes | None]]:
     """How long a target takes (s), and the files that it leaves."""
@@ -80,7 +85,7 @@ def undisturbed(target: str) -> tuple[float, dict[str, bytes | None]]:
     function, start = targets()[target](out), time.monotonic()
     ended = small.Forked(function).end()
     assert ended.status == 0, f"{target}: {ended.said}"
-    took, left = time.monotonic() - start, small.files(out, TIMED.get(target, ()))
+    took, left = time.monotonic() - start, left_in(out, target)
     shutil.rmtree(out.parent)
     return took, left
 
@@ -102,7 +107,7 @@ def kill(seed: int, number: int, size: int) -> tuple[str, str | None]:
         os.kill(process.process, signal.SIGKILL)
         process.end()
         again = small.Forked(targets()[target](out)).end()
-        fault = again.fault() or small.difference(whole, small.files(out, TIMED.get(target, ())))
+        fault = again.fault() or small.difference(whole, left_in(out, target))
     return f"{target} after {moment:.2f} of {took:.2f} s", fault
 
 
@@ -134,7 +139,7 @@ def disk(seed: int, number: int, size: int) -> tuple[str, str | None]:
                 mount("-o", "remount,rw,size=1g", out.parent)
             if not fault:
                 again = small.Forked(targets()[target](out)).end()
-                fault = again.fault() or small.difference(whole, small.files(out, TIMED.get(target, ())))
+                fault = again.fault() or small.difference(whole, left_in(out, target))
                 fault = fault and f"after {ended.said[-300:]!r}: {fault}"
         finally:
             if way in ("full", "read-only"):
@@ -183,5 +188,5 @@ def crowd(seed: int, number: int, size: int) -> tuple[str, str | None]:
         silent = [e.said[-300:] for e in ends if e.status == 2 and "another" not in e.said]
         fault = next((fault for e in ends if (fault := e.fault())), None)
         fault = fault or (f"they say something else: {silent}" if silent else None if worked else "none worked")
-        fault = fault or small.difference(whole, small.files(out, TIMED.get(target, ())))
+        fault = fault or small.difference(whole, left_in(out, target))
     return f"{n} of {target}, {worked} ended well", fault

@@ -210,7 +210,7 @@ def test_a_notebook_s_parameter_that_there_is_none_of_is_named(monkeypatch):
     for values, said in (({"plan": "sweep", "phse": "x"}, "phse = 'x'.*phase"), ({"plan": 5}, "plan = 5: expected")):
         monkeypatch.setattr("oodlib.analysis.sweep.parameters", lambda first, values=values: values)
         with pytest.raises(ValueError, match=said):
-            Sweep.open("sweep")
+            Sweep.from_notebook()
 
 
 def test_a_method_that_measures_otherwise_makes_cells_new(small, monkeypatch):

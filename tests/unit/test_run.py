@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from oodlib.config import load_config
-from oodlib.io import COLUMNS, write_whole
+from oodlib.io import COLUMNS, read_bytes, write_whole
 from oodlib.merge import merge
 from oodlib.results import Results
 from oodlib.run import STAGES, Job, Run
@@ -66,6 +66,11 @@ def test_hands_that_stand_twice_and_half_characters_are_told_with_the_file(tiny_
         Results(run.folder).manifest  # noqa: B018
     (run.folder / "manifest.json").write_text('{"git": "\\ud83d\\ude00"}')
     assert Results(run.folder).manifest["git"] == "\U0001f600"
+
+
+def test_a_path_that_the_system_refuses_is_one_line_with_its_name(tmp_path):
+    with pytest.raises(ValueError, match="xxx cannot be read: "):
+        read_bytes(tmp_path / ("x" * 300))
 
 
 def test_amounts_of_a_manifest_are_numbers(tiny_run):
